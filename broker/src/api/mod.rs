@@ -1,0 +1,24 @@
+//! One file per Kafka API: `pub async fn handle(&Broker, &Context, version, Request) -> Response`.
+//!
+//! A handler never fails: whatever goes wrong becomes the error code that Kafka would send, at the level (request,
+//! topic, partition) at which Kafka would send it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a handler knows about who asks.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// As sent in the request header; a copy that does not pin the request's buffer.
+    pub client_id: Option<Arc<str>>,
+    pub peer: SocketAddr,
+    /// Host and port that clients of the listener on which the request came are to use.
+    pub advertised: Advertised,
+}
+
+/// An address that clients are told to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    pub host: Arc<str>,
+    pub port: u16,
+}

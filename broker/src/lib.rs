@@ -1,0 +1,25 @@
+//! Ottla: a Kafka-compatible broker whose only dependency is a bucket.
+//!
+//! ```text
+//!   server/      sockets, frames, order of responses      ── knows bytes and versions
+//!   api/         one file per Kafka API                    ── knows requests and error codes
+//!   partition/   offsets, idempotence, waiting fetches     ── the hot path
+//!   group/       the classic group coordinator
+//!   metadata/    the cluster's state machine over `metalog`; implements `s3stream::StreamMetadata`
+//!   config/      Kafka topic and broker configs: one table
+//!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
+//!   cli/         the `ottla` command: serve, and a small Kafka client
+//!   broker.rs    how they are wired together
+//! ```
+//!
+//! Reading order: `broker.rs`, `server/connection.rs`, `api/produce.rs`, `partition/mod.rs`, `api/fetch.rs`.
+
+pub mod api;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod group;
+pub mod metadata;
+pub mod options;
+pub mod partition;
+pub mod server;

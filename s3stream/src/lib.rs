@@ -1,0 +1,37 @@
+//! The storage engine: append-only streams over a write-ahead log, two caches and a bucket.
+//!
+//! ```text
+//!   Stream::append ──► wal ──► confirmed in order ──► log cache ──► listeners (waiting reads)
+//!                                                        │
+//!                                  sealed, all durable   ▼
+//!                              upload: one mixed object + one object per large stream
+//!                                                        │ StreamMetadata::commit (objects and WAL trim point: one entry)
+//!                                                        ▼
+//!                                                   wal.trim, cache block becomes evictable
+//!
+//!   Stream::fetch ◄── log cache ◄── block cache (moka, read-ahead, single flight) ◄── data objects
+//! ```
+//!
+//! A stream is a sequence of *records*: opaque bodies, each covering a range of offsets `[base, end)`. (In Kafka's
+//! terms a record here is a batch.) Offsets are the caller's; appends are contiguous.
+//!
+//! # Invariants
+//!
+//! - **S1** A stream's record is confirmed only once the WAL says that it is durable, and in order: the confirmed end
+//!   never moves back, and a read never returns anything at or beyond it.
+//! - **S2** At any moment each offset between a stream's start and confirmed end is in at least one of: the WAL beyond
+//!   its trim point, a committed data object.
+//! - **S3** The WAL is trimmed to a point only after the commit that carries that point was accepted.
+//! - **S4** A commit extends a stream exactly from its committed end; a commit that would leave a gap or an overlap is
+//!   rejected by the metadata, not repaired here.
+//! - **S5** Every byte that leaves an object is covered by a CRC that was checked on the way.
+//! - **S6** Memory: the log cache, the block cache and reads in flight each have a budget in bytes.
+//!
+//! Reading order: [`stream`], [`metadata`], `storage`, `log_cache`, `upload`, `object`, `block_cache`, `recovery`.
+
+pub mod metadata;
+pub mod object;
+pub mod record;
+
+pub use metadata::{ObjectId, StreamId, StreamMetadata};
+pub use record::StreamRecord;
