@@ -3,9 +3,13 @@
 //! Per incarnation, slots `wal/<broker>/<epoch>/<slot>` are created in order with `If-None-Match: *`, several in
 //! flight, acknowledged in slot order (O1–O6 of `docs/architecture.md`).
 
+pub mod key;
+
 use bytes::Bytes;
 
 use crate::{Error, Incarnation, Record};
+
+pub use key::{parse_slot_key, slot_key};
 
 /// How a batch of records becomes the bytes of a slot. The storage engine brings its data-object format, so that
 /// recovery can adopt slots by reference; the WAL itself stays ignorant of streams.
