@@ -9,6 +9,7 @@
 //!   config/      Kafka topic and broker configs: one table
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
 //!   cli/         the `ottla` command: serve, and a small Kafka client
+//!   store/       the object store: from URL to clients
 //!   broker.rs    how they are wired together
 //! ```
 //!
@@ -23,3 +24,4 @@ pub mod metadata;
 pub mod options;
 pub mod partition;
 pub mod server;
+pub mod store;

@@ -1,3 +1,12 @@
 //! The `ottla` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+/// jemalloc: besides its speed, it turns an absurd allocation that a hostile frame provokes in a decoder into virtual
+/// memory that is never touched, where other allocators abort the process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    ottla::cli::run()
+}

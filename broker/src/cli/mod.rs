@@ -1,1 +1,35 @@
-//! See the crate's page.
+//! The command line: `ottla serve` (also what bare `ottla` does), its tools, and a small Kafka client.
+//!
+//! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood.
+
+mod options;
+
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+/// Parses the process's arguments and runs what they ask for.
+pub fn run() -> ExitCode {
+    let matches = command().get_matches();
+    match dispatch(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ottla: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Command {
+    Command::new("ottla")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A Kafka-compatible broker whose only dependency is a bucket")
+        .subcommand(options::command())
+}
+
+fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {
+    match matches.subcommand() {
+        Some(("options", matches)) => options::run(matches),
+        _ => anyhow::bail!("nothing to do; see `ottla --help`"),
+    }
+}

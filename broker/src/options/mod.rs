@@ -1,1 +1,164 @@
-//! See the crate's page.
+//! Ottla's own options: flags, environment, TOML file and defaults, in this order of precedence.
+//!
+//! [`table`] is the one list of what there is; [`Options`] is what the program uses. Kafka's configs are elsewhere
+//! (`config/`): here they only pass through as `--kafka NAME=VALUE`.
+
+mod docs;
+mod source;
+mod table;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use docs::markdown;
+pub use source::{arguments, gather};
+pub use value::parse_bytes;
+
+use crate::store::{Location, S3Options};
+
+/// What `ottla serve` was told, checked.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub store: Location,
+    pub s3: S3Options,
+    pub wal: WalChoice,
+    pub wal_puts_per_second: u32,
+    pub upload_bytes: usize,
+    pub upload_interval: Duration,
+    pub listen: HostPort,
+    pub advertise: Option<HostPort>,
+    pub node_id: i32,
+    pub rack: Option<String>,
+    pub connections_max: usize,
+    pub connections_per_ip_max: usize,
+    pub log_cache_bytes: usize,
+    pub block_cache_bytes: u64,
+    pub request_memory_bytes: usize,
+    pub kafka: BTreeMap<String, String>,
+    pub takeover: bool,
+    pub lease: Duration,
+    pub metadata_poll: Duration,
+    pub shutdown_timeout: Duration,
+    pub log: String,
+    pub log_json: bool,
+}
+
+/// Which write-ahead log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalChoice {
+    /// Slots in the store's bucket.
+    Object,
+    /// A volume, or a preallocated file.
+    Block(wal::Uri),
+}
+
+/// `HOST:PORT`; IPv6 addresses in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(formatter, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What is wrong with an option, and where it came from.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{origin}: {detail}")]
+    Value { origin: String, detail: String },
+    #[error("the config file {}: {detail}", path.display())]
+    File { path: PathBuf, detail: String },
+    #[error("{0}")]
+    Together(String),
+}
+
+/// The default WAL file of a directory store.
+fn wal_file(store: &Path) -> wal::Uri {
+    let absolute = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
+    wal::Uri(format!("block://{}?capacity=256MiB", absolute.join("wal").display()))
+}
+
+impl Options {
+    /// Reads the values gathered from all sources. Every message names the source of the value at fault.
+    pub fn from_values(values: &source::Values) -> Result<Options, Error> {
+        let store: Location = values.parsed("store", |text| text.parse())?;
+        let wal = match (values.text("wal"), &store) {
+            (Some("object"), _) | (None, Location::S3 { .. }) => WalChoice::Object,
+            (None, Location::Directory(path)) => WalChoice::Block(wal_file(path)),
+            (Some(uri), _) if uri.starts_with("block:") => WalChoice::Block(wal::Uri(uri.to_owned())),
+            (Some(other), _) => {
+                return Err(values
+                    .fault("wal", format!("{other:?} is neither object nor block:///PATH[?capacity=SIZE]")));
+            }
+        };
+        let s3 = S3Options {
+            endpoint: values.text("s3-endpoint").map(str::to_owned),
+            region: values.text("s3-region").map(str::to_owned),
+            path_style: values.optional("s3-path-style", value::parse_switch)?,
+            allow_http: values.switch("s3-allow-http")?,
+        };
+        let options = Options {
+            store,
+            s3,
+            wal,
+            wal_puts_per_second: values.number("wal-puts-per-second")? as u32,
+            upload_bytes: values.bytes("upload-bytes")? as usize,
+            upload_interval: values.duration("upload-interval")?,
+            listen: values.parsed("listen", value::parse_host_port)?,
+            advertise: values.optional("advertise", value::parse_host_port)?,
+            node_id: values.number("node-id")? as i32,
+            rack: values.text("rack").map(str::to_owned),
+            connections_max: values.number("connections-max")? as usize,
+            connections_per_ip_max: values.number("connections-per-ip-max")? as usize,
+            log_cache_bytes: values.bytes("log-cache")? as usize,
+            block_cache_bytes: values.bytes("block-cache")?,
+            request_memory_bytes: values.bytes("request-memory")? as usize,
+            kafka: values.pairs.clone(),
+            takeover: values.switch("takeover")?,
+            lease: values.duration("lease")?,
+            metadata_poll: values.duration("metadata-poll")?,
+            shutdown_timeout: values.duration("shutdown-timeout")?,
+            log: values.text("log").unwrap_or_default().to_owned(),
+            log_json: values.switch("log-json")?,
+        };
+        options.validate()?;
+        Ok(options)
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        if self.metadata_poll * 3 > self.lease {
+            return Err(Error::Together(format!(
+                "metadata-poll ({:?}) must be at most a third of lease ({:?}): a broker that misses two polls in a row would \
+                 stop acknowledging",
+                self.metadata_poll, self.lease
+            )));
+        }
+        if self.upload_bytes * 2 > self.log_cache_bytes {
+            return Err(Error::Together(format!(
+                "upload-bytes ({}) must be at most half of log-cache ({}): while one part is uploaded the next is filled",
+                self.upload_bytes, self.log_cache_bytes
+            )));
+        }
+        if let Some(advertise) = &self.advertise
+            && matches!(advertise.host.as_str(), "0.0.0.0" | "::")
+        {
+            return Err(Error::Together(format!(
+                "advertise {advertise} is a wildcard; clients need an address that they can connect to"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

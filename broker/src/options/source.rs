@@ -1,0 +1,253 @@
+//! Where values come from: the command line, `OTTLA_*`, a TOML file, the table's defaults.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches};
+
+use super::Error;
+use super::table::{DEFINITIONS, Definition, Kind, Section};
+use super::value;
+
+/// Every option's winning value, with its origin for messages.
+#[derive(Debug, Default)]
+pub struct Values {
+    winning: HashMap<&'static str, Value>,
+    /// Kafka configs of all sources, merged.
+    pub(super) pairs: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Value {
+    text: String,
+    origin: String,
+}
+
+/// The environment variable of an option.
+pub(super) fn variable(definition: &Definition) -> String {
+    format!("OTTLA_{}", definition.name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// The table as arguments for the command line.
+pub fn arguments() -> Vec<Arg> {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("A TOML file with any of these options; flags and OTTLA_* variables win over it. Variable: OTTLA_CONFIG")
+        .help_heading(Section::Operation.title());
+    DEFINITIONS.iter().map(argument).chain([file]).collect()
+}
+
+fn argument(definition: &'static Definition) -> Arg {
+    let help = match definition.default {
+        Some(default) if definition.kind != Kind::Switch => {
+            format!("{} [default: {default}]", definition.help)
+        }
+        _ => definition.help.to_owned(),
+    };
+    let argument =
+        Arg::new(definition.name).long(definition.name).help(help).help_heading(definition.section.title());
+    match definition.kind {
+        Kind::Switch => argument.action(ArgAction::SetTrue),
+        Kind::Pairs => argument.action(ArgAction::Append).value_name(definition.kind.placeholder()),
+        _ => argument.value_name(definition.kind.placeholder()),
+    }
+}
+
+/// Gathers all sources. `environment` is a parameter so that tests need not change the process's own.
+pub fn gather(
+    matches: &ArgMatches,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Values, Error> {
+    let environment: HashMap<String, String> =
+        environment.into_iter().filter(|(name, _)| name.starts_with("OTTLA_")).collect();
+    let path = matches
+        .get_one::<PathBuf>("config")
+        .cloned()
+        .or_else(|| environment.get("OTTLA_CONFIG").map(PathBuf::from));
+    let file = match &path {
+        Some(path) => read_file(path)?,
+        None => File::default(),
+    };
+
+    let mut values = Values { winning: HashMap::new(), pairs: file.pairs };
+    for definition in DEFINITIONS {
+        if definition.kind == Kind::Pairs {
+            let variable = variable(definition);
+            let from_environment = environment
+                .get(&variable)
+                .into_iter()
+                .flat_map(|list| list.split(','))
+                .map(|pair| (pair, &variable));
+            let flag = format!("--{}", definition.name);
+            let from_flags = matches
+                .get_many::<String>(definition.name)
+                .into_iter()
+                .flatten()
+                .map(|pair| (pair.as_str(), &flag));
+            for (pair, origin) in from_environment.chain(from_flags) {
+                let (name, text) = value::parse_pair(pair)
+                    .map_err(|detail| Error::Value { origin: origin.to_string(), detail })?;
+                values.pairs.insert(name, text);
+            }
+        } else if let Some(value) = winning(definition, matches, &environment, &file.texts, path.as_deref()) {
+            values.winning.insert(definition.name, value);
+        }
+    }
+    Ok(values)
+}
+
+fn winning(
+    definition: &Definition,
+    matches: &ArgMatches,
+    environment: &HashMap<String, String>,
+    file: &HashMap<String, String>,
+    path: Option<&Path>,
+) -> Option<Value> {
+    let flag = if definition.kind == Kind::Switch {
+        matches.get_flag(definition.name).then(|| "true".to_owned())
+    } else {
+        matches.get_one::<String>(definition.name).cloned()
+    };
+    if let Some(text) = flag {
+        return Some(Value { text, origin: format!("--{}", definition.name) });
+    }
+    let variable = variable(definition);
+    if let Some(text) = environment.get(&variable) {
+        return Some(Value { text: text.clone(), origin: variable });
+    }
+    if let Some(text) = file.get(definition.name) {
+        let path = path.map(|path| path.display().to_string()).unwrap_or_default();
+        return Some(Value { text: text.clone(), origin: format!("{} in {path}", definition.name) });
+    }
+    definition
+        .default
+        .map(|text| Value { text: text.to_owned(), origin: format!("the default of {}", definition.name) })
+}
+
+#[derive(Default)]
+struct File {
+    texts: HashMap<String, String>,
+    pairs: BTreeMap<String, String>,
+}
+
+fn read_file(path: &Path) -> Result<File, Error> {
+    let fault = |detail: String| Error::File { path: path.to_owned(), detail };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fault(error.to_string()))?;
+    let scalar = |key: &str, value: &toml::Value| match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(switch) => Ok(switch.to_string()),
+        toml::Value::Float(number) => Ok(number.to_string()),
+        other => Err(fault(format!("{key} is a {}, not a plain value", other.type_str()))),
+    };
+    let mut file = File::default();
+    for (key, value) in &table {
+        let Some(definition) = DEFINITIONS.iter().find(|definition| definition.name == key) else {
+            return Err(fault(format!("{key} is not an option; see `ottla serve --help`")));
+        };
+        if definition.kind == Kind::Pairs {
+            let pairs = value.as_table().ok_or_else(|| fault(format!("{key} must be a table: [{key}]")))?;
+            flatten("", pairs, &mut |name, value| {
+                file.pairs.insert(name.to_owned(), scalar(name, value)?);
+                Ok(())
+            })?;
+        } else {
+            file.texts.insert(key.clone(), scalar(key, value)?);
+        }
+    }
+    Ok(file)
+}
+
+/// `num.partitions = 4` is a nested table to TOML; here it is a name with dots again.
+fn flatten(
+    prefix: &str,
+    table: &toml::Table,
+    each: &mut dyn FnMut(&str, &toml::Value) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for (key, value) in table {
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&name, inner, each)?,
+            value => each(&name, value)?,
+        }
+    }
+    Ok(())
+}
+
+impl Values {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.winning.get(name).map(|value| value.text.as_str())
+    }
+
+    pub(super) fn fault(&self, name: &str, detail: String) -> Error {
+        let origin = self.winning.get(name).map_or_else(|| name.to_owned(), |value| value.origin.clone());
+        Error::Value { origin, detail }
+    }
+
+    pub(super) fn optional<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Error> {
+        self.text(name).map(parse).transpose().map_err(|error| self.fault(name, error.to_string()))
+    }
+
+    /// # Panics
+    /// If the table gives `name` no default.
+    pub(super) fn parsed<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, Error> {
+        Ok(self.optional(name, parse)?.expect("the table has a default for it"))
+    }
+
+    pub(super) fn switch(&self, name: &str) -> Result<bool, Error> {
+        self.parsed(name, value::parse_switch)
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<u64, Error> {
+        let number = self.parsed(name, |text| {
+            text.trim().parse::<u64>().map_err(|_| format!("{text:?} is not a number"))
+        })?;
+        self.bounded(name, number, |bound| bound.to_string())
+    }
+
+    pub(super) fn bytes(&self, name: &str) -> Result<u64, Error> {
+        let bytes = self.parsed(name, value::parse_bytes)?;
+        self.bounded(name, bytes, |bound| format!("{bound} bytes"))
+    }
+
+    pub(super) fn duration(&self, name: &str) -> Result<Duration, Error> {
+        let duration = self.parsed(name, value::parse_duration)?;
+        self.bounded(name, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), |bound| {
+            humantime::format_duration(Duration::from_millis(bound)).to_string()
+        })?;
+        Ok(duration)
+    }
+
+    fn bounded(&self, name: &str, value: u64, show: impl Fn(u64) -> String) -> Result<u64, Error> {
+        let definition = DEFINITIONS
+            .iter()
+            .find(|definition| definition.name == name)
+            .expect("the option is in the table");
+        let (min, max) = match definition.kind {
+            Kind::Bytes { min, max } | Kind::Number { min, max } => (min, max),
+            Kind::Duration { min_ms, max_ms } => (min_ms, max_ms),
+            Kind::Text { .. } | Kind::Switch | Kind::Pairs => {
+                unreachable!("{name} has no bounds in the table")
+            }
+        };
+        if value < min {
+            return Err(self.fault(name, format!("{} is below the least, {}", show(value), show(min))));
+        }
+        if value > max {
+            return Err(self.fault(name, format!("{} is over the most, {}", show(value), show(max))));
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,273 @@
+//! Every option of `ottla serve`, once. Flags, environment variables, TOML keys, `--help` and `docs/config.md` all come
+//! from this table.
+
+/// One option. The name `log-cache-bytes` is the flag `--log-cache-bytes`, the variable `OTTLA_LOG_CACHE_BYTES` and
+/// the TOML key `log-cache-bytes`.
+#[derive(Debug)]
+pub struct Definition {
+    pub name: &'static str,
+    pub section: Section,
+    pub kind: Kind,
+    /// As the user would write it; `None` where the absence of a value means something (see the help).
+    pub default: Option<&'static str>,
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    Storage,
+    Network,
+    Memory,
+    Limits,
+    Kafka,
+    Operation,
+}
+
+impl Section {
+    pub const ALL: [Section; 6] = [
+        Section::Storage,
+        Section::Network,
+        Section::Memory,
+        Section::Limits,
+        Section::Kafka,
+        Section::Operation,
+    ];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Section::Storage => "Storage",
+            Section::Network => "Network",
+            Section::Memory => "Memory",
+            Section::Limits => "Limits",
+            Section::Kafka => "Kafka configs",
+            Section::Operation => "Operation",
+        }
+    }
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text {
+        placeholder: &'static str,
+    },
+    /// `64MiB`, `1GiB`, plain bytes; within the bounds, both included.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    /// `250ms`, `10s`, `5m`; within the bounds in milliseconds, both included.
+    Duration {
+        min_ms: u64,
+        max_ms: u64,
+    },
+    Number {
+        min: u64,
+        max: u64,
+    },
+    /// A flag without a value on the command line; `true` or `false` elsewhere.
+    Switch,
+    /// May be given several times; a comma-separated list elsewhere.
+    Pairs,
+}
+
+impl Kind {
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Kind::Text { placeholder } => placeholder,
+            Kind::Bytes { .. } => "SIZE",
+            Kind::Duration { .. } => "TIME",
+            Kind::Number { .. } => "N",
+            Kind::Switch => "true|false",
+            Kind::Pairs => "NAME=VALUE",
+        }
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY_MS: u64 = 86_400_000;
+
+const fn option(
+    name: &'static str,
+    section: Section,
+    kind: Kind,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Definition {
+    Definition { name, section, kind, default, help }
+}
+
+const fn text(placeholder: &'static str) -> Kind {
+    Kind::Text { placeholder }
+}
+
+pub static DEFINITIONS: &[Definition] = &[
+    option(
+        "store",
+        Section::Storage,
+        text("URL"),
+        Some("file:./ottla-data"),
+        "Where the cluster lives: file:PATH or s3://BUCKET/PREFIX. Everything that must not be lost is there (and in the \
+         write-ahead log).",
+    ),
+    option(
+        "wal",
+        Section::Storage,
+        text("URI"),
+        None,
+        "The write-ahead log: object (slots in the store's bucket), block:///dev/DEVICE, or \
+         block:///PATH/TO/FILE?capacity=SIZE. Without it: a preallocated file of 256 MiB beside a file: store, object \
+         for a bucket.",
+    ),
+    option(
+        "s3-endpoint",
+        Section::Storage,
+        text("URL"),
+        None,
+        "An S3-compatible server, http://HOST:PORT. Without it: AWS_ENDPOINT_URL, or AWS itself.",
+    ),
+    option("s3-region", Section::Storage, text("REGION"), None, "Without it: AWS_REGION, or us-east-1."),
+    option(
+        "s3-path-style",
+        Section::Storage,
+        text("true|false"),
+        None,
+        "Address the bucket in the path instead of the host name. Without it: true with an endpoint, false for AWS.",
+    ),
+    option(
+        "s3-allow-http",
+        Section::Storage,
+        Kind::Switch,
+        Some("false"),
+        "Allow an endpoint without TLS: data and signatures travel unencrypted.",
+    ),
+    option(
+        "wal-puts-per-second",
+        Section::Storage,
+        Kind::Number { min: 1, max: 10_000 },
+        Some("20"),
+        "Object WAL: what the operator will pay for. A busy log makes its batches larger, and its appends wait longer, \
+         to stay inside this rate; an idle log sends nothing.",
+    ),
+    option(
+        "upload-bytes",
+        Section::Storage,
+        Kind::Bytes { min: MIB, max: 4 * GIB },
+        Some("64MiB"),
+        "Data gathered in the log cache before it is uploaded as objects. Larger means fewer, larger objects.",
+    ),
+    option(
+        "upload-interval",
+        Section::Storage,
+        Kind::Duration { min_ms: 1_000, max_ms: DAY_MS },
+        Some("60s"),
+        "Data is uploaded after this time even if upload-bytes is not reached, so that recovery stays short.",
+    ),
+    option(
+        "listen",
+        Section::Network,
+        text("HOST:PORT"),
+        Some("127.0.0.1:9092"),
+        "Where Kafka clients connect. There is no authentication yet: beyond loopback, everybody who reaches the port \
+         may read and write everything.",
+    ),
+    option(
+        "advertise",
+        Section::Network,
+        text("HOST:PORT"),
+        None,
+        "What clients are told to connect to. Without it: the address of listen, or this host's name where listen is a \
+         wildcard.",
+    ),
+    option(
+        "node-id",
+        Section::Network,
+        Kind::Number { min: 0, max: i32::MAX as u64 },
+        Some("1"),
+        "The broker's id in the cluster. A second process with the same id is the successor of the first.",
+    ),
+    option("rack", Section::Network, text("NAME"), None, "The broker's zone, as clients see it."),
+    option(
+        "connections-max",
+        Section::Limits,
+        Kind::Number { min: 1, max: 1_000_000 },
+        Some("10000"),
+        "Open client connections; more are closed at once.",
+    ),
+    option(
+        "connections-per-ip-max",
+        Section::Limits,
+        Kind::Number { min: 1, max: 1_000_000 },
+        Some("5000"),
+        "Open client connections from one address.",
+    ),
+    option(
+        "log-cache",
+        Section::Memory,
+        Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
+        Some("256MiB"),
+        "Recent data: tail reads come from here, and it is the buffer of what is not uploaded yet. Producers wait when \
+         it is full of the latter.",
+    ),
+    option(
+        "block-cache",
+        Section::Memory,
+        Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
+        Some("128MiB"),
+        "Blocks of objects, for consumers that read older data.",
+    ),
+    option(
+        "request-memory",
+        Section::Memory,
+        Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
+        Some("256MiB"),
+        "Requests that were read and not yet dealt with. Connections wait when it is used up.",
+    ),
+    option(
+        "kafka",
+        Section::Kafka,
+        Kind::Pairs,
+        None,
+        "A Kafka broker config, such as num.partitions=4 or auto.create.topics.enable=false. May be repeated; in TOML a \
+         table [kafka].",
+    ),
+    option(
+        "takeover",
+        Section::Operation,
+        Kind::Switch,
+        Some("false"),
+        "Fence a broker with this id even though it answers on its address.",
+    ),
+    option(
+        "lease",
+        Section::Operation,
+        Kind::Duration { min_ms: 3_000, max_ms: 600_000 },
+        Some("10s"),
+        "How long a broker that cannot read the metadata log goes on acknowledging. A successor on another host waits \
+         this long before it reads a block WAL.",
+    ),
+    option(
+        "metadata-poll",
+        Section::Operation,
+        Kind::Duration { min_ms: 100, max_ms: 60_000 },
+        Some("1s"),
+        "How often the metadata log is polled: one GET each time. At most a third of lease.",
+    ),
+    option(
+        "shutdown-timeout",
+        Section::Operation,
+        Kind::Duration { min_ms: 1_000, max_ms: 3_600_000 },
+        Some("30s"),
+        "How long SIGTERM waits for the upload of what is still only in the write-ahead log. What remains is recovered at \
+         the next start.",
+    ),
+    option(
+        "log",
+        Section::Operation,
+        text("FILTER"),
+        Some("info"),
+        "What is logged to standard error: error, warn, info, debug, trace, or per module as in ottla=debug,wal=info.",
+    ),
+    option("log-json", Section::Operation, Kind::Switch, Some("false"), "Log JSON lines."),
+];

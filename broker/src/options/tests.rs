@@ -1,0 +1,114 @@
+use clap::Command;
+
+use super::*;
+
+fn options(arguments_given: &[&str], environment: &[(&str, &str)]) -> Result<Options, Error> {
+    let matches = Command::new("serve")
+        .args(arguments())
+        .try_get_matches_from(std::iter::once("serve").chain(arguments_given.iter().copied()))
+        .expect("the arguments parse");
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Options::from_values(&gather(&matches, environment)?)
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn without_anything_the_defaults_hold() {
+    let options = options(&[], &[]).unwrap();
+    assert_eq!(options.store, Location::Directory("./ottla-data".into()));
+    assert!(
+        matches!(&options.wal, WalChoice::Block(uri) if uri.0.ends_with("/ottla-data/wal?capacity=256MiB"))
+    );
+    assert_eq!(options.listen.to_string(), "127.0.0.1:9092");
+    assert_eq!(options.log_cache_bytes, 256 << 20);
+    assert_eq!(options.lease, Duration::from_secs(10));
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let file =
+        file("log-cache = \"512MiB\"\nblock-cache = \"64MiB\"\nnode-id = 7\n[kafka]\nnum.partitions = 4\n");
+    let path = file.path().to_str().unwrap();
+    let options = options(
+        &["--config", path, "--log-cache", "1GiB", "--kafka", "num.partitions=6"],
+        &[
+            ("OTTLA_LOG_CACHE", "2GiB"),
+            ("OTTLA_BLOCK_CACHE", "96MiB"),
+            ("OTTLA_KAFKA", "retention.ms=1,a.b=c"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(options.log_cache_bytes, 1 << 30);
+    assert_eq!(options.block_cache_bytes, 96 << 20);
+    assert_eq!(options.node_id, 7);
+    let kafka: Vec<_> = options.kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(kafka, [("a.b", "c"), ("num.partitions", "6"), ("retention.ms", "1")]);
+}
+
+#[test]
+fn a_bucket_has_its_write_ahead_log_inside() {
+    let options = options(&["--store", "s3://bucket/prefix"], &[]).unwrap();
+    assert_eq!(options.wal, WalChoice::Object);
+    assert_eq!(options.store.to_string(), "s3://bucket/prefix");
+}
+
+#[test]
+fn faults_name_the_value_and_where_it_came_from() {
+    let file = file("log-cach = 1");
+    for (arguments, environment, expected) in [
+        (&["--listen", "nine"][..], &[][..], "--listen: \"nine\" is not HOST:PORT"),
+        (&[], &[("OTTLA_LOG_CACHE", "1KiB")], "OTTLA_LOG_CACHE: 1024 bytes is below the least"),
+        (&["--wal", "tape:"], &[], "--wal: \"tape:\" is neither object nor block:"),
+        (&["--lease", "5s", "--metadata-poll", "2s"], &[], "at most a third of lease"),
+        (&["--kafka", "num.partitions"], &[], "--kafka: \"num.partitions\" is not NAME=VALUE"),
+        (&["--config", file.path().to_str().unwrap()], &[], "log-cach is not an option"),
+        (&["--advertise", "0.0.0.0:9092"], &[], "is a wildcard"),
+        (&["--upload-bytes", "200MiB"], &[], "at most half of log-cache"),
+    ] {
+        let error = options(arguments, environment).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error:?} should contain {expected:?}");
+    }
+}
+
+#[test]
+fn every_option_is_documented_once() {
+    let page = markdown();
+    for definition in table::DEFINITIONS {
+        assert_eq!(page.matches(&format!("| `{}` |", definition.name)).count(), 1, "{}", definition.name);
+    }
+}
+
+/// `docs/config.md` is what `ottla options --markdown` prints.
+#[test]
+fn the_page_in_docs_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md");
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(page, markdown(), "run `cargo run -- options --markdown > docs/config.md`");
+}
+
+#[test]
+fn addresses_are_parsed_with_and_without_brackets() {
+    assert_eq!(value::parse_host_port("[::1]:9092").unwrap(), HostPort { host: "::1".into(), port: 9092 });
+    assert_eq!(value::parse_host_port("kafka.example:1").unwrap().host, "kafka.example");
+    assert_eq!(HostPort { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
+    for text in ["::1:9092", "host", ":9092", "host:99999"] {
+        assert!(value::parse_host_port(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_parsed_with_their_units() {
+    for (text, bytes) in
+        [("17", 17), ("64KiB", 65_536), ("1GiB", 1 << 30), ("5 MB", 5_000_000), ("2g", 2 << 30)]
+    {
+        assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
+    }
+    for text in ["", "MiB", "1XiB", "-1", "99999999999TiB"] {
+        assert!(parse_bytes(text).is_err(), "{text}");
+    }
+}

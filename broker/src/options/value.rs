@@ -1,0 +1,67 @@
+//! Values as people write them.
+
+use std::time::Duration;
+
+use super::HostPort;
+
+/// `1024`, `64KiB`, `256MiB`, `4GiB`, `1TiB`; `KB`, `MB`, `GB`, `TB` are powers of ten.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "tib" | "t" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("{text:?} is not a size such as 64MiB or 1GiB")),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale))
+        .ok_or_else(|| format!("{text:?} is not a size such as 64MiB or 1GiB"))
+}
+
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text.trim())
+        .map_err(|_| format!("{text:?} is not a time such as 250ms, 10s or 5m"))
+}
+
+pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "true" | "1" | "yes" => Ok(true),
+        "false" | "0" | "no" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+pub(super) fn parse_host_port(text: &str) -> Result<HostPort, String> {
+    let malformed = || format!("{text:?} is not HOST:PORT (IPv6 addresses go in brackets: [::1]:9092)");
+    let (host, port) = text.trim().rsplit_once(':').ok_or_else(malformed)?;
+    let port: u16 = port.parse().map_err(|_| malformed())?;
+    let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address,
+        None if host.contains(':') => return Err(malformed()),
+        None => host,
+    };
+    if host.is_empty() {
+        return Err(malformed());
+    }
+    Ok(HostPort { host: host.to_owned(), port })
+}
+
+/// `name=value`.
+pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}

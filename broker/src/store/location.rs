@@ -1,0 +1,97 @@
+//! Where a store is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Error;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    Directory(PathBuf),
+    /// `prefix` without slashes at either end; may be empty.
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+}
+
+impl FromStr for Location {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Location, Error> {
+        let refuse =
+            |detail: &str| Err(Error::Location { store: text.to_owned(), detail: detail.to_owned() });
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.is_empty() {
+                return refuse("the bucket is missing");
+            }
+            if rest.contains(['?', '#']) {
+                return refuse(
+                    "options go into flags such as --s3-endpoint and --s3-region, not into the URL",
+                );
+            }
+            return Ok(Location::S3 {
+                bucket: bucket.to_owned(),
+                prefix: prefix.trim_matches('/').to_owned(),
+            });
+        }
+        let path = match text.strip_prefix("file:") {
+            Some(rest) => match rest.strip_prefix("//") {
+                // file:///absolute; file://host/… is somebody else's disk.
+                Some(path) if path.starts_with('/') => path,
+                Some(_) => return refuse("file://HOST/… names another host; write file:///absolute/path"),
+                None => rest,
+            },
+            None if text.contains("://") => return refuse("the scheme is not known"),
+            None => text,
+        };
+        if path.is_empty() {
+            return refuse("the path is missing");
+        }
+        Ok(Location::Directory(PathBuf::from(path)))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Directory(path) => write!(formatter, "file:{}", path.display()),
+            Location::S3 { bucket, prefix } if prefix.is_empty() => write!(formatter, "s3://{bucket}"),
+            Location::S3 { bucket, prefix } => write!(formatter, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_paths_are_understood() {
+        let s3 = |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        for (text, expected) in [
+            ("./ottla-data", Location::Directory("./ottla-data".into())),
+            ("file:./ottla-data", Location::Directory("./ottla-data".into())),
+            ("file:///var/lib/ottla", Location::Directory("/var/lib/ottla".into())),
+            ("s3://bucket", s3("bucket", "")),
+            ("s3://bucket/", s3("bucket", "")),
+            ("s3://bucket/a/b/", s3("bucket", "a/b")),
+        ] {
+            let location: Location = text.parse().unwrap();
+            assert_eq!(location, expected, "{text}");
+            assert_eq!(location.to_string().parse::<Location>().unwrap(), location, "display round-trips");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_the_reason() {
+        for text in
+            ["", "file:", "s3://", "s3:///prefix", "gopher://x", "file://host/path", "s3://b/p?region=x"]
+        {
+            let error = text.parse::<Location>().unwrap_err().to_string();
+            assert!(error.contains("s3://BUCKET/PREFIX"), "{text}: {error}");
+        }
+    }
+}
