@@ -3,6 +3,8 @@
 //! A handler never fails: whatever goes wrong becomes the error code that Kafka would send, at the level (request,
 //! topic, partition) at which Kafka would send it.
 
+pub mod topic_name;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -1,0 +1,315 @@
+//! The commands of the metadata log, and their bytes.
+//!
+//! A command is a version byte (1), a tag byte, and a body of [`codec`](super::codec) primitives in the order of the
+//! variant's fields as written here. `docs/formats/metadata.md` has the table. A tag or version is never used again for
+//! something else. A program that meets one that it does not know stops following the log
+//! ([`Image::halted`](super::image::Image::halted)): to skip a command would be to diverge from everybody who did not.
+//!
+//! Each command but the first two carries its issuer's incarnation and is rejected once that is fenced (O6).
+
+use std::sync::Arc;
+
+use s3stream::StreamId;
+use s3stream::metadata::{Commit, NewObject, StreamPart};
+use uuid::Uuid;
+use wal::{Incarnation, Position};
+
+use super::codec::{Malformed, Reader, Writer};
+use super::image::Listener;
+
+/// What commands a store may hold; raised when a command is added that older programs do not understand.
+pub const FORMAT_VERSION: u32 = 1;
+
+const COMMAND_VERSION: u8 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The first command of a store. Of several racing ones the first counts.
+    Format {
+        cluster_id: Arc<str>,
+        format: u32,
+    },
+    /// A new life of a broker begins; its epoch is the number of the entry. Fences the broker's previous life.
+    RegisterBroker(Registration),
+    /// All partitions are led by the issuer from now on, each under a new leader epoch that begins at its stream's
+    /// committed end. Rejected while another incarnation's WAL may hold records.
+    OpenLeaderships {
+        by: Incarnation,
+    },
+    /// Accepted or rejected topic by topic.
+    CreateTopics {
+        by: Incarnation,
+        topics: Vec<NewTopic>,
+    },
+    DeleteTopics {
+        by: Incarnation,
+        topics: Vec<Uuid>,
+    },
+    /// Issued by `commit.owner` itself (M3).
+    CommitObjects {
+        commit: Commit,
+    },
+    /// Issued for a fenced incarnation by its recoverer (O2).
+    CommitRecovered {
+        by: Incarnation,
+        of: Incarnation,
+        from: Position,
+        commit: Commit,
+        last: bool,
+    },
+    /// Moves starts forward.
+    TrimStreams {
+        by: Incarnation,
+        trims: Vec<(StreamId, u64)>,
+    },
+    /// Hands out the next `count` producer ids.
+    AllocateProducerIds {
+        by: Incarnation,
+        count: u32,
+    },
+    /// The issuer's WAL is empty and it stops.
+    CloseBroker {
+        by: Incarnation,
+    },
+}
+
+/// What a broker says of itself when it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub broker: u32,
+    /// Name of its WAL (W7), for whoever must recover it.
+    pub wal_uri: Arc<str>,
+    /// How long, in milliseconds, after a poll that showed no fence it may acknowledge (B1).
+    pub lease_ms: u32,
+    pub listener: Listener,
+    pub rack: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Random; picked by the issuer.
+    pub id: Uuid,
+    pub name: Arc<str>,
+    pub partitions: u32,
+    /// By name, ascending, validated by the issuer.
+    pub configs: Vec<(Arc<str>, Arc<str>)>,
+}
+
+mod tag {
+    pub const FORMAT: u8 = 1;
+    pub const REGISTER_BROKER: u8 = 2;
+    pub const OPEN_LEADERSHIPS: u8 = 3;
+    pub const CREATE_TOPICS: u8 = 4;
+    pub const DELETE_TOPICS: u8 = 5;
+    pub const COMMIT_OBJECTS: u8 = 6;
+    pub const COMMIT_RECOVERED: u8 = 7;
+    pub const TRIM_STREAMS: u8 = 8;
+    pub const ALLOCATE_PRODUCER_IDS: u8 = 9;
+    pub const CLOSE_BROKER: u8 = 10;
+}
+
+impl Command {
+    /// # Panics
+    /// If a string is longer than [`STRING_BYTES_MAX`](super::codec::STRING_BYTES_MAX).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        to.u8(COMMAND_VERSION);
+        match self {
+            Command::Format { cluster_id, format } => {
+                to.u8(tag::FORMAT);
+                to.string(cluster_id);
+                to.u32(*format);
+            }
+            Command::RegisterBroker(registration) => {
+                to.u8(tag::REGISTER_BROKER);
+                write_registration(&mut to, registration);
+            }
+            Command::OpenLeaderships { by } => {
+                to.u8(tag::OPEN_LEADERSHIPS);
+                to.incarnation(*by);
+            }
+            Command::CreateTopics { by, topics } => {
+                to.u8(tag::CREATE_TOPICS);
+                to.incarnation(*by);
+                to.count(topics.len());
+                topics.iter().for_each(|topic| write_topic(&mut to, topic));
+            }
+            Command::DeleteTopics { by, topics } => {
+                to.u8(tag::DELETE_TOPICS);
+                to.incarnation(*by);
+                to.count(topics.len());
+                topics.iter().for_each(|topic| to.uuid(*topic));
+            }
+            Command::CommitObjects { commit } => {
+                to.u8(tag::COMMIT_OBJECTS);
+                write_commit(&mut to, commit);
+            }
+            Command::CommitRecovered { by, of, from, commit, last } => {
+                to.u8(tag::COMMIT_RECOVERED);
+                to.incarnation(*by);
+                to.incarnation(*of);
+                to.u64(from.0);
+                write_commit(&mut to, commit);
+                to.bool(*last);
+            }
+            Command::TrimStreams { by, trims } => {
+                to.u8(tag::TRIM_STREAMS);
+                to.incarnation(*by);
+                to.count(trims.len());
+                for (stream, start) in trims {
+                    to.u64(stream.0);
+                    to.u64(*start);
+                }
+            }
+            Command::AllocateProducerIds { by, count } => {
+                to.u8(tag::ALLOCATE_PRODUCER_IDS);
+                to.incarnation(*by);
+                to.u32(*count);
+            }
+            Command::CloseBroker { by } => {
+                to.u8(tag::CLOSE_BROKER);
+                to.incarnation(*by);
+            }
+        }
+        to.0
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Command, Malformed> {
+        let mut from = Reader::new(bytes);
+        if from.u8()? != COMMAND_VERSION {
+            return Err(from.malformed("a command of an unknown version"));
+        }
+        let command = match from.u8()? {
+            tag::FORMAT => Command::Format { cluster_id: from.string()?, format: from.u32()? },
+            tag::REGISTER_BROKER => Command::RegisterBroker(read_registration(&mut from)?),
+            tag::OPEN_LEADERSHIPS => Command::OpenLeaderships { by: from.incarnation()? },
+            tag::CREATE_TOPICS => Command::CreateTopics {
+                by: from.incarnation()?,
+                topics: from.list(TOPIC_BYTES_MIN, read_topic)?,
+            },
+            tag::DELETE_TOPICS => {
+                Command::DeleteTopics { by: from.incarnation()?, topics: from.list(16, |from| from.uuid())? }
+            }
+            tag::COMMIT_OBJECTS => Command::CommitObjects { commit: read_commit(&mut from)? },
+            tag::COMMIT_RECOVERED => Command::CommitRecovered {
+                by: from.incarnation()?,
+                of: from.incarnation()?,
+                from: Position(from.u64()?),
+                commit: read_commit(&mut from)?,
+                last: from.bool()?,
+            },
+            tag::TRIM_STREAMS => Command::TrimStreams {
+                by: from.incarnation()?,
+                trims: from.list(16, |from| Ok((StreamId(from.u64()?), from.u64()?)))?,
+            },
+            tag::ALLOCATE_PRODUCER_IDS => {
+                Command::AllocateProducerIds { by: from.incarnation()?, count: from.u32()? }
+            }
+            tag::CLOSE_BROKER => Command::CloseBroker { by: from.incarnation()? },
+            _ => return Err(from.malformed("a command of an unknown kind")),
+        };
+        from.end()?;
+        Ok(command)
+    }
+}
+
+fn write_registration(to: &mut Writer, registration: &Registration) {
+    to.u32(registration.broker);
+    to.string(&registration.wal_uri);
+    to.u32(registration.lease_ms);
+    to.string(&registration.listener.host);
+    to.u16(registration.listener.port);
+    to.option(registration.rack.as_deref(), |to, rack| to.string(rack));
+}
+
+fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
+    Ok(Registration {
+        broker: from.u32()?,
+        wal_uri: from.string()?,
+        lease_ms: from.u32()?,
+        listener: Listener { host: from.string()?, port: from.u16()? },
+        rack: from.option(|from| from.string())?,
+    })
+}
+
+/// Id 16, name 2, partitions 4, number of configs 4.
+const TOPIC_BYTES_MIN: usize = 26;
+
+fn write_topic(to: &mut Writer, topic: &NewTopic) {
+    to.uuid(topic.id);
+    to.string(&topic.name);
+    to.u32(topic.partitions);
+    write_configs(to, &topic.configs);
+}
+
+fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
+    Ok(NewTopic {
+        id: from.uuid()?,
+        name: from.string()?,
+        partitions: from.u32()?,
+        configs: read_configs(from)?,
+    })
+}
+
+pub(super) fn write_configs(to: &mut Writer, configs: &[(Arc<str>, Arc<str>)]) {
+    to.count(configs.len());
+    for (name, value) in configs {
+        to.string(name);
+        to.string(value);
+    }
+}
+
+/// Names must ascend strictly: [`Topic::config`](super::image::Topic::config) relies on it.
+pub(super) fn read_configs(from: &mut Reader<'_>) -> Result<Vec<(Arc<str>, Arc<str>)>, Malformed> {
+    let configs = from.list(4, |from| Ok((from.string()?, from.string()?)))?;
+    if !configs.is_sorted_by(|one, next| one.0 < next.0) {
+        return Err(from.malformed("configs that are not in ascending order"));
+    }
+    Ok(configs)
+}
+
+/// Object id 21, size 8, number of parts 4.
+const OBJECT_BYTES_MIN: usize = 33;
+const PART_BYTES: usize = 40;
+
+fn write_commit(to: &mut Writer, commit: &Commit) {
+    to.incarnation(commit.owner);
+    to.u64(commit.wal_trim.0);
+    to.count(commit.objects.len());
+    for object in &commit.objects {
+        to.object(object.id);
+        to.u64(object.size_bytes);
+        to.count(object.parts.len());
+        for part in &object.parts {
+            to.u64(part.stream.0);
+            to.u64(part.base);
+            to.u64(part.end);
+            to.i64(part.max_timestamp);
+            to.u64(part.bytes);
+        }
+    }
+}
+
+fn read_commit(from: &mut Reader<'_>) -> Result<Commit, Malformed> {
+    Ok(Commit {
+        owner: from.incarnation()?,
+        wal_trim: Position(from.u64()?),
+        objects: from.list(OBJECT_BYTES_MIN, |from| {
+            Ok(NewObject {
+                id: from.object()?,
+                size_bytes: from.u64()?,
+                parts: from.list(PART_BYTES, read_part)?,
+            })
+        })?,
+    })
+}
+
+fn read_part(from: &mut Reader<'_>) -> Result<StreamPart, Malformed> {
+    Ok(StreamPart {
+        stream: StreamId(from.u64()?),
+        base: from.u64()?,
+        end: from.u64()?,
+        max_timestamp: from.i64()?,
+        bytes: from.u64()?,
+    })
+}
