@@ -29,9 +29,22 @@
 //!
 //! Reading order: [`stream`], [`metadata`], `storage`, `log_cache`, `upload`, `object`, `block_cache`, `recovery`.
 
+mod ack;
+mod backoff;
+mod budget;
+pub mod config;
+pub mod error;
+pub mod log_cache;
 pub mod metadata;
 pub mod object;
 pub mod record;
+pub mod storage;
+pub mod stream;
+mod upload;
 
+pub use config::Config;
+pub use error::{Error, ReadError};
 pub use metadata::{ObjectId, StreamId, StreamMetadata};
 pub use record::StreamRecord;
+pub use storage::{Admission, Listener, Status, Storage};
+pub use stream::{Appending, Stream};

@@ -29,7 +29,8 @@ pub struct RecordMeta {
 /// The only kind so far: the body is the data. (A pointer to data elsewhere will be another.)
 pub const KIND_DATA: u8 = 1;
 
-const META_BYTES: usize = 40;
+/// Bytes of an encoded [`RecordMeta`].
+pub const META_BYTES: usize = 40;
 
 impl RecordMeta {
     pub fn encode(&self) -> Meta {

@@ -1,0 +1,365 @@
+//! The log cache: what was appended lately, at once tail cache and upload buffer. Pure; the shell owns locks and time.
+//!
+//! Every append lands in two places: its stream's [`Tail`], which holds the record and serves reads by offset, and the
+//! active block of [`Blocks`], which only counts: which range of which stream, how many bytes, which WAL positions.
+//!
+//! ```text
+//!   Blocks   [ 7 committed ][ 8 uploading ][ 9 sealed ][ 10 active ]      FIFO: evicted at the left, filled at the right
+//!                 │ ranges       │              │             │
+//!   Tail a   ──[ r r r ]──────[ r r ]────────[ r ]─────────[ r r ]──►     contiguous, ends at the stream's next offset
+//!   Tail b   ──[ r ]───────────────────────[ r r r ]───────[ r ]────►
+//! ```
+//!
+//! # Invariants
+//! - **C1** A tail is contiguous and its last record ends at `next`; `start <= confirmed <= next`.
+//! - **C2** Blocks leave in order and only once committed: a record that is not in a data object is in its tail.
+//! - **C3** A block's records lie behind those of the blocks before it, in their streams and in the WAL.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wal::Position;
+
+use crate::{StreamId, StreamRecord};
+
+/// Charged per record on top of its body: the record in the tail, its place in the ack queue and in the WAL.
+pub const RECORD_OVERHEAD_BYTES: usize = 256;
+
+/// What a record of `body_bytes` costs.
+pub(crate) fn charge_of(body_bytes: usize) -> usize {
+    body_bytes + RECORD_OVERHEAD_BYTES
+}
+
+/// One stream's end: its offsets, and the records that are cached.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    start: u64,
+    confirmed: u64,
+    next: u64,
+    records: VecDeque<StreamRecord>,
+}
+
+impl Tail {
+    /// An empty tail of a stream that holds `[start, end)` elsewhere.
+    pub fn new(start: u64, end: u64) -> Tail {
+        assert!(start <= end, "a stream's start ({start}) lies beyond its end ({end})");
+        Tail { start, confirmed: end, next: end, records: VecDeque::new() }
+    }
+
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub fn push(&mut self, record: StreamRecord) {
+        assert_eq!(record.base, self.next, "an append must begin where the last one ended");
+        assert!(record.base < record.end, "a record covers at least one offset");
+        self.next = record.end;
+        self.records.push_back(record);
+    }
+
+    /// The record `[base, end)` is durable (S1).
+    pub fn confirm(&mut self, base: u64, end: u64) {
+        assert_eq!(base, self.confirmed, "records are confirmed in order");
+        assert!(end <= self.next);
+        self.confirmed = end;
+    }
+
+    pub fn trim(&mut self, to: u64) {
+        assert!(to <= self.confirmed, "a trim to {to} beyond the confirmed end {}", self.confirmed);
+        self.start = self.start.max(to);
+    }
+
+    /// Confirmed records from the one that holds `from`, up to `max_bytes` of bodies (at least one record) and to `end`.
+    /// `None` if the answer is not here; empty if there is nothing at `from` yet.
+    pub fn read(&self, from: u64, max_bytes: usize, end: u64) -> Option<Vec<StreamRecord>> {
+        if from < self.start || from > self.confirmed {
+            return None;
+        }
+        let end = end.min(self.confirmed);
+        if from >= end {
+            return Some(Vec::new());
+        }
+        let mut at = self.position_of(from)?;
+        let mut found = Vec::new();
+        let mut bytes = 0usize;
+        while let Some(record) = self.records.get(at) {
+            if record.end > end || (!found.is_empty() && bytes + record.body.len() > max_bytes) {
+                break;
+            }
+            bytes += record.body.len();
+            found.push(record.clone());
+            at += 1;
+        }
+        Some(found)
+    }
+
+    /// All records inside `[base, end)`, which must be cached.
+    pub fn slice(&self, base: u64, end: u64) -> Vec<StreamRecord> {
+        let first = self.position_of(base).expect("records that are not committed stay cached");
+        let records: Vec<_> =
+            self.records.range(first..).take_while(|record| record.end <= end).cloned().collect();
+        assert_eq!(records.first().map(|record| record.base), Some(base));
+        assert_eq!(records.last().map(|record| record.end), Some(end));
+        records
+    }
+
+    /// Drops the records below `upto`.
+    pub fn evict(&mut self, upto: u64) {
+        while self.records.front().is_some_and(|record| record.end <= upto) {
+            self.records.pop_front();
+        }
+    }
+
+    fn position_of(&self, offset: u64) -> Option<usize> {
+        if self.records.front()?.base > offset {
+            return None;
+        }
+        let at = self.records.partition_point(|record| record.end <= offset);
+        (at < self.records.len()).then_some(at)
+    }
+}
+
+/// Dense, in the order of sealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct BlockId(pub u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Active,
+    Sealed,
+    Uploading,
+    Committed,
+}
+
+/// The range of one stream in one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// The stream's epoch under which all of it was appended.
+    pub epoch: u64,
+    pub base: u64,
+    pub end: u64,
+    pub body_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    phase: Phase,
+    opened: Instant,
+    slices: HashMap<StreamId, Slice>,
+    charge: usize,
+    appended: usize,
+    confirmed: usize,
+    /// Positions of the first and of the last record confirmed so far.
+    positions: Option<(Position, Position)>,
+}
+
+/// A block that left the cache: what to drop from the tails, and what comes back to the budget.
+#[derive(Debug)]
+pub(crate) struct Evicted {
+    pub slices: HashMap<StreamId, Slice>,
+    pub charge: usize,
+}
+
+/// How far the WAL may be trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trimmable {
+    /// To this position.
+    To(Position),
+    /// Nothing appended is uncommitted: to wherever the WAL is durable.
+    Everything,
+}
+
+/// The FIFO of blocks.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    upload_bytes: usize,
+    /// Id of the front block, or of the next one if there is none.
+    first: u64,
+    blocks: VecDeque<Block>,
+    uncommitted_bytes: usize,
+    /// The last position confirmed in any block: a lower bound for what is not confirmed yet.
+    last_confirmed: Option<Position>,
+}
+
+impl Blocks {
+    pub fn new(upload_bytes: usize) -> Blocks {
+        Blocks { upload_bytes, first: 0, blocks: VecDeque::new(), uncommitted_bytes: 0, last_confirmed: None }
+    }
+
+    /// Counts a record into the active block and says which that is. Seals the block if that filled it, and before it
+    /// if the stream's epoch is another.
+    pub fn append(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        epoch: u64,
+        record: &StreamRecord,
+        charge: usize,
+    ) -> BlockId {
+        if self
+            .blocks
+            .back()
+            .and_then(|block| block.slices.get(&stream))
+            .is_some_and(|slice| slice.epoch != epoch)
+        {
+            self.seal();
+        }
+        if self.blocks.back().is_none_or(|block| block.phase != Phase::Active) {
+            self.blocks.push_back(Block {
+                phase: Phase::Active,
+                opened: now,
+                slices: HashMap::new(),
+                charge: 0,
+                appended: 0,
+                confirmed: 0,
+                positions: None,
+            });
+        }
+        let id = BlockId(self.first + self.blocks.len() as u64 - 1);
+        let block = self.blocks.back_mut().expect("just made sure of it");
+        let slice = block.slices.entry(stream).or_insert(Slice {
+            epoch,
+            base: record.base,
+            end: record.base,
+            body_bytes: 0,
+        });
+        assert_eq!(slice.end, record.base, "a block's range of a stream is contiguous");
+        slice.end = record.end;
+        slice.body_bytes += record.body.len();
+        block.charge += charge;
+        block.appended += 1;
+        self.uncommitted_bytes += charge;
+        if block.charge >= self.upload_bytes {
+            block.phase = Phase::Sealed;
+        }
+        id
+    }
+
+    /// A record of `block` is durable at `position`. Called in append order.
+    pub fn confirm(&mut self, block: BlockId, position: Position) {
+        assert!(self.last_confirmed.is_none_or(|last| last <= position), "WAL positions never move back");
+        self.last_confirmed = Some(position);
+        let block = self.get_mut(block);
+        block.confirmed += 1;
+        assert!(block.confirmed <= block.appended);
+        block.positions = Some(match block.positions {
+            None => (position, position),
+            Some((first, _)) => (first, position),
+        });
+    }
+
+    /// Seals the active block, if it holds anything.
+    pub fn seal(&mut self) -> bool {
+        match self.blocks.back_mut() {
+            Some(block) if block.phase == Phase::Active => {
+                block.phase = Phase::Sealed;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When the active block's first record was appended.
+    pub fn active_since(&self) -> Option<Instant> {
+        self.blocks.back().filter(|block| block.phase == Phase::Active).map(|block| block.opened)
+    }
+
+    /// Whether the active block is older than `age_max`.
+    pub fn is_old(&self, now: Instant, age_max: Duration) -> bool {
+        self.active_since().is_some_and(|opened| now.saturating_duration_since(opened) >= age_max)
+    }
+
+    /// Whether some sealed block is still on its way into the bucket.
+    pub fn is_uploading(&self) -> bool {
+        self.blocks.iter().any(|block| matches!(block.phase, Phase::Sealed | Phase::Uploading))
+    }
+
+    /// The next sealed block all of which is durable; marks it as being uploaded. In order.
+    pub fn take_uploadable(&mut self) -> Option<(BlockId, Vec<(StreamId, Slice)>)> {
+        let at = self
+            .blocks
+            .iter()
+            .position(|block| !matches!(block.phase, Phase::Committed | Phase::Uploading))?;
+        let block = &mut self.blocks[at];
+        if block.phase != Phase::Sealed || block.confirmed < block.appended {
+            return None;
+        }
+        block.phase = Phase::Uploading;
+        let mut slices: Vec<_> = block.slices.iter().map(|(stream, slice)| (*stream, *slice)).collect();
+        slices.sort_unstable_by_key(|(stream, _)| *stream);
+        Some((BlockId(self.first + at as u64), slices))
+    }
+
+    /// The id that the next block will have: all that was appended is in blocks below it.
+    pub fn end(&self) -> BlockId {
+        BlockId(self.first + self.blocks.len() as u64)
+    }
+
+    /// The lowest WAL position that holds anything uncommitted, were everything up to and including `block` committed
+    /// (S3). Where the next record's position is not known yet, that of the record before it: positions never move
+    /// back, and one position may hold several records.
+    pub fn trimmable_after(&self, block: BlockId) -> Trimmable {
+        let Some(next) = self.blocks.get((block.0 + 1 - self.first) as usize) else {
+            return Trimmable::Everything;
+        };
+        match next.positions {
+            Some((first, _)) => Trimmable::To(first),
+            None => Trimmable::To(self.get(block).positions.expect("an uploaded block is durable").1),
+        }
+    }
+
+    /// The position of the first record of `block`, all of which is durable.
+    pub fn begins_at(&self, block: BlockId) -> Position {
+        self.get(block).positions.expect("an uploaded block is durable").0
+    }
+
+    /// `block` is in data objects and the metadata says so. In order.
+    pub fn commit(&mut self, block: BlockId) {
+        let at = (block.0 - self.first) as usize;
+        assert!(at == 0 || self.blocks[at - 1].phase == Phase::Committed, "blocks are committed in order");
+        let block = &mut self.blocks[at];
+        assert_eq!(block.phase, Phase::Uploading);
+        block.phase = Phase::Committed;
+        self.uncommitted_bytes -= block.charge;
+    }
+
+    /// Gives up the oldest block, if it may go (C2).
+    pub fn evict(&mut self) -> Option<Evicted> {
+        if self.blocks.front()?.phase != Phase::Committed {
+            return None;
+        }
+        let block = self.blocks.pop_front()?;
+        self.first += 1;
+        Some(Evicted { slices: block.slices, charge: block.charge })
+    }
+
+    /// Charges of records that are not in committed objects yet.
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn get(&self, block: BlockId) -> &Block {
+        &self.blocks[(block.0 - self.first) as usize]
+    }
+
+    fn get_mut(&mut self, block: BlockId) -> &mut Block {
+        &mut self.blocks[(block.0 - self.first) as usize]
+    }
+}

@@ -1,0 +1,88 @@
+//! One object into the bucket, whatever it takes.
+//!
+//! Objects are created, never overwritten, and keys are never used twice. So a PUT that lands after its caller gave up
+//! on it does no harm: it carries the same bytes under the same key (F24). "It exists already" is resolved by reading
+//! back what is there (F22, F23): the index with its checksums and the nonce says whether it is ours.
+
+use std::time::Duration;
+
+use object_store::{GetOptions, GetRange, ObjectStore, PutMode, PutOptions};
+use tokio::time::timeout;
+
+use super::plan::{StreamRecords, encode};
+use crate::backoff::Backoff;
+use crate::metadata::NewObject;
+use crate::object::{ENTRY_BYTES, Encoded, FOOTER_BYTES, ObjectIndex, Tail, object_key};
+use crate::{Config, ObjectId};
+
+/// Writes `contents` as one object under an id of `next_id`. Returns once it is in the bucket; tries for ever.
+pub(crate) async fn put(
+    config: &Config,
+    store: &dyn ObjectStore,
+    next_id: &(dyn Fn() -> ObjectId + Sync),
+    contents: Vec<StreamRecords>,
+) -> NewObject {
+    loop {
+        let id = next_id();
+        let encoded = encode(id, &contents, config);
+        if create(config, store, id, &encoded).await {
+            return encoded.new_object();
+        }
+        tracing::error!(key = %object_key(id), "the key of a new object holds something else; taking the next");
+    }
+}
+
+/// Creates the object. `false` if the key holds something else.
+async fn create(config: &Config, store: &dyn ObjectStore, id: ObjectId, encoded: &Encoded) -> bool {
+    let key = object_key(id);
+    let mut backoff = Backoff::new(config);
+    loop {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let attempt = timeout(config.put_timeout, store.put_opts(&key, encoded.payload(), options)).await;
+        match attempt {
+            Ok(Ok(_)) => return true,
+            Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                match read_back(config.put_timeout, store, id, encoded).await {
+                    Found::Ours => return true,
+                    Found::Other => return false,
+                    Found::Nothing => {}
+                    Found::NoAnswer(error) => {
+                        tracing::warn!(%key, error, "cannot read an object back; retrying")
+                    }
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%key, %error, "upload failed; retrying"),
+            Err(_) => tracing::warn!(%key, timeout = ?config.put_timeout, "upload timed out; retrying"),
+        }
+        backoff.pause().await;
+    }
+}
+
+enum Found {
+    Ours,
+    Other,
+    Nothing,
+    NoAnswer(String),
+}
+
+async fn read_back(limit: Duration, store: &dyn ObjectStore, id: ObjectId, encoded: &Encoded) -> Found {
+    let tail_bytes = (encoded.index.blocks().len() * ENTRY_BYTES + FOOTER_BYTES) as u64;
+    let range = GetRange::Bounded(encoded.size_bytes - tail_bytes..encoded.size_bytes);
+    let options = GetOptions { range: Some(range), ..GetOptions::default() };
+    let read = async {
+        let found = store.get_opts(&object_key(id), options).await?;
+        Ok((found.meta.size, found.bytes().await?))
+    };
+    match timeout(limit, read).await {
+        Ok(Ok((size, _))) if size != encoded.size_bytes => Found::Other,
+        Ok(Ok((size, tail))) => match ObjectIndex::decode(&tail, size) {
+            Ok(Tail::Index(index)) if index == encoded.index => Found::Ours,
+            // Truncated on the way, perhaps: an object that is really other is so every time.
+            _ if tail.len() as u64 != tail_bytes => Found::NoAnswer("a short answer".to_owned()),
+            _ => Found::Other,
+        },
+        Ok(Err(object_store::Error::NotFound { .. })) => Found::Nothing,
+        Ok(Err(error)) => Found::NoAnswer(error.to_string()),
+        Err(_) => Found::NoAnswer("timed out".to_owned()),
+    }
+}
