@@ -41,6 +41,7 @@ pub mod conformance;
 pub mod memory;
 pub mod object;
 pub mod record;
+mod release;
 pub mod right;
 pub mod uri;
 
@@ -80,7 +81,8 @@ pub trait Wal: Send + Sync + std::fmt::Debug + 'static {
     fn append(&self, record: Record) -> Result<Append, AppendError>;
 
     /// Gives up everything strictly below `upto` (W6). Callers make the trim point durable in the metadata log first;
-    /// there it outranks what the medium says. Idempotent; a lower `upto` than before is a no-op.
+    /// there it outranks what the medium says. Idempotent; a lower `upto` than before is a no-op. `upto` is a position
+    /// that an append resolved to, or [`Status::durable`]: nothing else is known to lie between two records.
     async fn trim(&self, upto: Position) -> Result<(), Error>;
 
     fn status(&self) -> Status;
@@ -147,17 +149,28 @@ pub struct Origin {
 /// Proof that nothing of value is left in a medium (W4). Made by [`Recovery::finish`], or by
 /// [`Vacated::new_medium`] for a WAL that never had an owner.
 #[derive(Debug)]
-pub struct Vacated(());
+pub struct Vacated(Proof);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    NeverOwned,
+    Recovered,
+}
 
 impl Vacated {
     /// For a WAL that, by the metadata log, never had an owner. Implementations still refuse a medium on which they
-    /// find another cluster's data.
+    /// find another cluster's data, or an owner that the metadata log should have known.
     pub fn new_medium() -> Vacated {
-        Vacated(())
+        Vacated(Proof::NeverOwned)
     }
 
     pub(crate) fn recovered() -> Vacated {
-        Vacated(())
+        Vacated(Proof::Recovered)
+    }
+
+    /// Whether the caller believes that nobody ever owned the medium.
+    pub(crate) fn claims_no_owner(&self) -> bool {
+        self.0 == Proof::NeverOwned
     }
 }
 

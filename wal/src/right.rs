@@ -97,4 +97,17 @@ impl AckRight {
             }
         }
     }
+
+    /// Waits until the right is revoked, and says why. Never resolves while it merely lapsed.
+    pub async fn lost(&self) -> String {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Standing::Revoked(reason) = &*changed.borrow_and_update() {
+                return reason.clone();
+            }
+            if changed.changed().await.is_err() {
+                return "the metadata poller is gone".to_owned();
+            }
+        }
+    }
 }

@@ -1,0 +1,353 @@
+//! Releases appends strictly in order (W2), and only while the right to acknowledge holds (O4, B1).
+//!
+//! A medium completes writes in any order. Each write holds a [`Ticket`], handed out in append order; the futures of
+//! a ticket resolve once it and every earlier one are durable *and* the right was seen to hold after that.
+//!
+//! ```text
+//!   tickets    4     5     6     7          whoever reports the durability that closes the gap releases the
+//!            [dur] [dur] [   ] [dur]        run on its own thread: no hop, no lock held while futures wake
+//!            └─run─┘
+//! ```
+//!
+//! Where the right has lapsed the run waits; a thread of its own (never a task that a busy runtime could starve)
+//! sleeps until the right is granted again, releases, or until it is revoked, and then fails the log as fenced.
+//!
+//! - **R1** One releaser at a time: outcomes leave in ticket order, successes and failures alike.
+//! - **R2** The right is read after the durability that it covers was reported.
+//! - **R3** Once failed, nothing succeeds that was not durable in order before the failure was reported.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures::future::{Either, select};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{AckRight, AppendCompletion, Error, Position};
+
+/// The place of a write in the order of releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+/// The queue of writes under way. Cheap to share by `Arc`; ends with [`Releaser::close`] or when dropped.
+#[derive(Debug)]
+pub(crate) struct Releaser {
+    shared: Arc<Shared>,
+    /// Closed when the waiting thread has ended.
+    ended: watch::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    right: Arc<AckRight>,
+    lapsed: Notify,
+    failure: watch::Sender<Option<Error>>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Ticket of the front slot.
+    first: u64,
+    slots: VecDeque<Slot>,
+    /// How many slots at the front are durable.
+    run: usize,
+    /// Everything below is durable, in order.
+    durable: Position,
+    releasing: bool,
+    failed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    durable: bool,
+    position: Position,
+    end: Position,
+    completions: Vec<AppendCompletion>,
+}
+
+impl Releaser {
+    /// `start` is where the empty log begins.
+    pub(crate) fn new(right: Arc<AckRight>, start: Position) -> Result<Releaser, Error> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                first: 0,
+                slots: VecDeque::new(),
+                run: 0,
+                durable: start,
+                releasing: false,
+                failed: None,
+            }),
+            right,
+            lapsed: Notify::new(),
+            failure: watch::Sender::new(None),
+            stop: CancellationToken::new(),
+        });
+        let (ending, ended) = watch::channel(());
+        let waiter = shared.clone();
+        std::thread::Builder::new()
+            .name("wal-right".to_owned())
+            .spawn(move || {
+                futures::executor::block_on(waiter.await_right());
+                drop(ending);
+            })
+            .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Releaser { shared, ended })
+    }
+
+    /// Queues a write that occupies `[position, end)`. Call in append order.
+    ///
+    /// # Panics
+    /// If the write does not lie behind all earlier ones.
+    pub(crate) fn enqueue(
+        &self,
+        position: Position,
+        end: Position,
+        completions: Vec<AppendCompletion>,
+    ) -> Ticket {
+        let mut queue = self.shared.queue.lock();
+        let last = queue.slots.back().map_or(queue.durable, |slot| slot.end);
+        assert!(last <= position && position <= end, "writes are queued in order");
+        let ticket = Ticket(queue.first + queue.slots.len() as u64);
+        queue.slots.push_back(Slot { durable: false, position, end, completions });
+        let failed = queue.failed.is_some();
+        drop(queue);
+        if failed {
+            self.shared.release();
+        }
+        ticket
+    }
+
+    /// The medium holds `ticket`'s write for good. Releases what that makes releasable.
+    pub(crate) fn durable(&self, ticket: Ticket) {
+        let mut queue = self.shared.queue.lock();
+        let Some(index) = ticket.0.checked_sub(queue.first) else {
+            assert!(queue.failed.is_some(), "a write became durable twice");
+            return;
+        };
+        let slot = &mut queue.slots[index as usize];
+        assert!(!slot.durable, "a write became durable twice");
+        slot.durable = true;
+        queue.extend_run();
+        drop(queue);
+        self.shared.release();
+    }
+
+    /// Fails the log for good; the first reason stays. Writes that are durable in order are still released.
+    pub(crate) fn fail(&self, error: Error) {
+        self.shared.fail(error);
+    }
+
+    /// Everything below is durable, in order.
+    pub(crate) fn durable_end(&self) -> Position {
+        self.shared.queue.lock().durable
+    }
+
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.shared.failure.borrow().clone()
+    }
+
+    /// Resolves once the log has failed or was fenced.
+    pub(crate) async fn failed(&self) -> Error {
+        let mut failure = self.shared.failure.subscribe();
+        loop {
+            if let Some(error) = &*failure.borrow_and_update() {
+                return error.clone();
+            }
+            if failure.changed().await.is_err() {
+                return Error::Closed;
+            }
+        }
+    }
+
+    /// Ends the queue. What is durable but lacks the right to be acknowledged fails: its outcome is unknown.
+    pub(crate) async fn close(&self) {
+        self.shared.settle();
+        self.shared.stop.cancel();
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+}
+
+impl Drop for Releaser {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Shared {
+    /// The loop of R1. Whoever finds another thread in it leaves: that one looks again before it goes.
+    fn release(&self) {
+        let mut queue = self.queue.lock();
+        if queue.releasing {
+            return;
+        }
+        loop {
+            let (slots, failure) = if queue.run > 0 && self.right.holds() {
+                (queue.take_run(), None)
+            } else if let Some(error) = &queue.failed {
+                let error = error.clone();
+                (queue.take_all(), Some(error))
+            } else {
+                (VecDeque::new(), None)
+            };
+            if slots.is_empty() {
+                if queue.run > 0 {
+                    self.lapsed.notify_one();
+                }
+                return;
+            }
+            queue.releasing = true;
+            drop(queue);
+            for slot in slots {
+                for completion in slot.completions {
+                    completion.complete(failure.clone().map_or(Ok(slot.position), Err));
+                }
+            }
+            queue = self.queue.lock();
+            queue.releasing = false;
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        {
+            let mut queue = self.queue.lock();
+            if queue.failed.is_none() {
+                queue.failed = Some(error.clone());
+            }
+        }
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                *failure = Some(error);
+            }
+            first
+        });
+        self.release();
+    }
+
+    fn settle(&self) {
+        let mut queue = self.queue.lock();
+        if queue.failed.is_none() {
+            queue.failed = Some(Error::Failed(
+                "closed while the right to acknowledge had lapsed; what was appended last may be in the log"
+                    .into(),
+            ));
+        }
+        drop(queue);
+        self.release();
+    }
+
+    async fn await_right(&self) {
+        loop {
+            let lapsed = std::pin::pin!(self.lapsed.notified());
+            let lost = std::pin::pin!(self.right.lost());
+            let event = select(lapsed, lost);
+            let Some(event) = self.stop.run_until_cancelled(event).await else { return };
+            let granted = match event {
+                Either::Left(_) => self.stop.run_until_cancelled(self.right.granted()).await,
+                Either::Right((reason, _)) => Some(Err(reason)),
+            };
+            match granted {
+                Some(Ok(())) => self.release(),
+                Some(Err(reason)) => return self.fail(Error::Fenced(reason)),
+                None => return,
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn extend_run(&mut self) {
+        while let Some(slot) = self.slots.get(self.run).filter(|slot| slot.durable) {
+            assert!(slot.end >= self.durable, "the durable end never moves back");
+            self.durable = slot.end;
+            self.run += 1;
+        }
+    }
+
+    fn take_run(&mut self) -> VecDeque<Slot> {
+        self.first += self.run as u64;
+        let rest = self.slots.split_off(self.run);
+        self.run = 0;
+        std::mem::replace(&mut self.slots, rest)
+    }
+
+    fn take_all(&mut self) -> VecDeque<Slot> {
+        self.first += self.slots.len() as u64;
+        self.run = 0;
+        std::mem::take(&mut self.slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{Append, right::boottime};
+
+    fn enqueue(releaser: &Releaser, position: u64) -> (Ticket, Append) {
+        let (completion, append) = Append::channel();
+        (releaser.enqueue(Position(position), Position(position + 1), vec![completion]), append)
+    }
+
+    #[tokio::test]
+    async fn releases_in_order_whatever_the_medium_does() {
+        let releaser = Releaser::new(Arc::new(AckRight::unlimited()), Position(0)).unwrap();
+        let (first, mut a) = enqueue(&releaser, 0);
+        let (second, mut b) = enqueue(&releaser, 1);
+        releaser.durable(second);
+        assert!((&mut a).now_or_never().is_none() && (&mut b).now_or_never().is_none());
+        assert_eq!(releaser.durable_end(), Position(0));
+        releaser.durable(first);
+        assert_eq!((a.await.unwrap(), b.await.unwrap()), (Position(0), Position(1)));
+        assert_eq!(releaser.durable_end(), Position(2));
+    }
+
+    #[tokio::test]
+    async fn a_failure_spares_what_was_durable_in_order() {
+        let releaser = Releaser::new(Arc::new(AckRight::unlimited()), Position(0)).unwrap();
+        let (first, a) = enqueue(&releaser, 0);
+        let (_second, b) = enqueue(&releaser, 1);
+        let (third, c) = enqueue(&releaser, 2);
+        releaser.durable(first);
+        releaser.durable(third);
+        releaser.fail(Error::Failed("EIO".into()));
+        assert!(a.await.is_ok());
+        assert!(b.await.is_err() && c.await.is_err());
+        // Late news of a write that is given up already changes nothing.
+        releaser.durable(third);
+        let (_, d) = enqueue(&releaser, 3);
+        assert!(matches!(d.await, Err(Error::Failed(_))));
+        assert!(matches!(releaser.failed().await, Error::Failed(_)));
+    }
+
+    #[tokio::test]
+    async fn a_lapsed_right_delays_and_a_revoked_one_fences() {
+        let right = Arc::new(AckRight::leased());
+        let releaser = Releaser::new(right.clone(), Position(0)).unwrap();
+        let (first, mut a) = enqueue(&releaser, 0);
+        releaser.durable(first);
+        assert!((&mut a).now_or_never().is_none());
+        right.renew(boottime(), Duration::from_secs(3600));
+        a.await.unwrap();
+        right.revoke("taken over");
+        assert!(matches!(releaser.failed().await, Error::Fenced(reason) if reason == "taken over"));
+        let (_, b) = enqueue(&releaser, 1);
+        assert!(matches!(b.await, Err(Error::Fenced(_))));
+    }
+
+    #[tokio::test]
+    async fn closing_settles_what_may_not_be_acknowledged() {
+        let releaser = Releaser::new(Arc::new(AckRight::leased()), Position(0)).unwrap();
+        let (first, a) = enqueue(&releaser, 0);
+        releaser.durable(first);
+        releaser.close().await;
+        assert!(matches!(a.await, Err(Error::Failed(_))));
+    }
+}
