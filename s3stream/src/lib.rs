@@ -31,6 +31,7 @@
 
 mod ack;
 mod backoff;
+pub mod block_cache;
 mod budget;
 pub mod config;
 pub mod error;

@@ -1,0 +1,302 @@
+//! GETs: bounded in number and bytes, retried, checked.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
+use tokio::sync::Semaphore;
+
+use super::{Error, Options};
+use crate::ObjectId;
+use crate::metadata::Located;
+use crate::object::{self, Block, ObjectIndex, Tail, object_key};
+
+/// An index, and the whole object where that came with it.
+#[derive(Debug)]
+pub(super) struct CachedIndex {
+    pub index: ObjectIndex,
+    whole: Option<Bytes>,
+}
+
+impl CachedIndex {
+    pub fn memory_bytes(&self) -> usize {
+        self.index.memory_bytes() + self.whole.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    store: Arc<dyn ObjectStore>,
+    requests: Semaphore,
+    /// In units of [`BYTES_UNIT`].
+    bytes: Semaphore,
+    bytes_max: u32,
+    tail_bytes: u64,
+    attempts_max: u32,
+    backoff_min: Duration,
+    backoff_max: Duration,
+    get_timeout: Duration,
+}
+
+const BYTES_UNIT: u64 = 4096;
+
+/// Why an attempt failed.
+enum Failure {
+    Missing,
+    /// Worth another attempt.
+    Transient(String),
+    /// The object's size is not what the metadata says.
+    Size(u64),
+}
+
+impl Fetcher {
+    pub fn new(store: Arc<dyn ObjectStore>, options: &Options) -> Fetcher {
+        let units = (options.in_flight_bytes_max / BYTES_UNIT).clamp(1, u64::from(u32::MAX >> 3));
+        Fetcher {
+            store,
+            requests: Semaphore::new(options.gets_in_flight_max.max(1)),
+            bytes: Semaphore::new(units as usize),
+            bytes_max: units as u32,
+            tail_bytes: options.tail_bytes,
+            attempts_max: options.attempts_max.max(1),
+            backoff_min: options.backoff_min,
+            backoff_max: options.backoff_max,
+            get_timeout: options.get_timeout,
+        }
+    }
+
+    /// Fetches and checks the index (C2).
+    pub async fn index(&self, located: &Located) -> Result<Arc<CachedIndex>, Error> {
+        let index = match self.index_once(located).await {
+            Err(Error::Corrupt { detail, .. }) => {
+                tracing::warn!(object = ?located.object, detail, "an index is damaged; fetching it again");
+                self.index_once(located).await
+            }
+            other => other,
+        }?;
+        Ok(Arc::new(index))
+    }
+
+    async fn index_once(&self, located: &Located) -> Result<CachedIndex, Error> {
+        let Located { object, object_size_bytes: size, .. } = *located;
+        let mut from = size.saturating_sub(self.tail_bytes.max(1));
+        loop {
+            let tail = self.get_one(object, size, from..size).await?;
+            match ObjectIndex::decode(&tail, size).map_err(|error| decode_error(object, error))? {
+                // Each turn asks for more: first for a footer, then for what the footer says.
+                Tail::More { from: wanted } => {
+                    assert!(wanted < from, "an index that lies in the tail was asked for again");
+                    from = wanted;
+                }
+                Tail::Index(index) if index.identity().object != object => {
+                    let detail = format!("it says that it is {:?}", index.identity().object);
+                    return Err(Error::Corrupt { object, at: size, detail });
+                }
+                Tail::Index(index) => return Ok(CachedIndex { index, whole: (from == 0).then_some(tail) }),
+            }
+        }
+    }
+
+    /// Fetches and checks adjacent blocks (C2), each into a buffer of its own (C4).
+    pub async fn blocks(
+        &self,
+        located: &Located,
+        index: &CachedIndex,
+        run: Range<usize>,
+    ) -> Result<Vec<Block>, Error> {
+        if let Some(whole) = &index.whole {
+            let blocks = index.index.blocks()[run].iter().map(|entry| {
+                let bytes = whole.slice(entry.position as usize..entry.position_end() as usize);
+                Block::decode(entry, bytes).map_err(|error| decode_error(located.object, error))
+            });
+            return blocks.collect();
+        }
+        match self.blocks_once(located, index, run.clone()).await {
+            Err(Error::Corrupt { detail, .. }) => {
+                tracing::warn!(object = ?located.object, detail, "a block is damaged; fetching it again");
+                self.blocks_once(located, index, run).await
+            }
+            other => other,
+        }
+    }
+
+    async fn blocks_once(
+        &self,
+        located: &Located,
+        index: &CachedIndex,
+        run: Range<usize>,
+    ) -> Result<Vec<Block>, Error> {
+        let Located { object, object_size_bytes: size, .. } = *located;
+        let entries = &index.index.blocks()[run];
+        let from = entries.first().expect("a run is not empty").position;
+        let pieces: Vec<usize> = entries.iter().map(|entry| entry.size as usize).collect();
+        let pieces = self.get(object, size, from, &pieces).await?;
+        let blocks = entries
+            .iter()
+            .zip(pieces)
+            .map(|(entry, bytes)| Block::decode(entry, bytes).map_err(|error| decode_error(object, error)));
+        blocks.collect()
+    }
+
+    async fn get_one(&self, object: ObjectId, size: u64, range: Range<u64>) -> Result<Bytes, Error> {
+        let pieces = self.get(object, size, range.start, &[(range.end - range.start) as usize]).await?;
+        Ok(pieces.into_iter().next().expect("one piece was asked for"))
+    }
+
+    /// One GET for adjacent pieces from `from` on, tried several times. `size` is the object's.
+    async fn get(
+        &self,
+        object: ObjectId,
+        size: u64,
+        from: u64,
+        pieces: &[usize],
+    ) -> Result<Vec<Bytes>, Error> {
+        let bytes: u64 = pieces.iter().map(|piece| *piece as u64).sum();
+        let units = u32::try_from(bytes.div_ceil(BYTES_UNIT)).unwrap_or(u32::MAX).min(self.bytes_max);
+        let _bytes = self.bytes.acquire_many(units).await.expect("never closed");
+        let _request = self.requests.acquire().await.expect("never closed");
+        let mut detail = String::new();
+        let mut resized = false;
+        for attempt in 0..self.attempts_max {
+            if attempt > 0 {
+                tokio::time::sleep(self.backoff(attempt)).await;
+            }
+            let result =
+                tokio::time::timeout(self.get_timeout, self.attempt(object, size, from, pieces)).await;
+            detail = match result {
+                Ok(Ok(pieces)) => return Ok(pieces),
+                Ok(Err(Failure::Missing)) => return Err(Error::Missing { object }),
+                Ok(Err(Failure::Size(found))) if resized => return Err(wrong_size(object, size, found)),
+                Ok(Err(Failure::Size(found))) => {
+                    resized = true;
+                    format!("the object has {found} bytes instead of {size}")
+                }
+                Ok(Err(Failure::Transient(detail))) => detail,
+                Err(_) => format!("no answer within {:?}", self.get_timeout),
+            };
+            tracing::debug!(?object, from, bytes, attempt, detail, "a GET failed");
+        }
+        // A range beyond the end of a truncated object is refused by some stores in no particular way.
+        match self.head(object).await {
+            Some(found) if found != size => Err(wrong_size(object, size, found)),
+            _ => Err(Error::Unavailable { object, detail }),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        object: ObjectId,
+        size: u64,
+        from: u64,
+        pieces: &[usize],
+    ) -> Result<Vec<Bytes>, Failure> {
+        let bytes: u64 = pieces.iter().map(|piece| *piece as u64).sum();
+        let range = from..from + bytes;
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let result = self.store.get_opts(&object_key(object), options).await.map_err(failure)?;
+        if result.meta.size != size {
+            return Err(Failure::Size(result.meta.size));
+        }
+        if result.range != range {
+            return Err(Failure::Transient(format!("asked for bytes {range:?}, got {:?}", result.range)));
+        }
+        let mut assembly = Assembly::new(pieces);
+        match result.payload {
+            // As a stream, a file would be read in small steps.
+            GetResultPayload::File(..) => assembly.push(result.bytes().await.map_err(failure)?),
+            GetResultPayload::Stream(mut chunks) => {
+                while let Some(chunk) = chunks.next().await {
+                    assembly.push(chunk.map_err(failure)?);
+                    if assembly.excess > 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        assembly.finish().map_err(Failure::Transient)
+    }
+
+    async fn head(&self, object: ObjectId) -> Option<u64> {
+        let key = object_key(object);
+        let head = tokio::time::timeout(self.get_timeout, self.store.head(&key)).await;
+        Some(head.ok()?.ok()?.size)
+    }
+
+    /// Doubling, and half of it left to chance, so that many readers do not come back together.
+    fn backoff(&self, attempt: u32) -> Duration {
+        let full = self.backoff_min.saturating_mul(1 << (attempt - 1).min(20)).min(self.backoff_max);
+        full.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// Cuts a body's chunks into pieces of known sizes. A chunk that is a piece is taken as it is; others are copied, so
+/// that no piece keeps its neighbours' memory alive.
+struct Assembly<'a> {
+    sizes: &'a [usize],
+    pieces: Vec<Bytes>,
+    open: BytesMut,
+    excess: usize,
+}
+
+impl<'a> Assembly<'a> {
+    fn new(sizes: &'a [usize]) -> Assembly<'a> {
+        Assembly { sizes, pieces: Vec::with_capacity(sizes.len()), open: BytesMut::new(), excess: 0 }
+    }
+
+    fn push(&mut self, mut chunk: Bytes) {
+        while !chunk.is_empty() {
+            let Some(&size) = self.sizes.get(self.pieces.len()) else {
+                self.excess += chunk.len();
+                return;
+            };
+            if self.open.is_empty() {
+                if chunk.len() == size {
+                    self.pieces.push(chunk);
+                    return;
+                }
+                self.open.reserve(size);
+            }
+            let part = chunk.split_to(chunk.len().min(size - self.open.len()));
+            self.open.extend_from_slice(&part);
+            if self.open.len() == size {
+                self.pieces.push(std::mem::take(&mut self.open).freeze());
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Vec<Bytes>, String> {
+        if self.excess > 0 {
+            return Err("the body is longer than what was asked for".to_owned());
+        }
+        if self.pieces.len() < self.sizes.len() {
+            let got = self.pieces.iter().map(Bytes::len).sum::<usize>() + self.open.len();
+            return Err(format!("the body ended after {got} bytes"));
+        }
+        Ok(self.pieces)
+    }
+}
+
+fn failure(error: object_store::Error) -> Failure {
+    match error {
+        object_store::Error::NotFound { .. } => Failure::Missing,
+        other => Failure::Transient(other.to_string()),
+    }
+}
+
+fn wrong_size(object: ObjectId, size: u64, found: u64) -> Error {
+    Error::Corrupt {
+        object,
+        at: found.min(size),
+        detail: format!("it has {found} bytes; the metadata says {size}"),
+    }
+}
+
+fn decode_error(object: ObjectId, error: object::Error) -> Error {
+    match error {
+        object::Error::Corrupt { at, detail } => Error::Corrupt { object, at, detail },
+        object::Error::Version { .. } => Error::Unsupported { object, detail: error.to_string() },
+    }
+}
