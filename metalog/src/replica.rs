@@ -1,0 +1,602 @@
+//! One broker's replica of the machine: a handle, and the actor that owns the log.
+//!
+//! ```text
+//!   propose ──► queue (bounded in bytes and commands) ──┐
+//!   refresh ──► waiters ───────────────┐                │ as many as fit one entry
+//!   hint, poll interval ──► catch up ◄─┴── lost race ── commit: create n+1, verify n, apply, answer
+//!                              │                         │
+//!                              └── view, applied, polls ─┘
+//! ```
+//!
+//! # Consistency
+//! A view holds every entry up to its number and nothing else. It is published before the proposer is answered. A
+//! commit that was verified counts as a poll: it is a read of the tail at the moment the create was sent.
+//!
+//! # Retries
+//! Commands of a lost race are tried again at the next number, together with what was queued meanwhile. Commands of a
+//! create whose outcome stayed unknown are answered so and never tried again: they may be in the log.
+//!
+//! # Cancellation
+//! Dropping a proposal's future does not take the command back. Closing lets the request under way end, answers what
+//! was sent as unknown and what was not as closed. Dropping the last handle closes too, without waiting.
+//!
+//! # Crash
+//! There is nothing to recover: a replica is what the log says.
+//!
+//! # Damage
+//! The first [`Error::Corrupt`] stops the replica for good: every call gets it, the watches end, the last view stays.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::entry::{ENVELOPE_BYTES, Entry, Nonce, command_bytes};
+use crate::load::{Loaded, load};
+use crate::log::{Created, Log, Missing, corrupt, entry_path};
+use crate::state::{Mismatch, State, Step};
+use crate::{Clock, Config, Error, Issuer, Machine, SystemClock, retention};
+
+/// The machine as of one entry.
+#[derive(Clone, Debug)]
+pub struct View<M> {
+    pub machine: M,
+    /// The last entry in it; 0 if the log is empty.
+    pub number: u64,
+}
+
+/// A command that is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied<O> {
+    /// The entry that holds it.
+    pub number: u64,
+    /// What the machine said to it.
+    pub outcome: O,
+}
+
+/// A read of the store that reached the log's tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polled {
+    /// Boot time before the read began.
+    pub began: Duration,
+    /// The last entry; the view holds it already.
+    pub number: u64,
+}
+
+/// A replica of the machine. Cheap to clone.
+pub struct Replica<M: Machine> {
+    inner: Arc<Inner<M>>,
+}
+
+impl<M: Machine> Clone for Replica<M> {
+    fn clone(&self) -> Self {
+        Replica { inner: self.inner.clone() }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Replica<M> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Replica").field("number", &self.view().number).finish_non_exhaustive()
+    }
+}
+
+struct Inner<M: Machine> {
+    shared: Arc<Shared<M>>,
+    config: Arc<Config>,
+    messages: mpsc::Sender<Message<M>>,
+    /// Bytes of commands that may wait.
+    room: Arc<Semaphore>,
+    hint: watch::Sender<u64>,
+    applied: watch::Receiver<u64>,
+    polled: watch::Receiver<Polled>,
+    tasks: TaskTracker,
+    _closes_on_drop: DropGuard,
+    closing: CancellationToken,
+}
+
+/// What the actor publishes and the handles read.
+struct Shared<M> {
+    view: ArcSwap<View<M>>,
+    issuer: Mutex<Option<Issuer>>,
+    /// Set once the actor has ended.
+    ended: watch::Sender<Option<Error>>,
+}
+
+enum Message<M: Machine> {
+    Propose(Proposal<M::Outcome>),
+    Refresh(oneshot::Sender<Result<Arc<View<M>>, Error>>),
+}
+
+struct Proposal<O> {
+    command: Bytes,
+    /// When the proposer has waited enough for a command that was not sent.
+    until: Instant,
+    answer: oneshot::Sender<Result<Applied<O>, Error>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<M: Machine> Replica<M> {
+    /// Loads the newest good snapshot and the entries behind it. Writes nothing: an empty store gives `empty` as of
+    /// entry 0.
+    pub async fn open(store: Arc<dyn ObjectStore>, config: Config, empty: M) -> Result<Self, Error> {
+        Self::open_with_clock(store, config, Arc::new(SystemClock), empty).await
+    }
+
+    /// [`open`](Replica::open) with clocks of the caller's.
+    pub async fn open_with_clock(
+        store: Arc<dyn ObjectStore>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        empty: M,
+    ) -> Result<Self, Error> {
+        config.validate()?;
+        let config = Arc::new(config);
+        let closing = CancellationToken::new();
+        let log = Log { store, config: config.clone(), closing: closing.clone() };
+        let loaded = load(&log, &*clock, &empty).await?;
+
+        let number = loaded.state.number;
+        let view = View { machine: loaded.state.machine.clone(), number };
+        let shared = Arc::new(Shared {
+            view: ArcSwap::from_pointee(view),
+            issuer: Mutex::new(None),
+            ended: watch::Sender::new(None),
+        });
+        let (messages, inbox) = mpsc::channel(config.queue_commands_max);
+        let (applied_sender, applied) = watch::channel(number);
+        let (polled_sender, polled) = watch::channel(Polled { began: loaded.began, number });
+        let (hint, hinted) = watch::channel(0);
+        let long_replay = loaded.replayed >= config.snapshot_entries.saturating_mul(2);
+        let mut actor = Actor {
+            log,
+            clock,
+            empty,
+            shared: shared.clone(),
+            applied: applied_sender,
+            polled: polled_sender,
+            inbox,
+            hinted,
+            fresh: loaded.began,
+            verified: loaded.began,
+            poll_due: Instant::now() + config.poll_interval,
+            state: loaded.state,
+            queue: VecDeque::new(),
+            refreshes: Vec::new(),
+            losses: 0,
+            background: JoinSet::new(),
+        };
+        if long_replay {
+            // Whoever should have taken snapshots did not.
+            actor.take_snapshot();
+        }
+        let tasks = TaskTracker::new();
+        tasks.spawn(actor.run());
+        tasks.close();
+        let room = Arc::new(Semaphore::new(config.queue_bytes_max));
+        let _closes_on_drop = closing.clone().drop_guard();
+        let inner =
+            Inner { shared, config, messages, room, hint, applied, polled, tasks, _closes_on_drop, closing };
+        Ok(Replica { inner: Arc::new(inner) })
+    }
+
+    /// The newest state that this replica knows. Wait-free.
+    pub fn view(&self) -> Arc<View<M>> {
+        self.inner.shared.view.load_full()
+    }
+
+    /// Appends a command and gives the machine's outcome once it is applied here (L2). Waits for room in the queue.
+    /// Dropping the future does not take the command back. Only [`Error::Unknown`] leaves open whether the command
+    /// takes effect; after every other error it does not.
+    pub async fn propose(&self, command: Bytes) -> Result<Applied<M::Outcome>, Error> {
+        let limit_bytes = self.inner.config.command_bytes_max();
+        if command.len() > limit_bytes {
+            return Err(Error::TooLarge { bytes: command.len(), limit_bytes });
+        }
+        let until = Instant::now() + self.inner.config.operation_timeout;
+        let bytes = command_bytes(&command) as u32;
+        let room = match timeout_at(until, self.inner.room.clone().acquire_many_owned(bytes)).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) => return Err(self.ended()),
+            Err(_) => return Err(Error::Unavailable("the queue of commands stayed full".into())),
+        };
+        let (answer, answered) = oneshot::channel();
+        let message = Message::Propose(Proposal { command, until, answer, _room: room });
+        if self.inner.messages.send(message).await.is_err() {
+            return Err(self.ended());
+        }
+        answered.await.unwrap_or_else(|_| Err(Error::Unknown("the replica ended abruptly".into())))
+    }
+
+    /// A view that holds at least every entry that was committed before the call.
+    pub async fn refresh(&self) -> Result<Arc<View<M>>, Error> {
+        let (answer, answered) = oneshot::channel();
+        if self.inner.messages.send(Message::Refresh(answer)).await.is_err() {
+            return Err(self.ended());
+        }
+        answered.await.unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    /// Says that entry `number` was committed by somebody, so that the next poll need not be waited for. Only ever
+    /// makes reading earlier: it renews nothing.
+    pub fn hint(&self, number: u64) {
+        self.inner.hint.send_if_modified(|known| {
+            let newer = number > *known;
+            *known = number.max(*known);
+            newer
+        });
+    }
+
+    /// Every read of the store that reached the tail. A lease may be renewed from the moment that it began, if the
+    /// view shows no fence. Ends with the replica.
+    pub fn polls(&self) -> watch::Receiver<Polled> {
+        self.inner.polled.clone()
+    }
+
+    /// The number of the last entry applied; woken by every one. Ends with the replica.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.inner.applied.clone()
+    }
+
+    /// Who later entries are stamped with. Commands that are on their way may still go without.
+    pub fn set_issuer(&self, issuer: Option<Issuer>) {
+        assert!(issuer.is_none_or(|issuer| issuer.epoch > 0), "epoch 0 stands for no issuer");
+        *self.inner.shared.issuer.lock() = issuer;
+    }
+
+    /// Resolves once the replica has stopped, with the reason: [`Error::Corrupt`], or [`Error::Closed`].
+    pub async fn failed(&self) -> Error {
+        let mut ended = self.inner.shared.ended.subscribe();
+        // The sender lives as long as this handle.
+        let _ = ended.wait_for(|ended| ended.is_some()).await;
+        self.ended()
+    }
+
+    /// Stops, and waits until nothing of this replica runs any more. Idempotent.
+    pub async fn close(&self) {
+        self.inner.closing.cancel();
+        self.inner.tasks.wait().await;
+    }
+
+    fn ended(&self) -> Error {
+        self.inner.shared.ended.borrow().clone().unwrap_or(Error::Closed)
+    }
+}
+
+struct Actor<M: Machine> {
+    log: Log,
+    clock: Arc<dyn Clock>,
+    empty: M,
+    shared: Arc<Shared<M>>,
+    applied: watch::Sender<u64>,
+    polled: watch::Sender<Polled>,
+    inbox: mpsc::Receiver<Message<M>>,
+    hinted: watch::Receiver<u64>,
+
+    state: State<M>,
+    /// Boot time at which the last read began that found `state` to be the tail (or that was in it from then on).
+    fresh: Duration,
+    /// The same, for reads that also verified that the last entry stands.
+    verified: Duration,
+    poll_due: Instant,
+    queue: VecDeque<Proposal<M::Outcome>>,
+    refreshes: Vec<oneshot::Sender<Result<Arc<View<M>>, Error>>>,
+    /// Races lost in a row.
+    losses: u32,
+    /// At most one snapshot under way.
+    background: JoinSet<()>,
+}
+
+/// Commands of one entry on its way.
+type Batch<O> = Vec<Proposal<O>>;
+
+impl<M: Machine> Actor<M> {
+    async fn run(mut self) {
+        let closing = self.log.closing.clone();
+        let reason = loop {
+            if closing.is_cancelled() {
+                break Error::Closed;
+            }
+            self.wait_for_work().await;
+            if let Err(error) = self.work().await {
+                error!(%error, "the metadata log cannot be followed any further");
+                break error;
+            }
+        };
+        self.end(reason).await;
+    }
+
+    /// Returns once there is something to do; takes in what is there.
+    async fn wait_for_work(&mut self) {
+        if self.queue.is_empty() && self.refreshes.is_empty() {
+            tokio::select! {
+                () = self.log.closing.cancelled() => return,
+                Some(message) = self.inbox.recv() => self.take_in(message),
+                Ok(()) = self.hinted.changed() => self.hear(),
+                () = sleep_until(self.poll_due) => {}
+            }
+        }
+        while self.queue.len() + self.refreshes.len() < self.log.config.queue_commands_max {
+            let Ok(message) = self.inbox.try_recv() else { break };
+            self.take_in(message);
+        }
+    }
+
+    fn hear(&mut self) {
+        if *self.hinted.borrow_and_update() > self.state.number {
+            self.poll_due = Instant::now();
+        }
+    }
+
+    fn take_in(&mut self, message: Message<M>) {
+        match message {
+            Message::Propose(proposal) => self.queue.push_back(proposal),
+            Message::Refresh(answer) => self.refreshes.push(answer),
+        }
+    }
+
+    /// An error is the end.
+    async fn work(&mut self) -> Result<(), Error> {
+        if !self.refreshes.is_empty() || Instant::now() >= self.poll_due {
+            self.poll().await?;
+        }
+        if !self.queue.is_empty() {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn poll(&mut self) -> Result<(), Error> {
+        self.poll_due = Instant::now() + self.log.config.poll_interval;
+        let waiting = std::mem::take(&mut self.refreshes);
+        let result = self.catch_up(None).await.map(|()| self.shared.view.load_full());
+        if let Err(error) = &result {
+            warn!(%error, "the tail of the metadata log could not be read");
+        }
+        for answer in waiting {
+            // Whoever asked may have gone away.
+            let _ = answer.send(result.clone());
+        }
+        end_if_corrupt(result.map(drop))
+    }
+
+    /// Applies entries up to the tail. `found` is the next entry, if it was read already.
+    async fn catch_up(&mut self, found: Option<Entry>) -> Result<(), Error> {
+        let began = self.clock.boottime();
+        if self.is_too_old() {
+            return self.reload("it was not renewed for too long").await;
+        }
+        let (anchor, anchor_nonce) = (self.state.number, self.state.nonce);
+        let verify = began.saturating_sub(self.verified) >= self.log.config.verify_interval;
+        let mut next = found;
+        let mut walk = self.log.walk(anchor + 1 + u64::from(next.is_some()));
+        loop {
+            let entry = match next.take() {
+                Some(entry) => entry,
+                None => match walk.next().await? {
+                    Some(entry) => entry,
+                    None => break,
+                },
+            };
+            // While the anchor stands, what follows it was never deleted, so it cannot be a sleeper's work (L5).
+            if verify && entry.number == anchor + 1 && !self.log.stands(anchor, anchor_nonce).await? {
+                return self.reload("its last entry was deleted").await;
+            }
+            if self.apply(&entry).is_err() {
+                return self.reload("the next entry is of another history").await;
+            }
+        }
+        if verify {
+            let missing = self.log.missing(self.state.number + 1, self.state.nonce).await?;
+            if missing == Missing::Stale {
+                return self.reload("its last entry was deleted").await;
+            }
+            self.verified = began;
+        }
+        if self.is_too_old() {
+            return self.reload("reading the tail took too long").await;
+        }
+        self.renew(began);
+        Ok(())
+    }
+
+    /// Throws the state away and loads it anew.
+    async fn reload(&mut self, reason: &str) -> Result<(), Error> {
+        info!(number = self.state.number, reason, "the view of the metadata log is stale; loading it anew");
+        let Loaded { state, began, .. } = load(&self.log, &*self.clock, &self.empty).await?;
+        let number = self.state.number;
+        if state.number < number || (state.number == number && state.nonce != self.state.nonce) {
+            let detail = format!("it was applied here, but the log now ends at entry {}", state.number);
+            return Err(corrupt(&entry_path(number), detail));
+        }
+        self.state = state;
+        self.verified = began;
+        self.publish();
+        self.renew(began);
+        Ok(())
+    }
+
+    /// Creates the next entry with as many commands as fit.
+    async fn commit(&mut self) -> Result<(), Error> {
+        if self.is_too_old() {
+            end_if_corrupt(self.catch_up(None).await)?;
+        }
+        self.drop_overdue();
+        if self.queue.is_empty() || self.is_too_old() {
+            return Ok(());
+        }
+        let batch = self.take_batch();
+        let entry = Entry {
+            number: self.state.number + 1,
+            nonce: Nonce::fresh(),
+            predecessor: self.state.nonce,
+            time_ms: self.clock.wall_ms(),
+            issuer: *self.shared.issuer.lock(),
+            commands: batch.iter().map(|proposal| proposal.command.clone()).collect(),
+        };
+        let began = self.clock.boottime();
+        match self.log.create(&entry).await {
+            Ok(Created::Won) => {
+                self.losses = 0;
+                self.won(entry, batch, began).await
+            }
+            Ok(Created::Lost(other)) => {
+                self.losses += 1;
+                // They keep their order and their place before what was queued meanwhile.
+                for proposal in batch.into_iter().rev() {
+                    self.queue.push_front(proposal);
+                }
+                end_if_corrupt(self.catch_up(Some(other)).await)?;
+                let pause = self.log.conflict_pause(self.losses);
+                self.log.closing.run_until_cancelled(tokio::time::sleep(pause)).await;
+                Ok(())
+            }
+            Err(error) => {
+                fail(batch, &unknown(&error));
+                end_if_corrupt(Err(error))
+            }
+        }
+    }
+
+    /// Our create succeeded. It counts if our view was not so old that the number may have been used and deleted (L5).
+    async fn won(&mut self, entry: Entry, batch: Batch<M::Outcome>, began: Duration) -> Result<(), Error> {
+        let stands = match self.log.stands(self.state.number, self.state.nonce).await {
+            Ok(stands) => stands,
+            Err(error) => {
+                // The next poll finds the entry like anybody else's.
+                fail(batch, &unknown(&error));
+                return end_if_corrupt(Err(error));
+            }
+        };
+        if !stands || self.is_too_old() {
+            let detail = "the view that it was made on was too old by the time it was written".to_owned();
+            fail(batch, &Error::Unknown(detail));
+            return end_if_corrupt(self.reload("it went out of date during a commit").await);
+        }
+        let step = match self.apply(&entry) {
+            Ok(step) => step,
+            Err(Mismatch) => panic!("entry {} was made to follow this state", entry.number),
+        };
+        if step.snapshot_due {
+            // Everybody finds it due here; whoever appended the entry does it.
+            self.take_snapshot();
+        }
+        let outcomes = step.outcomes;
+        self.verified = began;
+        self.renew(began);
+        let number = entry.number;
+        assert_eq!(outcomes.len(), batch.len(), "one outcome for each command");
+        for (proposal, outcome) in batch.into_iter().zip(outcomes) {
+            // The proposer may have gone away; the command is in the log all the same.
+            let _ = proposal.answer.send(Ok(Applied { number, outcome }));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<Step<M::Outcome>, Mismatch> {
+        let step = self.state.apply(entry, &self.log.config)?;
+        self.publish();
+        Ok(step)
+    }
+
+    fn publish(&self) {
+        let (machine, number) = (self.state.machine.clone(), self.state.number);
+        self.shared.view.store(Arc::new(View { machine, number }));
+        self.applied.send_replace(number);
+    }
+
+    /// A read that began at `began` found `state` to be the tail.
+    fn renew(&mut self, began: Duration) {
+        self.fresh = self.fresh.max(began);
+        self.poll_due = Instant::now() + self.log.config.poll_interval;
+        self.polled.send_replace(Polled { began, number: self.state.number });
+    }
+
+    fn is_too_old(&self) -> bool {
+        self.clock.boottime().saturating_sub(self.fresh) > self.log.config.view_age_max
+    }
+
+    fn take_snapshot(&mut self) {
+        while self.background.try_join_next().is_some() {}
+        if self.background.is_empty() {
+            let State { machine, number, nonce, .. } = self.state.clone();
+            let work = retention::snapshot(self.log.clone(), machine, number, nonce);
+            let closing = self.log.closing.clone();
+            // Stopping in the middle leaves nothing that a later run does not mend.
+            self.background.spawn(async move {
+                closing.run_until_cancelled(work).await;
+            });
+        }
+    }
+
+    fn take_batch(&mut self) -> Batch<M::Outcome> {
+        let mut bytes = ENVELOPE_BYTES;
+        let fits = |proposal: &Proposal<_>| {
+            bytes += command_bytes(&proposal.command);
+            bytes <= self.log.config.entry_bytes_max
+        };
+        let count = self.queue.iter().map(fits).take_while(|fits| *fits).count();
+        assert!(count > 0, "propose takes no command that does not fit an entry");
+        self.queue.drain(..count).collect()
+    }
+
+    /// Answers commands that were not sent in time: they never will be.
+    fn drop_overdue(&mut self) {
+        let now = Instant::now();
+        let (overdue, queue): (VecDeque<_>, _) =
+            self.queue.drain(..).partition(|proposal| proposal.until <= now);
+        self.queue = queue;
+        fail(
+            overdue.into(),
+            &Error::Unavailable("no entry could be appended in time; nothing was sent".into()),
+        );
+    }
+
+    async fn end(mut self, reason: Error) {
+        self.shared.ended.send_replace(Some(reason.clone()));
+        self.inbox.close();
+        fail(self.queue.drain(..).collect(), &reason);
+        while let Some(message) = self.inbox.recv().await {
+            match message {
+                Message::Propose(proposal) => fail(vec![proposal], &reason),
+                Message::Refresh(answer) => self.refreshes.push(answer),
+            }
+        }
+        for answer in self.refreshes.drain(..) {
+            let _ = answer.send(Err(reason.clone()));
+        }
+        self.log.closing.cancel();
+        while self.background.join_next().await.is_some() {}
+    }
+}
+
+fn fail<O>(batch: Batch<O>, error: &Error) {
+    for proposal in batch {
+        // The proposer may have gone away.
+        let _ = proposal.answer.send(Err(error.clone()));
+    }
+}
+
+fn unknown(error: &Error) -> Error {
+    match error {
+        Error::Unknown(detail) => Error::Unknown(detail.clone()),
+        other => Error::Unknown(other.to_string()),
+    }
+}
+
+/// Damage ends the replica; whatever else went wrong may be better at the next try.
+fn end_if_corrupt(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error @ Error::Corrupt { .. }) => Err(error),
+        _ => Ok(()),
+    }
+}

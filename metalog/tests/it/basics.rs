@@ -1,0 +1,150 @@
+//! One or a few replicas over a store that behaves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metalog::{Config, Error, Issuer, Replica};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+use crate::journal::{Journal, command};
+
+async fn open(store: &Arc<dyn ObjectStore>, config: Config) -> Replica<Journal> {
+    Replica::open(store.clone(), config, Journal::default()).await.expect("the log opens")
+}
+
+fn memory() -> Arc<dyn ObjectStore> {
+    Arc::new(InMemory::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_store_opens_and_stays_empty() {
+    let store = memory();
+    let replica = open(&store, Config::default()).await;
+    assert_eq!(replica.view().number, 0);
+    assert_eq!(replica.refresh().await.unwrap().number, 0);
+    replica.close().await;
+    assert_eq!(store.list_with_delimiter(None).await.unwrap().common_prefixes, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proposal_is_answered_once_it_is_in_the_view() {
+    let store = memory();
+    let replica = open(&store, Config::default()).await;
+    for i in 0..5 {
+        let applied = replica.propose(command(0, i)).await.unwrap();
+        assert_eq!((applied.number, applied.outcome), (i as u64 + 1, i as u64));
+        assert_eq!(replica.view().number, applied.number);
+        assert_eq!(*replica.applied().borrow(), applied.number);
+        assert_eq!(replica.polls().borrow().number, applied.number);
+    }
+    assert_eq!(replica.view().machine.commands(), ["0:0", "0:1", "0:2", "0:3", "0:4"]);
+    replica.close().await;
+
+    let again = open(&store, Config::default()).await;
+    assert_eq!(again.view().machine.commands(), ["0:0", "0:1", "0:2", "0:3", "0:4"]);
+    assert_eq!(again.view().machine.contexts(), replica.view().machine.contexts());
+    again.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_wait_share_an_entry_and_keep_their_order() {
+    let replica = open(&memory(), Config::default()).await;
+    let proposals = (0..100).map(|i| replica.propose(command(0, i)));
+    let applied = futures::future::try_join_all(proposals).await.unwrap();
+    for (i, applied) in applied.iter().enumerate() {
+        assert_eq!(applied.outcome, i as u64);
+    }
+    assert!(replica.view().number <= 4, "{} entries for a hundred commands", replica.view().number);
+    replica.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_no_larger_than_configured() {
+    let store = memory();
+    let config = Config { entry_bytes_max: 1000, ..Config::default() };
+    let limit_bytes = config.command_bytes_max();
+    let replica = open(&store, config).await;
+    let refused = replica.propose(Bytes::from(vec![b'x'; limit_bytes + 1])).await;
+    assert_eq!(refused, Err(Error::TooLarge { bytes: limit_bytes + 1, limit_bytes }));
+
+    let proposals = (0..10).map(|_| replica.propose(Bytes::from(vec![b'x'; limit_bytes])));
+    futures::future::try_join_all(proposals).await.unwrap();
+    assert_eq!(replica.view().number, 10);
+    for listed in store.list_with_delimiter(Some(&"meta/log".into())).await.unwrap().objects {
+        assert_eq!(listed.size, 1000);
+    }
+    replica.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_see_an_entry_at_the_next_poll_at_a_hint_or_when_they_ask() {
+    let store = memory();
+    let (writer, reader) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
+    let mut applied = reader.applied();
+
+    writer.propose(command(0, 0)).await.unwrap();
+    applied.changed().await.unwrap();
+    assert_eq!(*applied.borrow_and_update(), 1);
+
+    let began = tokio::time::Instant::now();
+    writer.propose(command(0, 1)).await.unwrap();
+    reader.hint(2);
+    applied.changed().await.unwrap();
+    assert_eq!(*applied.borrow_and_update(), 2);
+
+    writer.propose(command(0, 2)).await.unwrap();
+    assert_eq!(reader.refresh().await.unwrap().number, 3);
+    // Simulated time: neither needed a poll.
+    assert_eq!(began.elapsed(), std::time::Duration::ZERO);
+    writer.close().await;
+    reader.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_poll_that_reached_the_tail_is_told() {
+    let store = memory();
+    let (writer, reader) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
+    let mut polls = reader.polls();
+    let first = *polls.borrow_and_update();
+    polls.changed().await.unwrap();
+    let second = *polls.borrow_and_update();
+    assert!(second.began >= first.began);
+    assert_eq!(second.number, 0);
+    writer.propose(command(0, 0)).await.unwrap();
+    polls.changed().await.unwrap();
+    assert_eq!(polls.borrow_and_update().number, 1);
+    reader.close().await;
+    assert!(polls.changed().await.is_err(), "the watch ends with the replica");
+    writer.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_carry_the_issuer_once_it_is_set() {
+    let replica = open(&memory(), Config::default()).await;
+    let issuer = Issuer { broker: 7, epoch: 1 };
+    replica.propose(command(0, 0)).await.unwrap();
+    replica.set_issuer(Some(issuer));
+    replica.propose(command(0, 1)).await.unwrap();
+    let issuers: Vec<_> = replica.view().machine.contexts().iter().map(|context| context.issuer).collect();
+    assert_eq!(issuers, [None, Some(issuer)]);
+    replica.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_replica_says_so() {
+    let replica = open(&memory(), Config::default()).await;
+    replica.close().await;
+    replica.close().await;
+    assert_eq!(replica.propose(command(0, 0)).await, Err(Error::Closed));
+    assert!(matches!(replica.refresh().await, Err(Error::Closed)));
+    assert_eq!(replica.failed().await, Error::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_replica() {
+    let replica = open(&memory(), Config::default()).await;
+    let mut polls = replica.polls();
+    drop(replica);
+    while polls.changed().await.is_ok() {}
+}
