@@ -48,13 +48,13 @@ async fn a_proposal_is_answered_once_it_is_in_the_view() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_that_wait_share_an_entry_and_keep_their_order() {
+async fn commands_that_wait_share_an_entry() {
     let replica = open(&memory(), Config::default()).await;
     let proposals = (0..100).map(|i| replica.propose(command(0, i)));
     let applied = futures::future::try_join_all(proposals).await.unwrap();
-    for (i, applied) in applied.iter().enumerate() {
-        assert_eq!(applied.outcome, i as u64);
-    }
+    let mut outcomes: Vec<_> = applied.iter().map(|applied| applied.outcome).collect();
+    outcomes.sort_unstable();
+    assert!(outcomes.into_iter().eq(0..100));
     assert!(replica.view().number <= 4, "{} entries for a hundred commands", replica.view().number);
     replica.close().await;
 }
