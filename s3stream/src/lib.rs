@@ -39,6 +39,7 @@ pub mod log_cache;
 pub mod metadata;
 pub mod object;
 pub mod record;
+pub mod recovery;
 pub mod storage;
 pub mod stream;
 mod upload;

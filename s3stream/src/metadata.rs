@@ -8,6 +8,8 @@
 //!   each stream's part begins exactly at that stream's committed end (S4).
 //! - **M4** Reads see at least everything that this process's own accepted commands did.
 
+pub mod memory;
+
 use async_trait::async_trait;
 use wal::{Incarnation, Position};
 

@@ -54,7 +54,7 @@ fn trim_point(inner: &Inner, block: BlockId) -> Position {
 }
 
 /// Objects in runs of at most `parts_max` parts, or of one object.
-fn split(objects: Vec<NewObject>, parts_max: usize) -> Vec<Vec<NewObject>> {
+pub(crate) fn split(objects: Vec<NewObject>, parts_max: usize) -> Vec<Vec<NewObject>> {
     let mut entries: Vec<Vec<NewObject>> = Vec::new();
     let mut parts = 0;
     for object in objects {
@@ -101,7 +101,7 @@ async fn commit_entry(inner: &Inner, objects: Vec<NewObject>, wal_trim: Position
 
 /// Whether the metadata names every part of the commit that still matters. Parts of deleted streams, and what was
 /// trimmed, do not.
-fn is_applied(metadata: &dyn StreamMetadata, commit: &Commit) -> bool {
+pub(crate) fn is_applied(metadata: &dyn StreamMetadata, commit: &Commit) -> bool {
     let mut named = 0;
     for object in &commit.objects {
         for part in &object.parts {

@@ -18,7 +18,7 @@
 //!
 //! **Cancellation, crash.** At any point: what is not committed is still in the WAL.
 
-mod commit;
+pub(crate) mod commit;
 pub(crate) mod plan;
 pub(crate) mod put;
 

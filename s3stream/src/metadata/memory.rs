@@ -1,0 +1,315 @@
+//! The metadata of streams in memory: the seam's guarantees in their plainest form.
+//!
+//! For tests and simulation. It validates every command strictly (M1–M4) and can be told to misbehave the way a log in
+//! a bucket does: to be unavailable, to lose the reply to a command that it applied, or never to answer.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use wal::{Incarnation, Position};
+
+use super::{
+    Commit, EpochStart, Error, Located, NewObject, ObjectId, StreamId, StreamMetadata, StreamPart, StreamView,
+};
+
+/// What happens to the next command instead of success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not applied; answered with [`Error::Unavailable`].
+    Unavailable,
+    /// Applied; answered with [`Error::Unavailable`].
+    LostReply,
+    /// Not applied; never answered.
+    HangBefore,
+    /// Applied; never answered.
+    HangAfter,
+}
+
+/// A cluster's streams, objects and incarnations.
+#[derive(Debug, Default)]
+pub struct MemoryMetadata {
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    entries: u64,
+    next_stream: u64,
+    incarnations: HashMap<Incarnation, Life>,
+    streams: BTreeMap<StreamId, StreamState>,
+    /// Every object that was ever committed.
+    objects: HashMap<ObjectId, u64>,
+    faults: VecDeque<Fault>,
+    outage: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Life {
+    fenced: bool,
+    recovered: bool,
+    trim: Position,
+}
+
+#[derive(Clone, Debug)]
+struct StreamState {
+    view: StreamView,
+    parts: Vec<Located>,
+}
+
+impl MemoryMetadata {
+    pub fn new() -> Arc<MemoryMetadata> {
+        Arc::new(MemoryMetadata::default())
+    }
+
+    /// A new life of `broker`; all earlier ones are fenced.
+    pub fn register(&self, broker: u32) -> Incarnation {
+        let mut state = self.state.lock();
+        state.entries += 1;
+        let incarnation = Incarnation { broker, epoch: state.entries };
+        for (other, life) in &mut state.incarnations {
+            life.fenced |= other.broker == broker;
+        }
+        state
+            .incarnations
+            .insert(incarnation, Life { fenced: false, recovered: false, trim: Position::default() });
+        incarnation
+    }
+
+    /// Lives that are fenced but not recovered, with their trim points, oldest first.
+    pub fn unrecovered(&self) -> Vec<(Incarnation, Position)> {
+        let state = self.state.lock();
+        let mut found: Vec<_> = state
+            .incarnations
+            .iter()
+            .filter(|(_, life)| life.fenced && !life.recovered)
+            .map(|(incarnation, life)| (*incarnation, life.trim))
+            .collect();
+        found.sort();
+        found
+    }
+
+    pub fn wal_trim(&self, of: Incarnation) -> Position {
+        self.state.lock().incarnations[&of].trim
+    }
+
+    pub fn create_stream(&self) -> StreamId {
+        let mut state = self.state.lock();
+        state.next_stream += 1;
+        let id = StreamId(state.next_stream);
+        let view = StreamView { id, epoch: 0, start: 0, committed_end: 0, owner: None, epochs: Vec::new() };
+        state.streams.insert(id, StreamState { view, parts: Vec::new() });
+        id
+    }
+
+    pub fn delete_stream(&self, id: StreamId) {
+        self.state.lock().streams.remove(&id);
+    }
+
+    /// Opens a stream under `by`.
+    ///
+    /// # Panics
+    /// If `by` is fenced, or the stream's last owner is fenced and not recovered: that would lose data (O2).
+    pub fn open_stream(&self, id: StreamId, by: Incarnation) {
+        let mut state = self.state.lock();
+        assert!(!state.incarnations[&by].fenced, "{by:?} is fenced");
+        if let Some(owner) = state.streams[&id].view.owner.filter(|owner| *owner != by) {
+            assert!(state.incarnations[&owner].recovered, "{owner:?} is not recovered");
+        }
+        let view = &mut state.streams.get_mut(&id).expect("looked at it").view;
+        view.epoch += 1;
+        view.owner = Some(by);
+        view.epochs.push(EpochStart { epoch: view.epoch, start: view.committed_end });
+    }
+
+    /// All objects that some stream names.
+    pub fn named_objects(&self) -> BTreeSet<ObjectId> {
+        let state = self.state.lock();
+        state.streams.values().flat_map(|stream| stream.parts.iter().map(|part| part.object)).collect()
+    }
+
+    /// Applies to the next command that has none yet.
+    pub fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push_back(fault);
+    }
+
+    /// While set, no command is applied and all are answered with [`Error::Unavailable`].
+    pub fn set_outage(&self, outage: bool) {
+        self.state.lock().outage = outage;
+    }
+
+    async fn command(&self, apply: impl FnOnce(&mut State) -> Result<(), Error>) -> Result<(), Error> {
+        let unavailable = |detail: &str| Err(Error::Unavailable(detail.to_owned()));
+        let (fault, outcome) = {
+            let mut state = self.state.lock();
+            if state.outage {
+                return unavailable("outage");
+            }
+            let fault = state.faults.pop_front();
+            let outcome = match fault {
+                Some(Fault::Unavailable | Fault::HangBefore) => None,
+                _ => {
+                    // All or nothing (M3).
+                    let mut next = state.clone();
+                    let outcome = apply(&mut next);
+                    if outcome.is_ok() {
+                        next.entries += 1;
+                        *state = next;
+                    }
+                    Some(outcome)
+                }
+            };
+            (fault, outcome)
+        };
+        tokio::task::yield_now().await;
+        match fault {
+            Some(Fault::HangBefore | Fault::HangAfter) => std::future::pending().await,
+            Some(Fault::Unavailable) => unavailable("not applied"),
+            Some(Fault::LostReply) => unavailable("outcome unknown"),
+            None => outcome.expect("applied"),
+        }
+    }
+}
+
+impl State {
+    /// M2.
+    fn check_live(&self, by: Incarnation) -> Result<(), Error> {
+        match self.incarnations.get(&by) {
+            Some(life) if !life.fenced => Ok(()),
+            _ => Err(Error::Fenced(format!("{by:?} is fenced"))),
+        }
+    }
+
+    fn add(&mut self, owner: Incarnation, object: &NewObject) -> Result<(), Error> {
+        if self.objects.contains_key(&object.id) {
+            return Err(Error::Conflict(format!("{:?} was committed before", object.id)));
+        }
+        self.objects.insert(object.id, object.size_bytes);
+        if object.parts.is_empty() {
+            return Err(Error::Rejected(format!("{:?} holds nothing", object.id)));
+        }
+        for part in &object.parts {
+            if part.base >= part.end || part.stream.0 > self.next_stream {
+                return Err(Error::Rejected(format!("{part:?} makes no sense")));
+            }
+            let Some(stream) = self.streams.get_mut(&part.stream) else { continue };
+            if stream.view.owner != Some(owner) {
+                return Err(Error::Conflict(format!("{:?} is not open under {owner:?}", part.stream)));
+            }
+            if stream.view.committed_end != part.base {
+                let end = stream.view.committed_end;
+                return Err(Error::Conflict(format!("{part:?} does not begin at the committed end {end}")));
+            }
+            stream.view.committed_end = part.end;
+            let located = Located { object: object.id, object_size_bytes: object.size_bytes, part: *part };
+            stream.parts.push(located);
+        }
+        Ok(())
+    }
+
+    fn move_trim(&mut self, of: Incarnation, to: Position) -> Result<(), Error> {
+        let life = self.incarnations.get_mut(&of).expect("checked before");
+        if to < life.trim {
+            return Err(Error::Rejected(format!(
+                "the trim point would go back from {:?} to {to:?}",
+                life.trim
+            )));
+        }
+        life.trim = to;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StreamMetadata for MemoryMetadata {
+    fn stream(&self, id: StreamId) -> Option<StreamView> {
+        self.state.lock().streams.get(&id).map(|stream| stream.view.clone())
+    }
+
+    fn locate(&self, id: StreamId, from: u64, limit: usize) -> Vec<Located> {
+        let state = self.state.lock();
+        let Some(stream) = state.streams.get(&id) else { return Vec::new() };
+        let first = stream.parts.partition_point(|located| located.part.end <= from);
+        stream.parts[first..].iter().take(limit).copied().collect()
+    }
+
+    fn locate_timestamp(&self, id: StreamId, timestamp: i64) -> Option<Located> {
+        let state = self.state.lock();
+        state.streams.get(&id)?.parts.iter().find(|located| located.part.max_timestamp >= timestamp).copied()
+    }
+
+    fn locate_max_timestamp(&self, id: StreamId) -> Option<Located> {
+        let state = self.state.lock();
+        let later = |best: Located, part: &Located| {
+            if part.part.max_timestamp > best.part.max_timestamp { *part } else { best }
+        };
+        let parts = &state.streams.get(&id)?.parts;
+        parts.iter().fold(None, |best, part| Some(best.map_or(*part, |best| later(best, part))))
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(commit.owner)?;
+            for object in &commit.objects {
+                if !matches!(object.id, ObjectId::Data { owner, .. } if owner == commit.owner) {
+                    return Err(Error::Rejected(format!("{:?} is not the owner's object", object.id)));
+                }
+                state.add(commit.owner, object)?;
+            }
+            state.move_trim(commit.owner, commit.wal_trim)
+        })
+        .await
+    }
+
+    async fn commit_recovered(
+        &self,
+        by: Incarnation,
+        of: Incarnation,
+        from: Position,
+        commit: Commit,
+        last: bool,
+    ) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(by)?;
+            match state.incarnations.get(&of) {
+                Some(life) if !life.fenced => return Err(Error::Rejected(format!("{of:?} is not fenced"))),
+                Some(life) if !life.recovered && life.trim == from && commit.owner == of => {}
+                other => return Err(Error::Conflict(format!("recovery from {from:?} of {other:?}"))),
+            }
+            for object in &commit.objects {
+                match object.id {
+                    ObjectId::Data { owner, .. } if owner == by => {}
+                    ObjectId::Slot { owner, slot } if owner == of && slot >= from.0 => {}
+                    other => return Err(Error::Rejected(format!("{other:?} is not of this recovery"))),
+                }
+                state.add(of, object)?;
+            }
+            state.move_trim(of, commit.wal_trim)?;
+            state.incarnations.get_mut(&of).expect("checked before").recovered = last;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn trim(&self, by: Incarnation, trims: Vec<(StreamId, u64)>) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(by)?;
+            for (id, start) in &trims {
+                let Some(stream) = state.streams.get_mut(id) else { continue };
+                if *start > stream.view.committed_end {
+                    return Err(Error::Rejected(format!("trim of {id:?} to {start}, beyond its end")));
+                }
+                stream.view.start = stream.view.start.max(*start);
+                let start = stream.view.start;
+                stream.parts.retain(|located| located.part.end > start);
+                if let Some(first) = stream.parts.first_mut() {
+                    let StreamPart { base, .. } = &mut first.part;
+                    *base = start.max(*base);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,279 @@
+//! Recovery: what a fenced incarnation left in its WAL becomes committed objects.
+//!
+//! ```text
+//!   wal of the dead ──► walk ──► per stream: skip what is committed, demand the rest without a gap
+//!                                  │
+//!           a bucket's slot: adopt it by reference    a volume's records: write data objects of bounded size
+//!                                  └───────────────┬──────────────┘
+//!                                                  ▼
+//!                     commit_recovered (from, objects, new trim point) … the last one completes the recovery
+//! ```
+//!
+//! **Consistency.** The walk is the WAL's (W5); what it yields at or beyond a stream's committed end extends the stream
+//! exactly (S4). A gap means that something acknowledged is missing: recovery stops, loudly, and skips nothing.
+//! A commit names the trim point that it started from and moves it (O2), so two recoverers cannot both succeed with the
+//! same record, and one that is late is told so.
+//!
+//! **Memory.** A volume's records are held up to `recovery_bytes` plus one batch; slots one at a time.
+//!
+//! **Retries, cancellation, crash.** An unavailable store is waited for. After a crash at any point the next recovery
+//! starts at the trim point of the last commit and skips what is below the streams' committed ends; objects that were
+//! written and not committed are garbage. Running it twice, or twice at once, is harmless.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt;
+use object_store::ObjectStore;
+use wal::{Incarnation, Medium, Origin, Position, Record, Recovered, Recovery, Vacated};
+
+use crate::backoff::Backoff;
+use crate::metadata::{self, Commit, NewObject, StreamPart};
+use crate::object::object_key;
+use crate::record::{KIND_DATA, RecordMeta};
+use crate::upload::commit::{is_applied, split};
+use crate::upload::plan::{StreamRecords, plan};
+use crate::upload::put::put;
+use crate::{Config, Error, ObjectId, StreamId, StreamMetadata, StreamRecord};
+
+/// Recovers what the fenced incarnation `of` left in `medium` at and beyond `from`, its trim point by the metadata.
+/// `by` is the recoverer. On success the recovery is complete in the metadata: streams of `of` can be opened, and the
+/// medium can be opened for a new owner.
+///
+/// [`Error::Unavailable`]: read the metadata again and call again. [`Error::Corrupt`]: needs an operator.
+pub async fn recover(
+    config: &Config,
+    store: Arc<dyn ObjectStore>,
+    metadata: Arc<dyn StreamMetadata>,
+    medium: &dyn Medium,
+    by: Incarnation,
+    of: Incarnation,
+    from: Position,
+) -> Result<Vacated, Error> {
+    // The upper half of the numbers belongs to recoveries, the engine of the same incarnation counts in the lower.
+    // Another recovery of this incarnation takes other numbers; were it not so, a create would not overwrite anything.
+    let counter = (1 << 63) | u64::from(rand::random::<u32>() >> 1) << 32;
+    let mut walk = Walk {
+        config,
+        store,
+        metadata,
+        by,
+        of,
+        from,
+        counter: AtomicU64::new(counter),
+        expected: HashMap::new(),
+        gathered: Gathered::default(),
+    };
+    let mut backoff = Backoff::new(config);
+    loop {
+        match walk.run(medium).await {
+            Err(wal::Error::Unavailable(reason)) => {
+                tracing::warn!(reason, "the write-ahead log cannot be read for recovery now; retrying");
+            }
+            Err(error) => return Err(error.into()),
+            Ok(outcome) => return outcome,
+        }
+        backoff.pause().await;
+        walk.expected.clear();
+        walk.gathered = Gathered::default();
+    }
+}
+
+struct Walk<'a> {
+    config: &'a Config,
+    store: Arc<dyn ObjectStore>,
+    metadata: Arc<dyn StreamMetadata>,
+    by: Incarnation,
+    of: Incarnation,
+    /// The trim point after the last commit.
+    from: Position,
+    counter: AtomicU64,
+    /// Where each stream's next record must begin; `None` for streams that were deleted.
+    expected: HashMap<StreamId, Option<u64>>,
+    gathered: Gathered,
+}
+
+/// What the next commit will hold.
+#[derive(Default)]
+struct Gathered {
+    /// Records to write, by stream.
+    contents: BTreeMap<StreamId, StreamRecords>,
+    bytes: usize,
+    /// Slots to adopt.
+    slots: Vec<NewObject>,
+    parts: usize,
+}
+
+impl Walk<'_> {
+    /// The outer error is the WAL's and may be worth another try, the inner one is final.
+    async fn run(&mut self, medium: &dyn Medium) -> Result<Result<Vacated, Error>, wal::Error> {
+        let mut recovery = medium.recover(self.of, self.from).await?;
+        match self.walk(recovery.as_mut()).await? {
+            Ok(()) => Ok(Ok(recovery.finish())),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn walk(&mut self, recovery: &mut dyn Recovery) -> Result<Result<(), Error>, wal::Error> {
+        let mut last = None;
+        while let Some(batch) = recovery.next().await? {
+            if last.is_some_and(|last| batch.position < last) || batch.position < self.from {
+                let at = batch.position;
+                return Ok(Err(Error::Corrupt(format!("{:?}: recovery went back to {at:?}", self.of))));
+            }
+            last = Some(batch.position);
+            // Everything before this batch has been gathered: that is how far a commit may trim.
+            if self.is_full()
+                && let Err(error) = self.commit(batch.position, false).await
+            {
+                return Ok(Err(error));
+            }
+            if let Err(error) = self.gather(batch).await {
+                return Ok(Err(error));
+            }
+        }
+        let end = last.map_or(self.from, |last| Position(last.0 + 1));
+        Ok(self.commit(end, true).await)
+    }
+
+    fn is_full(&self) -> bool {
+        self.gathered.bytes >= self.config.recovery_bytes
+            || self.gathered.parts >= self.config.commit_parts_max
+    }
+
+    async fn gather(&mut self, batch: Recovered) -> Result<(), Error> {
+        let Recovered { position, records, origin } = batch;
+        let mut parts: BTreeMap<StreamId, StreamPart> = BTreeMap::new();
+        for record in records {
+            let Some(meta) = self.next_of_stream(position, &record)? else { continue };
+            let bytes = record.body.len();
+            if origin.is_some() {
+                let (base, end, max_timestamp) = (meta.base, meta.base, meta.max_timestamp);
+                let part = parts.entry(meta.stream).or_insert(StreamPart {
+                    stream: meta.stream,
+                    base,
+                    end,
+                    max_timestamp,
+                    bytes: 0,
+                });
+                part.end = meta.end;
+                part.max_timestamp = part.max_timestamp.max(meta.max_timestamp);
+                part.bytes += bytes as u64;
+                continue;
+            }
+            if self.gathered.contents.get(&meta.stream).is_some_and(|run| run.epoch != meta.stream_epoch) {
+                // A volume's objects hold one epoch of a stream each. This batch is not done with: trim up to it.
+                self.commit(position, false).await?;
+            }
+            let run = self.gathered.contents.entry(meta.stream).or_insert_with(|| StreamRecords {
+                stream: meta.stream,
+                epoch: meta.stream_epoch,
+                body_bytes: 0,
+                records: Vec::new(),
+            });
+            run.body_bytes += bytes;
+            let (base, end, max_timestamp) = (meta.base, meta.end, meta.max_timestamp);
+            run.records.push(StreamRecord { base, end, max_timestamp, body: record.body });
+            self.gathered.bytes += crate::log_cache::charge_of(bytes);
+        }
+        self.gathered.parts = self.gathered.parts.max(self.gathered.contents.len());
+        match origin {
+            Some(origin) if !parts.is_empty() => self.adopt(position, &origin, parts.into_values().collect()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The record's meta if it is to be kept, `None` if its stream has it already or is gone.
+    fn next_of_stream(&mut self, position: Position, record: &Record) -> Result<Option<RecordMeta>, Error> {
+        let corrupt = |detail: String| {
+            Err(Error::Corrupt(format!("write-ahead log of {:?} at {}: {detail}", self.of, position.0)))
+        };
+        let Some(meta) = RecordMeta::decode(&record.meta).filter(|_| record.kind == KIND_DATA) else {
+            return corrupt(format!("a record of kind {} that this build does not know", record.kind));
+        };
+        let expected = self.expected.entry(meta.stream).or_insert_with(|| {
+            // The view is current: `by` registered after `of` was fenced, and sees its own commits (M4).
+            self.metadata.stream(meta.stream).map(|view| view.committed_end)
+        });
+        let Some(next) = expected else { return Ok(None) };
+        if meta.end <= *next {
+            return Ok(None);
+        }
+        if meta.base != *next {
+            let detail = if meta.base > *next { "records are missing between" } else { "a record straddles" };
+            return corrupt(format!("stream {}: {detail} {} and {}", meta.stream.0, *next, meta.base));
+        }
+        *next = meta.end;
+        Ok(Some(meta))
+    }
+
+    fn adopt(&mut self, position: Position, origin: &Origin, parts: Vec<StreamPart>) -> Result<(), Error> {
+        let id = ObjectId::Slot { owner: self.of, slot: position.0 };
+        if object_key(id) != origin.key {
+            return Err(Error::Corrupt(format!(
+                "slot {} of {:?} lies at {}",
+                position.0, self.of, origin.key
+            )));
+        }
+        self.gathered.parts += parts.len();
+        self.gathered.slots.push(NewObject { id, size_bytes: origin.bytes.len() as u64, parts });
+        Ok(())
+    }
+
+    async fn commit(&mut self, wal_trim: Position, last: bool) -> Result<(), Error> {
+        let gathered = std::mem::take(&mut self.gathered);
+        let mut objects = gathered.slots;
+        let contents: Vec<StreamRecords> = gathered.contents.into_values().collect();
+        let (by, counter) = (self.by, &self.counter);
+        let next_id = || ObjectId::Data { owner: by, counter: counter.fetch_add(1, Ordering::Relaxed) };
+        let puts = plan(contents, self.config)
+            .into_iter()
+            .map(|contents| put(self.config, self.store.as_ref(), &next_id, contents));
+        let written: Vec<NewObject> =
+            futures::stream::iter(puts).buffered(self.config.puts_in_flight_max).collect().await;
+        objects.extend(written);
+        let mut entries = split(objects, self.config.commit_parts_max);
+        let final_entry = entries.pop().unwrap_or_default();
+        for objects in entries {
+            self.commit_entry(objects, self.from, false).await?;
+        }
+        self.commit_entry(final_entry, wal_trim, last).await?;
+        self.from = wal_trim;
+        Ok(())
+    }
+
+    async fn commit_entry(
+        &self,
+        objects: Vec<NewObject>,
+        wal_trim: Position,
+        last: bool,
+    ) -> Result<(), Error> {
+        let commit = Commit { owner: self.of, objects, wal_trim };
+        let mut backoff = Backoff::new(self.config);
+        loop {
+            let attempt =
+                self.metadata.commit_recovered(self.by, self.of, self.from, commit.clone(), last).await;
+            match attempt {
+                Ok(()) => return Ok(()),
+                Err(metadata::Error::Fenced(reason)) => return Err(Error::Fenced(reason)),
+                Err(metadata::Error::Unavailable(reason)) => {
+                    tracing::warn!(reason, "commit of recovered records failed; retrying");
+                }
+                // An earlier attempt of ours whose answer was lost?
+                Err(metadata::Error::Conflict(_) | metadata::Error::Rejected(_))
+                    if is_applied(self.metadata.as_ref(), &commit) =>
+                {
+                    return Ok(());
+                }
+                Err(metadata::Error::Conflict(reason)) => {
+                    return Err(Error::Unavailable(format!("another recovery went first: {reason}")));
+                }
+                Err(metadata::Error::Rejected(reason)) => {
+                    return Err(Error::Failed(format!("a recovery's commit was rejected: {reason}")));
+                }
+            }
+            backoff.pause().await;
+        }
+    }
+}
