@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::block_cache;
+
 /// Settings of a [`Storage`](crate::Storage).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Budget of the log cache: records not yet uploaded, records kept for tail reads, and admissions not yet used,
     /// each with [`RECORD_OVERHEAD_BYTES`](crate::log_cache::RECORD_OVERHEAD_BYTES). Default 256 MiB.
@@ -34,6 +36,8 @@ pub struct Config {
     pub retry_pause_max: Duration,
     /// Recovery writes and commits objects of about this size: its memory is a small multiple. Default 32 MiB.
     pub recovery_bytes: usize,
+    /// Reads of data objects.
+    pub block_cache: block_cache::Options,
 }
 
 impl Default for Config {
@@ -53,6 +57,7 @@ impl Default for Config {
             retry_pause_min: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(5),
             recovery_bytes: 32 << 20,
+            block_cache: block_cache::Options::default(),
         }
     }
 }

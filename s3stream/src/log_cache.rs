@@ -123,6 +123,22 @@ impl Tail {
         }
     }
 
+    /// The first confirmed cached record that is not wholly trimmed and has `timestamp` or a later one.
+    pub fn find_timestamp(&self, timestamp: i64) -> Option<&StreamRecord> {
+        self.visible().find(|record| record.max_timestamp >= timestamp)
+    }
+
+    /// The first of the confirmed cached records with the largest timestamp.
+    pub fn max_timestamp(&self) -> Option<&StreamRecord> {
+        self.visible()
+            .reduce(|best, record| if record.max_timestamp > best.max_timestamp { record } else { best })
+    }
+
+    fn visible(&self) -> impl Iterator<Item = &StreamRecord> {
+        let first = self.records.partition_point(|record| record.end <= self.start);
+        self.records.range(first..).take_while(|record| record.end <= self.confirmed)
+    }
+
     fn position_of(&self, offset: u64) -> Option<usize> {
         if self.records.front()?.base > offset {
             return None;
@@ -178,8 +194,8 @@ pub(crate) struct Evicted {
 pub(crate) enum Trimmable {
     /// To this position.
     To(Position),
-    /// Nothing appended is uncommitted: to wherever the WAL is durable.
-    Everything,
+    /// Nothing appended is uncommitted: to wherever the WAL is durable, which is beyond this last position.
+    Everything(Position),
 }
 
 /// The FIFO of blocks.
@@ -312,12 +328,11 @@ impl Blocks {
     /// (S3). Where the next record's position is not known yet, that of the record before it: positions never move
     /// back, and one position may hold several records.
     pub fn trimmable_after(&self, block: BlockId) -> Trimmable {
-        let Some(next) = self.blocks.get((block.0 + 1 - self.first) as usize) else {
-            return Trimmable::Everything;
-        };
-        match next.positions {
-            Some((first, _)) => Trimmable::To(first),
-            None => Trimmable::To(self.get(block).positions.expect("an uploaded block is durable").1),
+        let last = self.get(block).positions.expect("an uploaded block is durable").1;
+        match self.blocks.get((block.0 + 1 - self.first) as usize).map(|next| next.positions) {
+            None => Trimmable::Everything(last),
+            Some(Some((first, _))) => Trimmable::To(first),
+            Some(None) => Trimmable::To(last),
         }
     }
 

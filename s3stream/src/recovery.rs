@@ -133,8 +133,7 @@ impl Walk<'_> {
                 return Ok(Err(error));
             }
         }
-        let end = last.map_or(self.from, |last| Position(last.0 + 1));
-        Ok(self.commit(end, true).await)
+        Ok(self.commit(last.unwrap_or(self.from), true).await)
     }
 
     fn is_full(&self) -> bool {

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use wal::{Incarnation, Wal};
 
 use crate::ack::{self, Pending};
+use crate::block_cache::BlockCache;
 use crate::budget::{Asked, Budget, Granted};
 use crate::log_cache::{Blocks, RECORD_OVERHEAD_BYTES};
 use crate::record::META_BYTES;
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub store: Arc<dyn ObjectStore>,
     pub metadata: Arc<dyn StreamMetadata>,
     pub wal: Arc<dyn Wal>,
+    pub block_cache: BlockCache,
     pub ledger: Mutex<Ledger>,
     /// Something was put into the ack queue.
     pub appended: Notify,
@@ -165,6 +167,7 @@ impl Storage {
             streams: HashMap::new(),
         };
         let inner = Arc::new(Inner {
+            block_cache: BlockCache::new(store.clone(), config.block_cache.clone()),
             config,
             owner,
             store,
@@ -250,6 +253,7 @@ impl Storage {
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.block_cache.shutdown().await;
         self.inner.wal.close().await;
         flushed
     }

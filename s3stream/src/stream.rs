@@ -1,5 +1,7 @@
 //! A stream: append at its end, read anywhere, trim at its start.
 
+mod read;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

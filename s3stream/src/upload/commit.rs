@@ -49,7 +49,7 @@ fn trim_point(inner: &Inner, block: BlockId) -> Position {
     match ledger.blocks.trimmable_after(block) {
         Trimmable::To(position) => position,
         // Read under the lock: whatever is appended later lies at or beyond what is durable now.
-        Trimmable::Everything => inner.wal.status().durable,
+        Trimmable::Everything(last) => inner.wal.status().durable.max(last),
     }
 }
 

@@ -1,0 +1,170 @@
+//! Reads: the log cache first, then data objects.
+//!
+//! What is not in the log cache when it is looked at was committed before (C2 of [`log_cache`](crate::log_cache)), so the
+//! metadata, looked at second, names it. The other order could miss what moves in between.
+
+use std::cmp::Reverse;
+
+use super::Stream;
+use crate::metadata::Located;
+use crate::{ReadError, StreamRecord, block_cache};
+
+/// Parts looked up at a time.
+const PARTS: usize = 16;
+/// How often a range is looked up again because an object went away under the read (F37).
+const LOOKUPS_MAX: usize = 4;
+
+impl Stream {
+    /// Whole records from the one that holds `from` on: at least one if any is confirmed there, then as many as fit
+    /// `max_bytes` and come from one place; there is always a later read. Empty at the confirmed end.
+    pub async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<StreamRecord>, ReadError> {
+        let mut from = from;
+        let mut lookups = 0;
+        loop {
+            {
+                let tail = &self.shared.state.lock().tail;
+                if let Some(found) = tail.read(from, max_bytes, u64::MAX) {
+                    return Ok(found);
+                }
+                if from < tail.start() || from > tail.confirmed() {
+                    return Err(ReadError::OutOfRange { start: tail.start(), end: tail.confirmed() });
+                }
+            }
+            let parts = self.locate(from)?;
+            match self.blocks().read(&parts, from, max_bytes).await {
+                Ok(fetched) if !fetched.is_empty() => return Ok(fetched.into_records()),
+                // A compacted stream has gaps; what comes behind them may be in the log cache.
+                Ok(fetched) if fetched.next() > from => from = fetched.next(),
+                Ok(_) => return Err(self.corrupt(from, "no data object holds a committed offset")),
+                Err(error) => self.look_up_again(error, from, &mut lookups)?,
+            }
+        }
+    }
+
+    /// The first record with a max timestamp of at least `timestamp`.
+    pub async fn find_timestamp(&self, timestamp: i64) -> Result<Option<StreamRecord>, ReadError> {
+        let mut lookups = 0;
+        loop {
+            let cached = self.shared.state.lock().tail.find_timestamp(timestamp).cloned();
+            match self.find_in_objects(timestamp).await {
+                Ok(committed) => {
+                    return Ok([committed, cached].into_iter().flatten().min_by_key(|record| record.base));
+                }
+                Err(error) => self.look_up_again(error, self.start(), &mut lookups)?,
+            }
+        }
+    }
+
+    /// The first of the records with the largest max timestamp; `None` if the stream is empty.
+    pub async fn max_timestamp(&self) -> Result<Option<StreamRecord>, ReadError> {
+        let mut lookups = 0;
+        loop {
+            let cached = self.shared.state.lock().tail.max_timestamp().cloned();
+            match self.max_in_objects().await {
+                Ok(committed) => return Ok([committed, cached].into_iter().flatten().max_by_key(rank)),
+                Err(error) => self.look_up_again(error, self.start(), &mut lookups)?,
+            }
+        }
+    }
+
+    async fn find_in_objects(&self, timestamp: i64) -> Result<Option<StreamRecord>, block_cache::Error> {
+        let metadata = &self.storage.inner.metadata;
+        let mut next = metadata.locate_timestamp(self.id(), timestamp);
+        while let Some(located) = next {
+            if let Some(record) = self.blocks().find_timestamp(&located, timestamp).await? {
+                return Ok(Some(record));
+            }
+            // A part whose beginning was trimmed may no longer hold its largest timestamp.
+            next = self.parts_from(located.part.end).find(|located| located.part.max_timestamp >= timestamp);
+        }
+        Ok(None)
+    }
+
+    async fn max_in_objects(&self) -> Result<Option<StreamRecord>, block_cache::Error> {
+        let Some(top) = self.storage.inner.metadata.locate_max_timestamp(self.id()) else { return Ok(None) };
+        let mut best = self.blocks().find_max_timestamp(&top).await?;
+        if best.as_ref().is_some_and(|best| best.max_timestamp == top.part.max_timestamp) {
+            return Ok(best);
+        }
+        // The beginning of that part was trimmed, and its largest timestamp with it: others may have more.
+        for located in self.parts_from(self.start()) {
+            if best.as_ref().is_some_and(|best| best.max_timestamp > located.part.max_timestamp) {
+                continue;
+            }
+            let found = self.blocks().find_max_timestamp(&located).await?;
+            best = [best, found].into_iter().flatten().max_by_key(rank);
+        }
+        Ok(best)
+    }
+
+    /// All committed parts from `from` on.
+    fn parts_from(&self, from: u64) -> impl Iterator<Item = Located> {
+        let mut next = from;
+        std::iter::from_fn(move || {
+            let parts = self.storage.inner.metadata.locate(self.id(), next, PARTS);
+            next = parts.last()?.part.end;
+            Some(parts)
+        })
+        .flatten()
+    }
+
+    fn locate(&self, from: u64) -> Result<Vec<Located>, ReadError> {
+        let metadata = &self.storage.inner.metadata;
+        let parts = metadata.locate(self.id(), from, PARTS);
+        if !parts.is_empty() {
+            return Ok(parts);
+        }
+        match metadata.stream(self.id()) {
+            None => Err(ReadError::Gone(self.id())),
+            // Trimmed meanwhile by somebody who has not told this handle yet.
+            Some(view) if from < view.start => {
+                Err(ReadError::OutOfRange { start: view.start, end: self.confirmed_end() })
+            }
+            Some(_) => Err(self.corrupt(from, "no data object holds a committed offset")),
+        }
+    }
+
+    /// Whether to look at the metadata once more after `error`.
+    fn look_up_again(
+        &self,
+        error: block_cache::Error,
+        from: u64,
+        lookups: &mut usize,
+    ) -> Result<(), ReadError> {
+        match error {
+            block_cache::Error::Missing { object } => {
+                if self.storage.inner.metadata.stream(self.id()).is_none() {
+                    return Err(ReadError::Gone(self.id()));
+                }
+                *lookups += 1;
+                if *lookups < LOOKUPS_MAX {
+                    return Ok(());
+                }
+                Err(ReadError::Corrupt {
+                    object: Some(object),
+                    offset: from,
+                    detail: "the object is not in the store".to_owned(),
+                })
+            }
+            unavailable @ block_cache::Error::Unavailable { .. } => {
+                Err(ReadError::Unavailable(unavailable.to_string()))
+            }
+            block_cache::Error::Corrupt { object, .. } | block_cache::Error::Unsupported { object, .. } => {
+                Err(ReadError::Corrupt { object: Some(object), offset: from, detail: error.to_string() })
+            }
+        }
+    }
+
+    fn blocks(&self) -> &block_cache::BlockCache {
+        &self.storage.inner.block_cache
+    }
+
+    fn corrupt(&self, offset: u64, detail: &str) -> ReadError {
+        ReadError::Corrupt { object: None, offset, detail: format!("stream {}: {detail}", self.id().0) }
+    }
+}
+
+/// The largest timestamp wins, the lowest offset among equals.
+fn rank(record: &StreamRecord) -> (i64, Reverse<u64>) {
+    (record.max_timestamp, Reverse(record.base))
+}

@@ -1,0 +1,4 @@
+//! The storage engine from outside: over the memory WAL, a store in memory, and the metadata in memory.
+
+mod basics;
+mod world;
