@@ -3,7 +3,9 @@
 //! A handler never fails: whatever goes wrong becomes the error code that Kafka would send, at the level (request,
 //! topic, partition) at which Kafka would send it.
 
+pub mod api_versions;
 pub mod topic_name;
+pub mod versions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

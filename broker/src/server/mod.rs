@@ -1,1 +1,127 @@
-//! See the crate's page.
+//! Sockets, frames, and the order of responses.
+//!
+//! ```text
+//!  listener ── accept, caps ──► connection (one task)
+//!                                 │ reader:    frames; bytes are budgeted before they are read
+//!                                 ▼ bounded by count and bytes
+//!                                 │ processor: one request after the other, in order; a Produce is only *enqueued*
+//!                                 ▼ bounded by count
+//!                                 │ writer:    responses in the order of their requests, several per write
+//! ```
+//!
+//! # Guarantees
+//!
+//! - **N1** Responses leave in the order of their requests (behaviour 9).
+//! - **N2** Requests of one connection are processed strictly one after the other, each after the response of the one
+//!   before was written, as Kafka does by muting the channel; except that a Produce may follow another Produce
+//!   before that one is durable. Produce requests are appended in the order in which they came.
+//! - **N3** Nothing is allocated from a declared length before the length was checked against a limit and its bytes
+//!   were taken from the budget (behaviours 11, 16).
+//! - **N4** A peer can hold a connection's place by being slow only as long as the time-outs of [`Config`] let it.
+//! - **N5** Whatever one peer sends harms no other connection. A panic outside of decoding is a broken invariant of this
+//!   program, and ends [`Server::run`] with an error.
+//!
+//! Shutdown: no new requests are read, waiting fetches are released, what is under way may finish for
+//! [`Config::shutdown_grace`].
+
+mod connection;
+mod dispatch;
+mod frame;
+mod header;
+mod listener;
+mod rope;
+
+pub use listener::{Error, Server};
+pub use rope::Rope;
+
+use std::time::Duration;
+
+/// Limits of the network side. Names in Kafka's configuration are given where there are any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Largest request, bytes (`socket.request.max.bytes`). Default 100 MiB.
+    pub request_bytes_max: usize,
+    /// Largest request of any API but Produce, bytes. Default 8 MiB.
+    pub control_request_bytes_max: usize,
+    /// Requests of all connections together that were begun to be read and not yet processed, bytes
+    /// (`queued.max.request.bytes`). Default 256 MiB. Readers wait while it is used up.
+    pub queued_bytes_max: usize,
+    /// The same for one connection, bytes; one request may be larger. Default 16 MiB.
+    pub queued_bytes_per_connection_max: usize,
+    /// Requests of one connection that wait for their turn, and Produce requests of one connection that wait for
+    /// durability, each at most this many. Default 64.
+    pub pipelined_requests_max: usize,
+    /// A request must be complete this long after its first byte, plus the time its size takes at
+    /// `frame_rate_min`. Default 30 s.
+    pub frame_timeout: Duration,
+    /// Bytes per second. Default 16 KiB.
+    pub frame_rate_min: usize,
+    /// A connection without any progress in either direction for this long is closed
+    /// (`connections.max.idle.ms`). Default 10 min.
+    pub idle_timeout: Duration,
+    /// Connections in all (`max.connections`). Default 10,000. Beyond it new ones are closed at once.
+    pub connections_max: usize,
+    /// Connections from one address (`max.connections.per.ip`). Default 10,000.
+    pub connections_per_ip_max: usize,
+    /// How long requests under way may take to finish at shutdown. Default 5 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            request_bytes_max: 100 << 20,
+            control_request_bytes_max: 8 << 20,
+            queued_bytes_max: 256 << 20,
+            queued_bytes_per_connection_max: 16 << 20,
+            pipelined_requests_max: 64,
+            frame_timeout: Duration::from_secs(30),
+            frame_rate_min: 16 << 10,
+            idle_timeout: Duration::from_secs(600),
+            connections_max: 10_000,
+            connections_per_ip_max: 10_000,
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the configuration, if anything is.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("request_bytes_max", self.request_bytes_max),
+            ("control_request_bytes_max", self.control_request_bytes_max),
+            ("queued_bytes_max", self.queued_bytes_max),
+            ("queued_bytes_per_connection_max", self.queued_bytes_per_connection_max),
+            ("pipelined_requests_max", self.pipelined_requests_max),
+            ("frame_rate_min", self.frame_rate_min),
+            ("connections_max", self.connections_max),
+            ("connections_per_ip_max", self.connections_per_ip_max),
+        ];
+        for (name, value) in positive {
+            if value == 0 || value > u32::MAX as usize {
+                return Err(format!("{name} is {value}; it must be between 1 and {}", u32::MAX));
+            }
+        }
+        if self.queued_bytes_max < self.request_bytes_max {
+            return Err(format!(
+                "queued_bytes_max ({}) must be at least request_bytes_max ({}), or the largest request could never \
+                 be read",
+                self.queued_bytes_max, self.request_bytes_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_a_budget_below_a_request_is_not() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        assert!(Config { queued_bytes_max: 1, ..Config::default() }.validate().is_err());
+        assert!(Config { pipelined_requests_max: 0, ..Config::default() }.validate().is_err());
+    }
+}

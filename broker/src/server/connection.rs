@@ -1,0 +1,222 @@
+//! One connection, one task: a reader, a processor and a writer, joined by two bounded queues (N1, N2).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::dispatch::{self, Close, Parsed};
+use super::frame::{Budget, Frame, FrameReader};
+use super::{Config, Rope};
+use crate::api::{Advertised, Context};
+use crate::broker::Broker;
+
+/// Ready responses are gathered into one write up to about this many bytes.
+const WRITE_GATHER_BYTES: usize = 256 << 10;
+
+/// What a response turns out to be; `None` is silence: a Produce with acks=0 that went well (behaviour 10).
+pub(super) type Outcome = Result<Option<Rope>, Close>;
+
+/// A response in its place in the order.
+struct Queued {
+    response: BoxFuture<'static, Outcome>,
+    /// Given back once the response is written: all of the pipeline's permits, or one for a Produce (N2).
+    _turn: OwnedSemaphorePermit,
+}
+
+/// What a connection is made of.
+pub(super) struct Connection {
+    pub config: Arc<Config>,
+    pub broker: Arc<Broker>,
+    pub budget: Budget,
+    pub peer: SocketAddr,
+    pub advertised: Advertised,
+    /// Cancelled at shutdown; a child of it when the peer is gone.
+    pub closing: CancellationToken,
+}
+
+impl Connection {
+    /// Serves the peer until it leaves, errs, idles for too long, or the server closes. Dropping it abandons responses
+    /// that are under way; what was appended stays appended.
+    pub async fn serve(self, from: impl AsyncRead + Unpin + Send, to: impl AsyncWrite + Unpin + Send) {
+        let peer = self.peer;
+        let pipeline = Arc::new(Semaphore::new(self.config.pipelined_requests_max));
+        let progress = Mutex::new(Instant::now());
+        let (frames_in, frames_out) = mpsc::channel(self.config.pipelined_requests_max);
+        let (responses_in, responses_out) = mpsc::channel(self.config.pipelined_requests_max);
+
+        let frames = FrameReader::new(from, &self.config, self.budget.clone());
+        let reader = self.read(frames, frames_in, &pipeline, &progress);
+        let processor = self.process(frames_out, responses_in, &pipeline);
+        let writer = write(responses_out, to, self.config.idle_timeout, &progress);
+        tokio::select! {
+            // Ends when the processor has ended and everything it queued is written, or at the first failure.
+            ended = writer => match ended {
+                Ok(()) => debug!(%peer, "connection closed"),
+                Err(reason) => debug!(%peer, %reason, "connection closed"),
+            },
+            () = async {
+                tokio::join!(reader, processor);
+                std::future::pending().await
+            } => unreachable!("the other branch decides"),
+        }
+    }
+
+    async fn read<R: AsyncRead + Unpin>(
+        &self,
+        mut frames: FrameReader<R>,
+        to: mpsc::Sender<Frame>,
+        pipeline: &Semaphore,
+        progress: &Mutex<Instant>,
+    ) {
+        // Whatever ends the reading releases waits that only serve this peer.
+        let _gone = self.closing.clone().drop_guard();
+        loop {
+            let idle_at = *progress.lock() + self.config.idle_timeout;
+            let begun = tokio::select! {
+                begun = frames.begun() => begun,
+                () = tokio::time::sleep_until(idle_at) => {
+                    let quiet = *progress.lock() + self.config.idle_timeout <= Instant::now();
+                    if quiet && pipeline.available_permits() == self.config.pipelined_requests_max {
+                        debug!(peer = %self.peer, "closing an idle connection");
+                        return;
+                    }
+                    if quiet {
+                        // A long wait of the peer's own asking, such as a join.
+                        *progress.lock() = Instant::now();
+                    }
+                    continue;
+                }
+                () = self.closing.cancelled() => return,
+            };
+            let frame = match begun {
+                Ok(false) => return,
+                Ok(true) => frames.read().await,
+                Err(error) => Err(error),
+            };
+            *progress.lock() = Instant::now();
+            match frame {
+                Ok(frame) => {
+                    if to.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                Err(reason) => {
+                    debug!(peer = %self.peer, %reason, "closing a connection");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn process(
+        &self,
+        mut frames: mpsc::Receiver<Frame>,
+        responses: mpsc::Sender<Queued>,
+        pipeline: &Arc<Semaphore>,
+    ) {
+        let mut context = Context { client_id: None, peer: self.peer, advertised: self.advertised.clone() };
+        while let Some(frame) = frames.recv().await {
+            match self.process_one(frame, &mut context, pipeline).await {
+                Ok(queued) => {
+                    if responses.send(queued).await.is_err() {
+                        return;
+                    }
+                }
+                Err(reason) => {
+                    // What was asked before still gets its answer: the writer ends when its queue is empty.
+                    debug!(peer = %self.peer, %reason, "closing a connection");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn process_one(
+        &self,
+        frame: Frame,
+        context: &mut Context,
+        pipeline: &Arc<Semaphore>,
+    ) -> Result<Queued, Close> {
+        let (bytes, _queued) = frame.split();
+        let parsed = dispatch::parse(bytes)?;
+        // The permits are fair: this waits until every response before is written, and holds off whatever follows.
+        let all = self.config.pipelined_requests_max as u32;
+        let turn = pipeline.clone().acquire_many_owned(all).await.expect("never closed");
+        let outcome = match parsed {
+            Parsed::UnknownApiVersions { correlation_id } => dispatch::unknown_api_versions(correlation_id),
+            Parsed::Request(mut request) => {
+                if context.client_id != request.header.client_id {
+                    context.client_id = request.header.client_id.take();
+                }
+                dispatch::handle(&self.broker, context, &self.closing, request).await
+            }
+        };
+        let response = std::future::ready(Ok(Some(outcome?))).boxed();
+        Ok(Queued { response, _turn: turn })
+    }
+}
+
+/// Why the writer stopped early.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Closed(#[from] Close),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Writes responses in their order until the queue is closed and empty.
+async fn write(
+    mut responses: mpsc::Receiver<Queued>,
+    mut to: impl AsyncWrite + Unpin,
+    stall: Duration,
+    progress: &Mutex<Instant>,
+) -> Result<(), WriteError> {
+    let mut next = responses.recv().await;
+    while let Some(mut queued) = next.take() {
+        let mut rope = Rope::new();
+        let mut turns = Vec::new();
+        let mut outcome = queued.response.await;
+        let ended = loop {
+            turns.push(queued._turn);
+            match outcome {
+                Ok(Some(response)) => rope.append(response),
+                Ok(None) => {}
+                Err(reason) => break Some(reason),
+            }
+            if rope.len() >= WRITE_GATHER_BYTES {
+                break None;
+            }
+            match responses.try_recv() {
+                Ok(following) => queued = following,
+                Err(_) => break None,
+            }
+            match (&mut queued.response).now_or_never() {
+                Some(ready) => outcome = ready,
+                None => {
+                    next = Some(queued);
+                    break None;
+                }
+            }
+        };
+        rope.write_to(&mut to, stall).await?;
+        *progress.lock() = Instant::now();
+        drop(turns);
+        if let Some(reason) = ended {
+            return Err(reason.into());
+        }
+        if next.is_none() {
+            next = responses.recv().await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! From the bytes of a request to the handler of its API, and from the handler's response to bytes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable};
+use tokio_util::sync::CancellationToken;
+
+use super::Rope;
+use super::header::{Header, PREFIX_BYTES};
+use crate::api::versions::{self, Supported};
+use crate::api::{Context, api_versions};
+use crate::broker::Broker;
+
+/// A request whose header was understood and whose API and version are served.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub api: ApiKey,
+    pub header: Header,
+    pub body: BytesMut,
+}
+
+/// Why the connection has to be closed without a response (behaviour 8).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Close {
+    #[error("unsupported: API key {key} version {version}")]
+    Unsupported { key: i16, version: i16 },
+    #[error("malformed request: API key {key} version {version}: {detail}")]
+    Malformed { key: i16, version: i16, detail: String },
+    #[error("a response could not be encoded: {0}")]
+    Encoding(String),
+}
+
+/// What a frame asks for.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    Request(Request),
+    /// ApiVersions in a version that is not served: the only request with an answer for that (behaviour 1).
+    UnknownApiVersions {
+        correlation_id: i32,
+    },
+}
+
+/// Reads the header of a frame and checks key and version.
+pub(super) fn parse(mut frame: BytesMut) -> Result<Parsed, Close> {
+    let malformed = |key, version| Close::Malformed { key, version, detail: "header".to_owned() };
+    let Header { key, version, correlation_id, .. } = Header::peek(&frame).map_err(|_| malformed(-1, -1))?;
+    match versions::supported(key) {
+        Some(row) if row.serves(version) => {
+            let header = Header::take(row.key, &mut frame).map_err(|_| malformed(key, version))?;
+            Ok(Parsed::Request(Request { api: row.key, header, body: frame }))
+        }
+        Some(Supported { key: ApiKey::ApiVersions, .. }) => Ok(Parsed::UnknownApiVersions { correlation_id }),
+        _ => Err(Close::Unsupported { key, version }),
+    }
+}
+
+pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
+    encode(ApiKey::ApiVersions, 0, correlation_id, &api_versions::unsupported_version())
+}
+
+/// Answers any request but Produce, which has two phases.
+///
+/// Decodes, calls the handler, encodes. `gone` ends waits that only serve the peer.
+pub(super) async fn handle(
+    _broker: &Broker,
+    _context: &Context,
+    _gone: &CancellationToken,
+    request: Request,
+) -> Result<Rope, Close> {
+    let Request { api, header, body } = request;
+    let (version, correlation_id) = (header.version, header.correlation_id);
+    let body = body.freeze();
+    match api {
+        ApiKey::ApiVersions => {
+            let request = decode::<ApiVersionsRequest>(api, version, body)?;
+            encode(api, version, correlation_id, &api_versions::handle(version, &request))
+        }
+        _ => unreachable!("{api:?} has a row in the version table but no arm here"),
+    }
+}
+
+/// The codec's decoders are generated and bounds-checked; should one panic all the same, then on hostile bytes and
+/// while it owns nothing that others see.
+fn decode<R: Decodable>(api: ApiKey, version: i16, mut body: Bytes) -> Result<R, Close> {
+    let malformed = |detail| Close::Malformed { key: api as i16, version, detail };
+    match catch_unwind(AssertUnwindSafe(|| R::decode(&mut body, version))) {
+        Ok(Ok(request)) => Ok(request),
+        Ok(Err(error)) => Err(malformed(error.to_string())),
+        Err(_) => Err(malformed("the decoder panicked".to_owned())),
+    }
+}
+
+/// Length, header and body in one buffer of exactly the right size.
+fn encode<R: Encodable>(api: ApiKey, version: i16, correlation_id: i32, response: &R) -> Result<Rope, Close> {
+    let failed = |error: anyhow::Error| Close::Encoding(format!("{api:?} version {version}: {error}"));
+    let body_bytes = response.compute_size(version).map_err(failed)?;
+    let mut bytes = BytesMut::with_capacity(4 + PREFIX_BYTES + body_bytes);
+    bytes.put_i32(0);
+    ResponseHeader::default()
+        .with_correlation_id(correlation_id)
+        .encode(&mut bytes, api.response_header_version(version))
+        .map_err(failed)?;
+    response.encode(&mut bytes, version).map_err(failed)?;
+    let length = i32::try_from(bytes.len() - 4).map_err(|error| failed(error.into()))?;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(Rope::from(bytes.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(key: i16, version: i16) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        bytes.put_i16(key);
+        bytes.put_i16(version);
+        bytes.put_i32(5);
+        bytes.put_i16(-1);
+        bytes.put_u8(0);
+        bytes
+    }
+
+    #[test]
+    fn behaviour_8_unsupported_keys_and_versions_close() {
+        for (key, version) in [(4, 0), (52, 0), (-1, 0), (9999, 3), (3, 99), (0, 2), (1, 3), (18, -1)] {
+            let parsed = parse(frame(key, version));
+            if key == 18 {
+                assert!(matches!(parsed, Ok(Parsed::UnknownApiVersions { correlation_id: 5 })));
+            } else {
+                assert_eq!(parsed.unwrap_err(), Close::Unsupported { key, version });
+            }
+        }
+    }
+
+    #[test]
+    fn behaviour_2_api_versions_responses_have_header_version_0() {
+        let rope = unknown_api_versions(5).unwrap();
+        let bytes: Vec<u8> = rope.segments().flatten().copied().collect();
+        // Length, correlation id, then at once the error: no tag buffer in between; one row; no throttle field.
+        assert_eq!(bytes, [0, 0, 0, 16, 0, 0, 0, 5, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4]);
+        let request = ApiVersionsRequest::default();
+        let rope = encode(ApiKey::ApiVersions, 3, 6, &api_versions::handle(3, &request)).unwrap();
+        let bytes: Vec<u8> = rope.segments().flatten().copied().collect();
+        assert_eq!(bytes[4..10], [0, 0, 0, 6, 0, 42]);
+    }
+}

@@ -1,0 +1,158 @@
+//! A response as a list of slices, so that record bytes go from the log cache to the socket without a copy.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// Bytes to be written one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Rope {
+    segments: VecDeque<Bytes>,
+    len: usize,
+}
+
+/// What one system call is given at most; Linux takes 1024 (IOV_MAX).
+const SLICES_PER_WRITE: usize = 64;
+
+impl Rope {
+    pub fn new() -> Rope {
+        Rope::default()
+    }
+
+    pub fn push(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.len += bytes.len();
+            self.segments.push_back(bytes);
+        }
+    }
+
+    pub fn append(&mut self, mut other: Rope) {
+        self.len += other.len;
+        self.segments.append(&mut other.segments);
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slices in order.
+    pub fn segments(&self) -> impl Iterator<Item = &Bytes> {
+        self.segments.iter()
+    }
+
+    /// Writes everything. Each write must take at least one byte within `stall`, or the peer does not read.
+    pub async fn write_to<W: AsyncWrite + Unpin>(&mut self, to: &mut W, stall: Duration) -> io::Result<()> {
+        while !self.is_empty() {
+            let written = {
+                let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
+                let mut count = 0;
+                for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+                    *slice = IoSlice::new(segment);
+                    count += 1;
+                }
+                let write = to.write_vectored(&slices[..count]);
+                tokio::time::timeout(stall, write).await.map_err(|_| io::ErrorKind::TimedOut)??
+            };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.advance(written);
+        }
+        to.flush().await
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.len -= written;
+        while written > 0 {
+            let first = self.segments.front_mut().expect("no more is written than there was");
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.segments.pop_front();
+        }
+    }
+}
+
+impl From<Bytes> for Rope {
+    fn from(bytes: Bytes) -> Rope {
+        let mut rope = Rope::new();
+        rope.push(bytes);
+        rope
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// Takes a few bytes at a time, across slice borders.
+    struct Stingy(Vec<u8>, usize);
+
+    impl AsyncWrite for Stingy {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let taken = bytes.len().min(self.1);
+            self.0.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let taken = all.len().min(self.1);
+            self.0.extend_from_slice(&all[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn partial_writes_lose_and_repeat_nothing() {
+        for step in 1..40 {
+            let mut rope = Rope::new();
+            let mut expected = Vec::new();
+            for index in 0u8..150 {
+                let segment = vec![index; (index % 7) as usize];
+                expected.extend_from_slice(&segment);
+                rope.push(Bytes::from(segment));
+            }
+            assert_eq!(rope.len(), expected.len());
+            let mut to = Stingy(Vec::new(), step);
+            rope.write_to(&mut to, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(to.0, expected);
+            assert!(rope.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_an_error() {
+        let mut rope = Rope::from(Bytes::from_static(b"abc"));
+        let mut to = Stingy(Vec::new(), 0);
+        let error = rope.write_to(&mut to, Duration::from_secs(1)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+}
