@@ -247,18 +247,16 @@ impl<'a> Assembly<'a> {
     }
 
     fn push(&mut self, mut chunk: Bytes) {
+        if self.open.is_empty() && self.sizes.get(self.pieces.len()) == Some(&chunk.len()) {
+            self.pieces.push(chunk);
+            return;
+        }
         while !chunk.is_empty() {
             let Some(&size) = self.sizes.get(self.pieces.len()) else {
                 self.excess += chunk.len();
                 return;
             };
-            if self.open.is_empty() {
-                if chunk.len() == size {
-                    self.pieces.push(chunk);
-                    return;
-                }
-                self.open.reserve(size);
-            }
+            self.open.reserve(size - self.open.len());
             let part = chunk.split_to(chunk.len().min(size - self.open.len()));
             self.open.extend_from_slice(&part);
             if self.open.len() == size {
@@ -277,6 +275,13 @@ impl<'a> Assembly<'a> {
         }
         Ok(self.pieces)
     }
+}
+
+#[cfg(test)]
+pub(super) fn cut(sizes: &[usize], chunks: impl IntoIterator<Item = Bytes>) -> Result<Vec<Bytes>, String> {
+    let mut assembly = Assembly::new(sizes);
+    chunks.into_iter().for_each(|chunk| assembly.push(chunk));
+    assembly.finish()
 }
 
 fn failure(error: object_store::Error) -> Failure {

@@ -113,7 +113,7 @@ impl std::fmt::Debug for Flights {
 }
 
 /// Splits ascending block numbers into runs of adjacent blocks of at most `bytes_max`, or of one block.
-fn runs(numbers: &[usize], entries: &[BlockEntry], bytes_max: u64) -> Vec<Range<usize>> {
+pub(super) fn runs(numbers: &[usize], entries: &[BlockEntry], bytes_max: u64) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
     for &number in numbers {

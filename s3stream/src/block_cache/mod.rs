@@ -68,7 +68,7 @@ pub struct Options {
     pub index_cache_bytes: u64,
     /// How much of an object's end the first GET asks for. Default 64 KiB.
     pub tail_bytes: u64,
-    /// Adjacent blocks are fetched together up to this size; one larger block by itself. Default 4 MiB.
+    /// Adjacent blocks are fetched together up to this size; one larger block by itself. Default 8 MiB.
     pub get_bytes_max: u64,
     /// GETs in flight, a count. Default 64.
     pub gets_in_flight_max: usize,
@@ -96,7 +96,7 @@ impl Default for Options {
             cache_bytes: 256 << 20,
             index_cache_bytes: 32 << 20,
             tail_bytes: 64 << 10,
-            get_bytes_max: 4 << 20,
+            get_bytes_max: 8 << 20,
             gets_in_flight_max: 64,
             in_flight_bytes_max: 64 << 20,
             read_ahead_bytes_max: 8 << 20,
@@ -323,15 +323,25 @@ impl Inner {
         run: Range<usize>,
         guard: FlightGuard,
     ) -> Result<Arc<[Block]>, Error> {
-        let keys = run.clone().map(|number| (located.object, number));
+        let key = |number| (located.object, number);
         // A flight that landed between this one's look into the cache and its claim has left its blocks there.
-        let resident = join_all(keys.clone().map(async |key| self.blocks.get(&key).await)).await;
-        let blocks: Vec<Block> = match resident.into_iter().collect() {
-            Some(blocks) => blocks,
-            None => self.fetcher.blocks(&located, &index, run).await?,
-        };
-        for (key, block) in keys.zip(&blocks) {
-            self.blocks.insert(key, block.clone()).await;
+        let resident = join_all(run.clone().map(async |number| self.blocks.get(&key(number)).await)).await;
+        let missing: Vec<usize> =
+            run.clone().filter(|number| resident[number - run.start].is_none()).collect();
+        let gaps = flight::runs(&missing, index.index.blocks(), self.options.get_bytes_max);
+        let fetched = try_join_all(gaps.into_iter().map(|gap| self.fetcher.blocks(&located, &index, gap)));
+        let mut fetched = fetched.await?.into_iter().flatten();
+        let mut blocks = Vec::with_capacity(run.len());
+        for (number, resident) in run.zip(resident) {
+            let block = match resident {
+                Some(block) => block,
+                None => {
+                    let block = fetched.next().expect("what is missing was fetched");
+                    self.blocks.insert(key(number), block.clone()).await;
+                    block
+                }
+            };
+            blocks.push(block);
         }
         // Evict now: the cache would let some dozens of insertions pass first, and a block is large.
         self.blocks.run_pending_tasks().await;
@@ -458,3 +468,6 @@ fn within(block: &Block, part: &StreamPart, from: u64) -> Range<usize> {
 fn weight(bytes: usize) -> u32 {
     u32::try_from(bytes + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
