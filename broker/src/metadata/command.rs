@@ -15,7 +15,7 @@ use uuid::Uuid;
 use wal::{Incarnation, Position};
 
 use super::codec::{Malformed, Reader, Writer};
-use super::image::Listener;
+use super::image::{Config, Listener};
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
 pub const FORMAT_VERSION: u32 = 1;
@@ -92,7 +92,7 @@ pub struct NewTopic {
     pub name: Arc<str>,
     pub partitions: u32,
     /// By name, ascending, validated by the issuer.
-    pub configs: Vec<(Arc<str>, Arc<str>)>,
+    pub configs: Vec<Config>,
 }
 
 mod tag {
@@ -251,7 +251,7 @@ fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
     })
 }
 
-pub(super) fn write_configs(to: &mut Writer, configs: &[(Arc<str>, Arc<str>)]) {
+pub(super) fn write_configs(to: &mut Writer, configs: &[Config]) {
     to.count(configs.len());
     for (name, value) in configs {
         to.string(name);
@@ -260,7 +260,7 @@ pub(super) fn write_configs(to: &mut Writer, configs: &[(Arc<str>, Arc<str>)]) {
 }
 
 /// Names must ascend strictly: [`Topic::config`](super::image::Topic::config) relies on it.
-pub(super) fn read_configs(from: &mut Reader<'_>) -> Result<Vec<(Arc<str>, Arc<str>)>, Malformed> {
+pub(super) fn read_configs(from: &mut Reader<'_>) -> Result<Vec<Config>, Malformed> {
     let configs = from.list(4, |from| Ok((from.string()?, from.string()?)))?;
     if !configs.is_sorted_by(|one, next| one.0 < next.0) {
         return Err(from.malformed("configs that are not in ascending order"));

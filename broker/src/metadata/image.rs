@@ -70,13 +70,16 @@ pub struct Life {
     pub registered_ms: i64,
 }
 
+/// Name and value.
+pub type Config = (Arc<str>, Arc<str>);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     pub id: Uuid,
     pub name: Arc<str>,
     pub partitions: Arc<[PartitionInfo]>,
     /// Only what was set for this topic, by name, ascending.
-    pub configs: Arc<[(Arc<str>, Arc<str>)]>,
+    pub configs: Arc<[Config]>,
     pub created_ms: i64,
 }
 

@@ -137,7 +137,7 @@ impl Image {
             let ascending =
                 stream.epochs.is_sorted_by(|one, next| one.epoch < next.epoch && one.start < next.start);
             let within = |epoch: &EpochStart| epoch.start <= stream.committed_end;
-            if !ascending || !stream.epochs.last().is_some_and(|last| last.epoch == stream.epoch) {
+            if !ascending || stream.epochs.last().is_none_or(|last| last.epoch != stream.epoch) {
                 return Err(format!("stream {} has epochs out of order (I6)", id.0));
             }
             if !stream.epochs.iter().all(within) {

@@ -1,0 +1,81 @@
+//! Configs of the broker, fixed for its life.
+
+use std::collections::BTreeMap;
+
+use super::kind::parse_boolean;
+use super::{Invalid, table};
+
+/// What the operator set, checked, over the table's defaults.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    set: BTreeMap<&'static str, String>,
+    pub auto_create_topics_enable: bool,
+    pub connections_max_idle_ms: i64,
+    pub default_replication_factor: i16,
+    pub delete_topic_enable: bool,
+    pub fetch_max_bytes: i32,
+    pub fetch_session_slots: usize,
+    pub group_initial_rebalance_delay_ms: i32,
+    pub group_max_session_timeout_ms: i32,
+    pub group_max_size: i32,
+    pub group_min_session_timeout_ms: i32,
+    pub num_partitions: i32,
+    pub offset_metadata_max_bytes: i32,
+    pub offsets_topic_num_partitions: i32,
+    pub producer_id_expiration_ms: i32,
+    pub socket_request_max_bytes: i32,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        BrokerConfig::new(&BTreeMap::new()).expect("the table's defaults are valid")
+    }
+}
+
+impl BrokerConfig {
+    /// `set` is by Kafka's names. A name that the table does not have is refused: it would have no effect.
+    pub fn new(set: &BTreeMap<String, String>) -> Result<BrokerConfig, Invalid> {
+        let mut checked = BTreeMap::new();
+        for (name, value) in set {
+            let row =
+                table::broker(name).ok_or_else(|| Invalid(format!("Unknown broker config name: {name}")))?;
+            row.kind.validate(name, value)?;
+            checked.insert(row.name, value.trim().to_owned());
+        }
+        let text = |name: &str| -> &str {
+            match checked.get(name) {
+                Some(value) => value,
+                None => table::broker(name).expect("a row of the table").default,
+            }
+        };
+        let boolean = |name: &str| parse_boolean(text(name)).expect("validated");
+        let int = |name: &str| text(name).parse::<i32>().expect("validated");
+        Ok(BrokerConfig {
+            auto_create_topics_enable: boolean("auto.create.topics.enable"),
+            connections_max_idle_ms: text("connections.max.idle.ms").parse().expect("validated"),
+            default_replication_factor: int("default.replication.factor").try_into().map_err(|_| {
+                Invalid(
+                    "Invalid value for configuration default.replication.factor: at most 32767".to_owned(),
+                )
+            })?,
+            delete_topic_enable: boolean("delete.topic.enable"),
+            fetch_max_bytes: int("fetch.max.bytes"),
+            fetch_session_slots: int("max.incremental.fetch.session.cache.slots") as usize,
+            group_initial_rebalance_delay_ms: int("group.initial.rebalance.delay.ms"),
+            group_max_session_timeout_ms: int("group.max.session.timeout.ms"),
+            group_max_size: int("group.max.size"),
+            group_min_session_timeout_ms: int("group.min.session.timeout.ms"),
+            num_partitions: int("num.partitions"),
+            offset_metadata_max_bytes: int("offset.metadata.max.bytes"),
+            offsets_topic_num_partitions: int("offsets.topic.num.partitions"),
+            producer_id_expiration_ms: int("producer.id.expiration.ms"),
+            socket_request_max_bytes: int("socket.request.max.bytes"),
+            set: checked,
+        })
+    }
+
+    /// What the operator set for it.
+    pub fn set(&self, name: &str) -> Option<&str> {
+        self.set.get(name).map(String::as_str)
+    }
+}
