@@ -134,6 +134,11 @@ impl MemoryMetadata {
         self.state.lock().faults.push_back(fault);
     }
 
+    /// Forgets the faults that did not happen yet.
+    pub fn clear_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
     /// While set, no command is applied and all are answered with [`Error::Unavailable`].
     pub fn set_outage(&self, outage: bool) {
         self.state.lock().outage = outage;

@@ -1,4 +1,5 @@
 //! The storage engine from outside: over the memory WAL, a store in memory, and the metadata in memory.
 
 mod basics;
+mod model;
 mod world;
