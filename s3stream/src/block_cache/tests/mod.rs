@@ -317,6 +317,9 @@ async fn budgets_hold() {
             let records = read_to_end(&cache, parts, reader * 20, 150_000).await;
             assert_eq!(records.len() as u64, 512 - reader * 20);
             assert!(cache.cached_bytes().await <= (1 << 20) + (16 << 10));
+            // By its own account, and counted.
+            let bytes: usize = cache.inner.blocks.iter().map(|(_, block)| block.memory_bytes()).sum();
+            assert!(bytes <= 1 << 20, "{bytes} bytes of blocks");
         }
     });
     join_all(readers).await;
@@ -324,6 +327,30 @@ async fn budgets_hold() {
         assert!(state.in_flight_bytes_max <= 256 << 10, "{} bytes in flight", state.in_flight_bytes_max);
         assert!(state.in_flight_max <= 7, "{} GETs in flight", state.in_flight_max);
     });
+    cache.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_ahead_wins_against_blocks_that_were_popular() {
+    let probe = Probe::default();
+    let popular = blocks(&probe, 1, 0..20, 50_000).await;
+    let located = blocks(&probe, 2, 0..200, 50_000).await;
+    let cache = cache(&probe, Options { cache_bytes: 1 << 20, ..options() });
+    for _ in 0..20 {
+        read_to_end(&cache, &[popular], 0, 100_000).await;
+    }
+    probe.with(|state| {
+        state.latency = Duration::from_millis(5);
+        state.gets.clear();
+    });
+    assert_eq!(read_to_end(&cache, &[located], 0, 50_000).await.len(), 200);
+    let mut gets = probe.with(|state| state.gets.split_off(1));
+    gets.sort_by_key(|(_, range)| range.start);
+    assert!(
+        gets.windows(2).all(|pair| pair[0].1.end <= pair[1].1.start),
+        "fetched, refused by the cache, fetched"
+    );
+    assert!(gets.len() < 100, "{} GETs", gets.len());
     cache.shutdown().await;
 }
 
