@@ -7,6 +7,8 @@ pub mod codec;
 pub mod command;
 pub mod image;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 /// This broker's replica of the metadata, and the way to change it.
 #[derive(Debug)]

@@ -1,0 +1,167 @@
+//! Commands and snapshots as bytes: golden files, truncation, flipped bits, garbage.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// One of each kind, with every optional field there and every list filled.
+fn commands() -> Vec<(&'static str, Command)> {
+    let by = Incarnation { broker: 1, epoch: 0x0203 };
+    let of = Incarnation { broker: 1, epoch: 7 };
+    let part = StreamPart { stream: StreamId(4), base: 5, end: 6, max_timestamp: -1, bytes: 7 };
+    let id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+    let configs = vec![("retention.ms".into(), "5".into())];
+    vec![
+        ("format", Command::Format { cluster_id: "id".into(), format: 1 }),
+        (
+            "register-broker",
+            Command::RegisterBroker(Registration {
+                broker: 1,
+                wal_uri: "object:wal/".into(),
+                lease_ms: 10_000,
+                listener: Listener { host: "h".into(), port: 9092 },
+                rack: Some("r".into()),
+            }),
+        ),
+        ("open-leaderships", Command::OpenLeaderships { by }),
+        (
+            "create-topics",
+            Command::CreateTopics {
+                by,
+                topics: vec![NewTopic { id, name: "t".into(), partitions: 3, configs }],
+            },
+        ),
+        ("delete-topics", Command::DeleteTopics { by, topics: vec![id] }),
+        ("commit-objects", Command::CommitObjects { commit: commit(by, 9, &[data(by, 2, &[part])]) }),
+        (
+            "commit-recovered",
+            Command::CommitRecovered {
+                by,
+                of,
+                from: Position(8),
+                commit: commit(of, 9, &[slot(of, 8, &[part])]),
+                last: true,
+            },
+        ),
+        ("trim-streams", Command::TrimStreams { by, trims: vec![(StreamId(4), 5)] }),
+        ("allocate-producer-ids", Command::AllocateProducerIds { by, count: 1000 }),
+        ("close-broker", Command::CloseBroker { by }),
+    ]
+}
+
+/// A state with something in every list.
+fn image() -> Image {
+    let mut log = Log::formatted();
+    let old = log.serving(1);
+    let fixed = |name: &str, number| NewTopic {
+        id: Uuid::from_u128(number),
+        name: name.into(),
+        partitions: 2,
+        configs: vec![("cleanup.policy".into(), "delete".into()), ("retention.ms".into(), "5".into())],
+    };
+    let topics = vec![fixed("a", 1), fixed("b.c", 2)];
+    log.apply(Command::CreateTopics { by: old, topics }).unwrap();
+    let stream = StreamId(0);
+    let objects =
+        [data(old, 0, &[part(stream, 0, 5), part(StreamId(2), 0, 1)]), data(old, 1, &[part(stream, 5, 9)])];
+    log.apply(Command::CommitObjects { commit: commit(old, 3, &objects) }).unwrap();
+    log.apply(Command::TrimStreams { by: old, trims: vec![(stream, 7), (StreamId(2), 1)] }).unwrap();
+    let new = log.register(1).incarnation;
+    log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
+    log.image
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let lines: Vec<String> = bytes
+        .chunks(32)
+        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        .collect();
+    lines.join("\n") + "\n"
+}
+
+/// Set `OTTLA_WRITE_GOLDEN` to write them; bytes that were ever released must not change.
+fn golden(name: &str, bytes: &[u8]) {
+    let path = format!("{}/src/metadata/tests/golden/{name}.hex", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("OTTLA_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, hex(bytes)).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), hex(bytes), "{name}");
+}
+
+#[test]
+fn golden_commands() {
+    for (name, command) in commands() {
+        golden(name, &command.encode());
+        assert_eq!(Command::decode(&command.encode()).unwrap(), command);
+    }
+}
+
+#[test]
+fn golden_snapshot() {
+    let bytes = image().encode();
+    golden("snapshot", &bytes);
+    assert_eq!(Image::decode(&bytes).unwrap().encode(), bytes);
+}
+
+#[test]
+fn truncated_or_extended_bytes_are_refused() {
+    for (name, command) in commands() {
+        let bytes = command.encode();
+        for len in 0..bytes.len() {
+            assert!(Command::decode(&bytes[..len]).is_err(), "{name} cut to {len}");
+        }
+        assert!(Command::decode(&[&bytes[..], &[0]].concat()).is_err(), "{name} with a byte more");
+    }
+    let bytes = image().encode();
+    for len in 0..bytes.len() {
+        assert!(Image::decode(&bytes[..len]).is_err(), "snapshot cut to {len}");
+    }
+    assert!(Image::decode(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+/// The log's own checksum catches a flipped bit; here it must do no harm: refused, or another value that encodes to
+/// exactly these bytes.
+#[test]
+fn flipped_bits_never_panic_and_never_decode_to_what_was_written() {
+    for (name, command) in commands() {
+        let bytes = command.encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(decoded) = Command::decode(&flipped) {
+                assert_eq!(decoded.encode(), flipped, "{name}, bit {bit}");
+            }
+        }
+    }
+    let bytes = image().encode();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(decoded) = Image::decode(&flipped) {
+            decoded.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn counts_are_checked_before_anything_is_allocated() {
+    let by = Incarnation { broker: 1, epoch: 1 };
+    let mut bytes = Command::DeleteTopics { by, topics: Vec::new() }.encode();
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(Command::decode(&bytes).unwrap_err().to_string().contains("longer than the bytes"));
+}
+
+proptest! {
+    #[test]
+    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..11u8) {
+        let mut framed = vec![1, tag];
+        framed.extend_from_slice(&bytes);
+        for bytes in [&bytes[..], &framed[..]] {
+            let mut image = image();
+            let _ = image.apply_bytes(At { number: 1_000, time_ms: 0 }, bytes);
+            image.check().unwrap();
+            let _ = Image::decode(bytes);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The state machine's tests: rules one by one, random histories against a naive model, and the formats.
+
+mod format;
+mod model;
+mod rules;
+
+use std::sync::Arc;
+
+use s3stream::metadata::{Commit, NewObject, StreamPart};
+use s3stream::{ObjectId, StreamId};
+use uuid::Uuid;
+use wal::{Incarnation, Position};
+
+use super::apply::{At, Outcome, Registered, Rejection};
+use super::command::{Command, FORMAT_VERSION, NewTopic, Registration};
+use super::image::{Image, Listener, Topic};
+
+/// An image and the number of its last entry. Every command takes the way through its bytes.
+#[derive(Clone, Debug)]
+struct Log {
+    image: Image,
+    number: u64,
+}
+
+impl Log {
+    fn empty() -> Log {
+        Log { image: Image::empty(), number: 0 }
+    }
+
+    fn formatted() -> Log {
+        let mut log = Log::empty();
+        log.apply(Command::Format { cluster_id: "cluster".into(), format: FORMAT_VERSION }).unwrap();
+        log
+    }
+
+    fn apply(&mut self, command: Command) -> Result<Outcome, Rejection> {
+        self.number += 1;
+        let at = At { number: self.number, time_ms: self.number as i64 * 1000 };
+        let outcome = self.image.apply_bytes(at, &command.encode());
+        self.image.check().unwrap();
+        outcome
+    }
+
+    fn register(&mut self, broker: u32) -> Registered {
+        match self.apply(registration(broker)).unwrap() {
+            Outcome::Registered(registered) => registered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Registered, with its leaderships open.
+    fn serving(&mut self, broker: u32) -> Incarnation {
+        let by = self.register(broker).incarnation;
+        self.apply(Command::OpenLeaderships { by }).unwrap();
+        by
+    }
+
+    fn topic(&mut self, by: Incarnation, name: &str, partitions: u32) -> Arc<Topic> {
+        match self.apply(create(by, name, partitions)).unwrap() {
+            Outcome::Created(mut topics) => topics.remove(0).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn registration(broker: u32) -> Command {
+    Command::RegisterBroker(Registration {
+        broker,
+        wal_uri: format!("memory:{broker}").into(),
+        lease_ms: 10_000,
+        listener: Listener { host: "localhost".into(), port: 9092 },
+        rack: None,
+    })
+}
+
+fn create(by: Incarnation, name: &str, partitions: u32) -> Command {
+    let id = Uuid::new_v4();
+    Command::CreateTopics {
+        by,
+        topics: vec![NewTopic { id, name: name.into(), partitions, configs: Vec::new() }],
+    }
+}
+
+fn part(stream: StreamId, base: u64, end: u64) -> StreamPart {
+    StreamPart { stream, base, end, max_timestamp: end as i64, bytes: 10 * (end - base) }
+}
+
+fn data(owner: Incarnation, counter: u64, parts: &[StreamPart]) -> NewObject {
+    NewObject { id: ObjectId::Data { owner, counter }, size_bytes: 100 + counter, parts: parts.to_vec() }
+}
+
+fn slot(owner: Incarnation, slot: u64, parts: &[StreamPart]) -> NewObject {
+    NewObject { id: ObjectId::Slot { owner, slot }, size_bytes: 200 + slot, parts: parts.to_vec() }
+}
+
+fn commit(owner: Incarnation, trim: u64, objects: &[NewObject]) -> Commit {
+    Commit { owner, objects: objects.to_vec(), wal_trim: Position(trim) }
+}
