@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
 
 /// Shared by every connection and handler of one broker.
@@ -11,5 +12,7 @@ pub struct Broker {
     pub node_id: i32,
     /// Stable for the life of the store.
     pub cluster_id: String,
+    /// Kafka's broker configs, fixed for the broker's life.
+    pub config: Arc<BrokerConfig>,
     pub metadata: Arc<Metadata>,
 }

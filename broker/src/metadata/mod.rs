@@ -1,15 +1,478 @@
 //! The cluster's metadata: what is in the log, and the commands that change it.
 //!
-//! Reading order: [`image`], [`command`], [`apply`].
+//! ```text
+//!   Metadata (this broker's handle)
+//!     ├─ image()              the state as of the last entry read: wait-free, shared, never changes
+//!     ├─ register, create_topics, commit, …  ──► Command ──► metalog ──► apply ──► outcome
+//!     └─ keep_lease           polls of the log ──► AckRight
+//! ```
+//!
+//! # Consistency
+//! What a method of this handle did is in [`Metadata::image`] once it returned. What others did is there within a poll.
+//!
+//! # Retries
+//! The log tries again by itself for a bounded time ([`metalog::Config::operation_timeout`]). After
+//! [`Error::Unavailable`] nothing has changed; after [`Error::Unknown`] it may have.
+//!
+//! # Cancellation
+//! Dropping a future does not take its command back.
+//!
+//! # Crash
+//! The next registration of the same broker fences this one and is told what to recover.
+//!
+//! Reading order: [`image`], [`command`], [`apply`], [`snapshot`], then this file, `lease`, [`streams`].
 
 pub mod apply;
+pub mod cluster_id;
 pub mod codec;
 pub mod command;
 pub mod image;
+mod lease;
 pub mod snapshot;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
+use std::ops::{Deref, Range};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metalog::{Applying, Machine, Replica, View};
+use object_store::ObjectStore;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use wal::{AckRight, Incarnation};
+
+pub use apply::{Registered, TopicRejection, Unrecovered};
+pub use image::{Image, Topic};
+
+use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
+use command::{Command, FORMAT_VERSION, NewTopic, Registration};
+use image::{Config, Listener};
+use lease::{Lease, standing};
+
+impl Machine for Image {
+    type Outcome = Result<Outcome, Rejection>;
+
+    fn apply(&mut self, context: &Applying, command: &[u8]) -> Self::Outcome {
+        self.apply_bytes(At { number: context.number, time_ms: context.time_ms }, command)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn restore(bytes: &[u8]) -> Result<Self, metalog::Error> {
+        Image::decode(bytes).map_err(|malformed| metalog::Error::Corrupt {
+            object: "the state in a snapshot".to_owned(),
+            detail: malformed.to_string(),
+        })
+    }
+}
+
+/// Bounds and times.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Default: that of `metalog`, but entries of up to 4 MiB, which is a commit for 100,000 streams at once.
+    pub log: metalog::Config,
+    /// How long after a poll began that showed no fence the broker may acknowledge. Default 10 s.
+    pub lease: Duration,
+    /// Producer ids that are taken from the log at once. Default 1,000; at most
+    /// [`PRODUCER_IDS_PER_COMMAND_MAX`].
+    pub producer_id_block: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let log = metalog::Config { entry_bytes_max: 4 << 20, ..metalog::Config::default() };
+        Options { log, lease: Duration::from_secs(10), producer_id_block: 1_000 }
+    }
+}
+
+impl Options {
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.lease.is_zero() || u32::try_from(self.lease.as_millis()).is_err() {
+            return Err(Error::Refused("the lease must lie between 1 ms and 49 days".to_owned()));
+        }
+        if self.lease <= self.log.poll_interval {
+            return Err(Error::Refused(format!(
+                "a lease of {:?} runs out between two polls, which are {:?} apart",
+                self.lease, self.log.poll_interval
+            )));
+        }
+        if !(1..=PRODUCER_IDS_PER_COMMAND_MAX).contains(&self.producer_id_block) {
+            return Err(Error::Refused(format!(
+                "producer_id_block must lie between 1 and {PRODUCER_IDS_PER_COMMAND_MAX}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// By what the caller does about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Stop for good: another incarnation took over.
+    #[error("fenced: {0}")]
+    Fenced(String),
+    /// Read the image again and start over.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// Not acceptable, now or later.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing was changed; trying again later makes sense.
+    #[error("metadata unavailable: {0}")]
+    Unavailable(String),
+    /// It may have been changed, or may be yet.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// The log cannot be followed any further, or was closed: stop.
+    #[error("metadata failed: {0}")]
+    Failed(String),
+}
+
+impl From<metalog::Error> for Error {
+    fn from(error: metalog::Error) -> Self {
+        let reason = error.to_string();
+        match error {
+            metalog::Error::Unavailable(_) => Error::Unavailable(reason),
+            metalog::Error::Unknown(_) => Error::Unknown(reason),
+            metalog::Error::TooLarge { .. } | metalog::Error::Invalid(_) => Error::Refused(reason),
+            metalog::Error::Corrupt { .. } | metalog::Error::Closed => Error::Failed(reason),
+        }
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        let reason = rejection.to_string();
+        match rejection {
+            Rejection::Fenced(_) => Error::Fenced(reason),
+            Rejection::Conflict(_) => Error::Conflict(reason),
+            Rejection::Invalid(_) | Rejection::NotFormatted | Rejection::AlreadyFormatted(_) => {
+                Error::Refused(reason)
+            }
+            Rejection::Halted(_) => Error::Failed(reason),
+        }
+    }
+}
+
+/// Why one topic was not created.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateTopicError {
+    #[error(transparent)]
+    Rejected(#[from] TopicRejection),
+    #[error(transparent)]
+    Metadata(#[from] Error),
+}
+
+/// A topic to be created. Its configs are validated already
+/// ([`validate_topic`](crate::config::validate_topic)); by name, ascending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: Arc<str>,
+    pub partitions: u32,
+    pub configs: Vec<Config>,
+}
+
+/// The state as of one entry of the log.
+#[derive(Clone, Debug)]
+pub struct ImageRef(Arc<View<Image>>);
+
+impl ImageRef {
+    /// The last entry in it.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+}
+
+impl Deref for ImageRef {
+    type Target = Image;
+
+    fn deref(&self) -> &Image {
+        &self.0.machine
+    }
+}
+
 /// This broker's replica of the metadata, and the way to change it.
 #[derive(Debug)]
-pub struct Metadata {}
+pub struct Metadata {
+    replica: Replica<Image>,
+    options: Options,
+    incarnation: OnceLock<Incarnation>,
+    /// Taken from the log, not yet handed out.
+    producer_ids: Mutex<Range<i64>>,
+    /// One refill at a time.
+    refill: Semaphore,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Metadata {
+    /// Reads the log of `store`, and begins one, with a new cluster id, if there is none.
+    pub async fn open(store: Arc<dyn ObjectStore>, options: Options) -> Result<Arc<Metadata>, Error> {
+        options.validate()?;
+        let replica = Replica::open(store, options.log.clone(), Image::empty()).await?;
+        let metadata = Metadata {
+            replica,
+            options,
+            incarnation: OnceLock::new(),
+            producer_ids: Mutex::new(0..0),
+            refill: Semaphore::new(1),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        if let Err(error) = metadata.format().await {
+            metadata.replica.close().await;
+            return Err(error);
+        }
+        Ok(Arc::new(metadata))
+    }
+
+    async fn format(&self) -> Result<(), Error> {
+        if let Some(reason) = self.image().halted() {
+            return Err(Error::Failed(reason.to_string()));
+        }
+        if self.image().cluster().is_some() {
+            return Ok(());
+        }
+        let format = Command::Format { cluster_id: cluster_id::random(), format: FORMAT_VERSION };
+        match self.replica.propose(format.encode().into()).await?.outcome {
+            // Somebody was quicker: theirs it is.
+            Ok(_) | Err(Rejection::AlreadyFormatted(_)) => Ok(()),
+            Err(rejection) => Err(rejection.into()),
+        }
+    }
+
+    /// The state as of now. Wait-free; take it once per request.
+    pub fn image(&self) -> ImageRef {
+        ImageRef(self.view())
+    }
+
+    fn view(&self) -> Arc<View<Image>> {
+        self.replica.view()
+    }
+
+    /// The state with everything that was committed, by anybody, before the call.
+    pub async fn refresh(&self) -> Result<ImageRef, Error> {
+        Ok(ImageRef(self.replica.refresh().await?))
+    }
+
+    /// Stable for the life of the store.
+    pub fn cluster_id(&self) -> Arc<str> {
+        self.image().cluster().expect("a store is formatted when it is opened").id.clone()
+    }
+
+    /// The number of the last entry; woken by every one.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.replica.applied()
+    }
+
+    /// This broker's life, once registered.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation.get().copied()
+    }
+
+    async fn propose(&self, command: &Command) -> Result<Outcome, Error> {
+        Ok(self.replica.propose(command.encode().into()).await?.outcome?)
+    }
+
+    fn registered(&self) -> Result<Incarnation, Error> {
+        self.incarnation().ok_or_else(|| Error::Refused("this broker has not registered yet".to_owned()))
+    }
+
+    /// Begins a new life of broker `broker`, which fences the one before. Everything in
+    /// [`previous`](Registered::previous) must be recovered before [`open_leaderships`](Metadata::open_leaderships);
+    /// where a lease is what fences (B1), not before it has run out.
+    ///
+    /// # Panics
+    /// If called again after it succeeded: a process is one incarnation.
+    pub async fn register(
+        &self,
+        broker: u32,
+        wal: &wal::Uri,
+        listener: Listener,
+        rack: Option<Arc<str>>,
+    ) -> Result<Registered, Error> {
+        for text in [Some(wal.0.as_str()), Some(&*listener.host), rack.as_deref()].into_iter().flatten() {
+            if text.len() > codec::STRING_BYTES_MAX {
+                return Err(Error::Refused(format!("a name of {} bytes is too long", text.len())));
+            }
+        }
+        let lease_ms = u32::try_from(self.options.lease.as_millis()).expect("validated");
+        let wal_uri = wal.0.as_str().into();
+        let registration = Registration { broker, wal_uri, lease_ms, listener, rack };
+        match self.propose(&Command::RegisterBroker(registration)).await? {
+            Outcome::Registered(registered) => {
+                self.incarnation.set(registered.incarnation).expect("a process registers once");
+                Ok(registered)
+            }
+            other => unreachable!("a registration had the outcome {other:?}"),
+        }
+    }
+
+    /// Renews `right` for as long as this incarnation is not fenced, and revokes it then. Call it once, after
+    /// [`register`](Metadata::register).
+    pub fn keep_lease(&self, right: Arc<AckRight>) -> Result<(), Error> {
+        let lease = Lease {
+            replica: self.replica.clone(),
+            incarnation: self.registered()?,
+            right,
+            length: self.options.lease,
+        };
+        self.tasks.spawn(lease.keep(self.closing.clone()));
+        Ok(())
+    }
+
+    /// All partitions are led by this incarnation from now on. [`Error::Conflict`] while something is unrecovered.
+    pub async fn open_leaderships(&self) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::OpenLeaderships { by }).await.map(drop)
+    }
+
+    /// In the order of `topics`.
+    ///
+    /// # Panics
+    /// If a name or config was not validated and is longer than can be encoded.
+    pub async fn create_topics(&self, topics: Vec<TopicSpec>) -> Vec<Result<Arc<Topic>, CreateTopicError>> {
+        let by = match self.registered() {
+            Ok(by) => by,
+            Err(error) => return topics.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let mut results = Vec::with_capacity(topics.len());
+        let mut waiting = topics.into_iter().map(new_topic).peekable();
+        while waiting.peek().is_some() {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while let Some(topic) = waiting.next_if(|next| bytes == 0 || bytes + size(next) <= BATCH_BYTES) {
+                bytes += size(&topic);
+                batch.push(topic);
+            }
+            let count = batch.len();
+            match self.propose(&Command::CreateTopics { by, topics: batch }).await {
+                Ok(Outcome::Created(created)) => {
+                    results.extend(created.into_iter().map(|result| result.map_err(CreateTopicError::from)));
+                }
+                Ok(other) => unreachable!("a creation of topics had the outcome {other:?}"),
+                Err(error) => results.extend((0..count).map(|_| Err(error.clone().into()))),
+            }
+        }
+        results
+    }
+
+    /// In the order of `topics`; `false` where there was none with this id (any more).
+    pub async fn delete_topics(&self, topics: Vec<Uuid>) -> Result<Vec<bool>, Error> {
+        let by = self.registered()?;
+        let mut results = Vec::with_capacity(topics.len());
+        for batch in topics.chunks(BATCH_BYTES / 16) {
+            match self.propose(&Command::DeleteTopics { by, topics: batch.to_vec() }).await? {
+                Outcome::Deleted(deleted) => results.extend(deleted),
+                other => unreachable!("a deletion of topics had the outcome {other:?}"),
+            }
+        }
+        Ok(results)
+    }
+
+    /// One of the broker's own topics, created if it is not there: compacted, with `partitions` partitions.
+    pub async fn ensure_internal_topic(
+        &self,
+        name: &str,
+        partitions: u32,
+    ) -> Result<Arc<Topic>, CreateTopicError> {
+        if let Some(topic) = self.image().topic_named(name) {
+            return Ok(topic.clone());
+        }
+        let configs = ["cleanup.policy", "compression.type", "segment.bytes"]
+            .into_iter()
+            .zip(["compact", "producer", "104857600"])
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect();
+        let spec = TopicSpec { name: name.into(), partitions, configs };
+        match self.create_topics(vec![spec]).await.remove(0) {
+            // Created by a concurrent call.
+            Err(CreateTopicError::Rejected(TopicRejection::Exists(_))) => {
+                let image = self.image();
+                let topic = image.topic_named(name).cloned();
+                topic.ok_or_else(|| Error::Conflict(format!("{name} was deleted at once")).into())
+            }
+            result => result,
+        }
+    }
+
+    /// Takes `count` producer ids from the log; they are never given out again.
+    pub async fn allocate_producer_ids(&self, count: u32) -> Result<Range<i64>, Error> {
+        let by = self.registered()?;
+        match self.propose(&Command::AllocateProducerIds { by, count }).await? {
+            Outcome::ProducerIds(ids) => Ok(ids),
+            other => unreachable!("an allocation of producer ids had the outcome {other:?}"),
+        }
+    }
+
+    /// A producer id that nobody else has or will have. Most calls take one of the block at hand.
+    pub async fn next_producer_id(&self) -> Result<i64, Error> {
+        loop {
+            if let Some(id) = self.producer_ids.lock().next() {
+                return Ok(id);
+            }
+            let _turn = self.refill.acquire().await.expect("never closed");
+            if self.producer_ids.lock().is_empty() {
+                let block = self.allocate_producer_ids(self.options.producer_id_block).await?;
+                *self.producer_ids.lock() = block;
+            }
+        }
+    }
+
+    /// Resolves once this process cannot go on: fenced, or its replica has failed or cannot follow the log.
+    pub async fn failed(&self) -> Error {
+        let mut applied = self.replica.applied();
+        loop {
+            applied.borrow_and_update();
+            let view = self.view();
+            let standing = match self.incarnation() {
+                Some(incarnation) => standing(&view.machine, incarnation).map_err(Error::Fenced),
+                None => Ok(()),
+            };
+            match (view.machine.halted(), standing) {
+                (Some(reason), _) => return Error::Failed(reason.to_string()),
+                (None, Err(error)) => return error,
+                (None, Ok(())) => {}
+            }
+            tokio::select! {
+                error = self.replica.failed() => return error.into(),
+                _ = applied.changed() => {}
+            }
+        }
+    }
+
+    /// Stops. With `clean`, says so in the log first: only for a WAL that is empty (everything uploaded, committed and
+    /// trimmed), since nobody will ever look into it again. Idempotent.
+    pub async fn close(&self, clean: bool) -> Result<(), Error> {
+        let mut said = Ok(());
+        if let (true, Some(by)) = (clean && !self.closing.is_cancelled(), self.incarnation()) {
+            said = self.propose(&Command::CloseBroker { by }).await.map(drop);
+        }
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.replica.close().await;
+        said
+    }
+}
+
+/// Bytes of topics in one command; far below what an entry takes.
+const BATCH_BYTES: usize = 256 << 10;
+
+fn new_topic(spec: TopicSpec) -> NewTopic {
+    let TopicSpec { name, partitions, configs } = spec;
+    NewTopic { id: cluster_id::random_uuid(), name, partitions, configs }
+}
+
+/// About what it takes in a command.
+fn size(topic: &NewTopic) -> usize {
+    64 + topic.name.len()
+        + topic.configs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>()
+}

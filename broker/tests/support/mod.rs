@@ -7,8 +7,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use object_store::memory::InMemory;
 use ottla::broker::Broker;
+use ottla::config::BrokerConfig;
 use ottla::metadata::Metadata;
+use ottla::metadata::image::Listener;
 use ottla::server::{Config, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,8 +38,13 @@ impl TestBroker {
     }
 
     pub async fn with_server(config: Config) -> TestBroker {
-        let broker =
-            Arc::new(Broker { node_id: 1, cluster_id: "test".to_owned(), metadata: Arc::new(Metadata {}) });
+        let metadata = metadata().await;
+        let broker = Arc::new(Broker {
+            node_id: 1,
+            cluster_id: metadata.cluster_id().to_string(),
+            config: Arc::new(BrokerConfig::default()),
+            metadata,
+        });
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(config, broker, &[(loopback, None)]).await.expect("bind");
         let address = server.addresses().next().expect("one listener").0;
@@ -55,6 +63,16 @@ impl TestBroker {
         drop(self.shutdown);
         within(self.serving).await.expect("the server panicked").expect("the server failed");
     }
+}
+
+/// A cluster of its own, of which broker 1 leads everything.
+async fn metadata() -> Arc<Metadata> {
+    let store = Arc::new(InMemory::new());
+    let metadata = Metadata::open(store, ottla::metadata::Options::default()).await.expect("open");
+    let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
+    metadata.register(1, &wal::Uri("memory:test".to_owned()), listener, None).await.expect("register");
+    metadata.open_leaderships().await.expect("open leaderships");
+    metadata
 }
 
 /// `future`, or a failed test if it hangs.

@@ -338,13 +338,11 @@ fn only_the_fenced_are_recovered() {
 #[test]
 fn trims_clip_parts_release_objects_and_cut_the_epoch_table() {
     let (mut log, mut by, stream) = one_topic();
-    let mut counter = 0;
-    for (base, end) in [(0, 10), (10, 20), (20, 30)] {
-        let object = data(by, counter, &[part(stream, base, end)]);
+    for (counter, base) in [0, 10, 20].into_iter().enumerate() {
+        let object = data(by, counter as u64, &[part(stream, base, base + 10)]);
         log.apply(Command::CommitObjects { commit: commit(by, 0, &[object]) }).unwrap();
         log.apply(Command::CloseBroker { by }).unwrap();
         by = log.serving(1);
-        counter += 1;
     }
     log.apply(Command::TrimStreams { by, trims: vec![(stream, 15)] }).unwrap();
     let view = log.image.stream_view(stream).unwrap();

@@ -1,0 +1,65 @@
+//! Keeps a broker's right to acknowledge alive (O4, B1), for as long as the metadata log shows no fence.
+//!
+//! Each read of the log that reached its tail, and behind which the view still has the incarnation alive, renews the
+//! right from the moment that the read *began*. A view that shows the fence revokes it, however it was learned. When
+//! the replica ends, nothing renews any more: the right is revoked at once instead of being left to run out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metalog::Replica;
+use tokio_util::sync::CancellationToken;
+use wal::{AckRight, Incarnation};
+
+use super::image::Image;
+
+pub(super) struct Lease {
+    pub replica: Replica<Image>,
+    pub incarnation: Incarnation,
+    pub right: Arc<AckRight>,
+    /// From the beginning of a poll.
+    pub length: Duration,
+}
+
+/// Why `incarnation` must not acknowledge, by this state.
+pub(super) fn standing(image: &Image, incarnation: Incarnation) -> Result<(), String> {
+    if let Some(reason) = image.halted() {
+        return Err(reason.to_string());
+    }
+    if image.is_live(incarnation) {
+        return Ok(());
+    }
+    Err(format!(
+        "broker {} epoch {} was fenced by a later registration, or has closed",
+        incarnation.broker, incarnation.epoch
+    ))
+}
+
+impl Lease {
+    pub(super) async fn keep(self, closing: CancellationToken) {
+        let mut polls = self.replica.polls();
+        let mut applied = self.replica.applied();
+        loop {
+            // The poll before the view: a view is at least as new as a poll that was seen before it.
+            let polled = *polls.borrow_and_update();
+            applied.borrow_and_update();
+            let view = self.replica.view();
+            if let Err(reason) = standing(&view.machine, self.incarnation) {
+                self.right.revoke(reason);
+                return;
+            }
+            if view.number >= polled.number {
+                self.right.renew(polled.began, self.length);
+            }
+            let alive = tokio::select! {
+                () = closing.cancelled() => return,
+                changed = polls.changed() => changed.is_ok(),
+                changed = applied.changed() => changed.is_ok(),
+            };
+            if !alive {
+                self.right.revoke(format!("the metadata log ended: {}", self.replica.failed().await));
+                return;
+            }
+        }
+    }
+}
