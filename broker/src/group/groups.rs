@@ -1,0 +1,219 @@
+//! All coordinators of a broker: which one has a group, and how to ask it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Options;
+use super::coordinator::{Coordinator, FetchScope, Fetched, LeaveAnswer, Listed, Message, Unasked};
+use super::log::{LogError, Surroundings};
+use super::shard::{Budget, CommitRequest};
+use super::state::{Description, JoinAnswer, JoinRefused, JoinRequest, Leaving, SyncAnswer, SyncRequest};
+
+/// The group coordinators of one broker: an actor for each partition of `__consumer_offsets` that is in use.
+#[derive(Debug)]
+pub struct Groups {
+    options: Options,
+    surroundings: Arc<dyn Surroundings>,
+    budget: Arc<Budget>,
+    coordinators: Mutex<HashMap<i32, Coordinator>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why a group's coordinator gives no answer, for the API that asks to translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It is replaying its log and this takes longer than a request should wait.
+    Loading,
+    /// It is not here, has ended, or may not speak any more: look for it again.
+    NotCoordinator,
+    /// It cannot be started now.
+    Unavailable,
+}
+
+impl NoAnswer {
+    pub fn response(self) -> ResponseError {
+        match self {
+            NoAnswer::Loading => ResponseError::CoordinatorLoadInProgress,
+            NoAnswer::NotCoordinator => ResponseError::NotCoordinator,
+            NoAnswer::Unavailable => ResponseError::CoordinatorNotAvailable,
+        }
+    }
+}
+
+impl From<LogError> for NoAnswer {
+    fn from(error: LogError) -> NoAnswer {
+        match error {
+            LogError::NotLeader(_) => NoAnswer::NotCoordinator,
+            LogError::Unavailable(_) => NoAnswer::Unavailable,
+        }
+    }
+}
+
+impl From<Unasked> for NoAnswer {
+    fn from(unasked: Unasked) -> NoAnswer {
+        match unasked {
+            Unasked::Loading => NoAnswer::Loading,
+            Unasked::Ended => NoAnswer::NotCoordinator,
+        }
+    }
+}
+
+impl Groups {
+    pub fn new(options: Options, surroundings: Arc<dyn Surroundings>) -> Groups {
+        let budget = Arc::new(Budget::new(options.state_bytes_max));
+        Groups {
+            options,
+            surroundings,
+            budget,
+            coordinators: Mutex::new(HashMap::new()),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Creates `__consumer_offsets` if need be, and says which of its partitions the group belongs to.
+    pub async fn ensure_partition_of(&self, group: &str) -> Result<i32, NoAnswer> {
+        let partitions = self.surroundings.ensure_offsets_topic().await?;
+        Ok(partition_of(group, partitions))
+    }
+
+    pub async fn join(&self, group: Arc<str>, request: JoinRequest) -> JoinAnswer {
+        let member_id = request.member_id.clone();
+        let asked = match self.coordinator_of(&group).await {
+            Ok(coordinator) => coordinator.ask(|reply| Message::Join { group, request, reply }).await,
+            Err(no_answer) => return Err(JoinRefused { error: no_answer.response(), member_id }),
+        };
+        asked.unwrap_or_else(|unasked| {
+            Err(JoinRefused { error: NoAnswer::from(unasked).response(), member_id })
+        })
+    }
+
+    /// While the coordinator loads: a rebalance that was under way is lost, so the member should join again, and need
+    /// not look for the coordinator for that. (As Kafka.)
+    pub async fn sync(&self, group: Arc<str>, request: SyncRequest) -> SyncAnswer {
+        let asked = match self.coordinator_of(&group).await {
+            Ok(coordinator) => coordinator.ask(|reply| Message::Sync { group, request, reply }).await,
+            Err(NoAnswer::Loading) => return Err(ResponseError::RebalanceInProgress),
+            Err(no_answer) => return Err(no_answer.response()),
+        };
+        asked.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
+    /// While the coordinator loads, any heartbeat is fine. (As Kafka.)
+    pub async fn heartbeat(
+        &self,
+        group: Arc<str>,
+        member_id: Arc<str>,
+        instance_id: Option<Arc<str>>,
+        generation: i32,
+    ) -> Result<(), ResponseError> {
+        let coordinator = match self.coordinator_of(&group).await {
+            Ok(coordinator) => coordinator,
+            Err(NoAnswer::Loading) => return Ok(()),
+            Err(no_answer) => return Err(no_answer.response()),
+        };
+        let message = |reply| Message::Heartbeat { group, member_id, instance_id, generation, reply };
+        coordinator.ask(message).await.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
+    pub async fn leave(&self, group: Arc<str>, leaving: Vec<Leaving>) -> LeaveAnswer {
+        let coordinator = self.coordinator_of(&group).await.map_err(NoAnswer::response)?;
+        let asked = coordinator.ask(|reply| Message::Leave { group, leaving, reply }).await;
+        asked.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
+    /// Resolves once the commit is durable.
+    pub async fn commit(&self, group: Arc<str>, request: CommitRequest) -> Result<(), ResponseError> {
+        let coordinator = self.coordinator_of(&group).await.map_err(NoAnswer::response)?;
+        let asked = coordinator.ask(|reply| Message::Commit { group, request, reply }).await;
+        asked.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
+    pub async fn fetch(&self, group: Arc<str>, scope: FetchScope) -> Result<Fetched, NoAnswer> {
+        let coordinator = self.coordinator_of(&group).await?;
+        let fetched = coordinator.ask(|reply| Message::Fetch { group, scope, reply }).await?;
+        // Asked last: what was read before is true if the right still holds now.
+        if self.surroundings.is_fresh() { Ok(fetched) } else { Err(NoAnswer::NotCoordinator) }
+    }
+
+    /// `None` for a group that is not known.
+    pub async fn describe(&self, group: Arc<str>) -> Result<Option<Description>, NoAnswer> {
+        let coordinator = self.coordinator_of(&group).await?;
+        Ok(coordinator.ask(|reply| Message::Describe { group, reply }).await?)
+    }
+
+    /// Every group that has its coordinator here. Loads what is not loaded yet; partitions without records are passed
+    /// over.
+    pub async fn list(&self) -> Result<Vec<Listed>, NoAnswer> {
+        let Some(partitions) = self.surroundings.offsets_partitions() else { return Ok(Vec::new()) };
+        let mut listed = Vec::new();
+        for partition in 0..partitions {
+            let running = self.running(partition);
+            if running.is_none() && self.surroundings.open(partition).await?.end() == 0 {
+                continue;
+            }
+            let coordinator = self.coordinator(partition);
+            coordinator.wait_loaded(self.options.load_wait_max).await?;
+            listed.extend(coordinator.ask(|reply| Message::List { reply }).await?);
+        }
+        Ok(listed)
+    }
+
+    /// Stops all actors. Requests in joins and syncs are told to look for the coordinator again.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn coordinator_of(&self, group: &str) -> Result<Coordinator, NoAnswer> {
+        let partition = self.ensure_partition_of(group).await?;
+        let coordinator = self.coordinator(partition);
+        coordinator.wait_loaded(self.options.load_wait_max).await?;
+        Ok(coordinator)
+    }
+
+    fn running(&self, partition: i32) -> Option<Coordinator> {
+        self.coordinators.lock().get(&partition).filter(|coordinator| !coordinator.has_ended()).cloned()
+    }
+
+    /// The partition's coordinator; a new one if there was none or it gave up.
+    fn coordinator(&self, partition: i32) -> Coordinator {
+        let mut coordinators = self.coordinators.lock();
+        if let Some(running) = coordinators.get(&partition).filter(|coordinator| !coordinator.has_ended()) {
+            return running.clone();
+        }
+        let (coordinator, run) = Coordinator::new(
+            partition,
+            self.options.clone(),
+            self.surroundings.clone(),
+            self.budget.clone(),
+            self.stop.child_token(),
+        );
+        self.tasks.spawn(run);
+        coordinators.insert(partition, coordinator.clone());
+        coordinator
+    }
+}
+
+/// Kafka's choice of a group's partition: `Utils.abs(groupId.hashCode()) % partitions`, on UTF-16 code units.
+pub fn partition_of(group: &str, partitions: i32) -> i32 {
+    assert!(partitions > 0, "a topic has partitions");
+    let hash =
+        group.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    // `Utils.abs` makes 0 of the one number that has no absolute value.
+    hash.checked_abs().unwrap_or(0) % partitions
+}
+
+#[cfg(test)]
+mod tests;

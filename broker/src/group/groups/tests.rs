@@ -1,0 +1,433 @@
+//! Coordinators over a log in memory that can be held back, cut off and reopened.
+
+mod memory;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use memory::{Memory, World};
+use uuid::Uuid;
+
+use super::*;
+use crate::group::records::{CommittedOffset, GroupMetadata, Key};
+use crate::group::state::{Joined, Protocol, State};
+
+fn options() -> Options {
+    Options { load_wait_max: Duration::from_secs(1), ..Options::default() }
+}
+
+fn groups(world: &Arc<World>) -> Groups {
+    Groups::new(options(), Arc::new(Memory(world.clone())))
+}
+
+fn group() -> Arc<str> {
+    Arc::from("g")
+}
+
+fn join_request(member_id: &str) -> JoinRequest {
+    JoinRequest {
+        member_id: Arc::from(member_id),
+        instance_id: None,
+        client_id: Arc::from("c"),
+        client_host: Arc::from("/127.0.0.1"),
+        session_timeout_ms: 10_000,
+        rebalance_timeout_ms: 60_000,
+        protocol_type: Arc::from("consumer"),
+        protocols: vec![Protocol { name: Arc::from("range"), metadata: Bytes::from_static(b"topics") }],
+        requires_known_member_id: false,
+        supports_skipping_assignment: true,
+        fresh: Uuid::new_v4(),
+    }
+}
+
+fn sync_request(joined: &Joined, assignment: &'static [u8]) -> SyncRequest {
+    SyncRequest {
+        member_id: joined.member_id.clone(),
+        instance_id: None,
+        generation: joined.generation,
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(joined.member_id.clone(), Bytes::from_static(assignment))],
+    }
+}
+
+fn commit_request(offset: i64, topic_id: Uuid) -> CommitRequest {
+    let committed = CommittedOffset {
+        offset,
+        leader_epoch: 7,
+        metadata: Arc::from("note"),
+        committed_at_ms: 1,
+        expires_at_ms: None,
+        topic_id: Some(topic_id),
+    };
+    CommitRequest {
+        member_id: Arc::from(""),
+        instance_id: None,
+        generation: -1,
+        knows_group_id_not_found: true,
+        offsets: vec![((Arc::from("t"), 0), committed)],
+    }
+}
+
+async fn committed(groups: &Groups) -> Option<CommittedOffset> {
+    let fetched = groups.fetch(group(), Some(vec![(Arc::from("t"), 0)])).await.unwrap();
+    fetched[0].1.clone()
+}
+
+#[test]
+fn a_group_is_in_the_partition_that_kafka_puts_it_in() {
+    // Java: "abc".hashCode() == 96354, "polygenelubricants".hashCode() == Integer.MIN_VALUE,
+    // "consumer-group-π".hashCode() by the same recurrence over UTF-16.
+    assert_eq!(partition_of("abc", 50), 96354 % 50);
+    assert_eq!(partition_of("polygenelubricants", 50), 0);
+    assert_eq!(partition_of("", 50), 0);
+    assert_eq!(partition_of("\u{1F600}", 1 << 20), (0xd83d * 31 + 0xde00) % (1 << 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_93_a_commit_is_answered_only_once_durable() {
+    let world = World::new();
+    let groups = groups(&world);
+    world.hold(true);
+    let commit = groups.commit(group(), commit_request(5, world.topic("t")));
+    tokio::pin!(commit);
+    tokio::select! {
+        _ = &mut commit => panic!("answered before it is durable"),
+        () = world.appended(1) => {}
+    }
+    assert_eq!(committed(&groups).await, None, "nor is it visible");
+    world.hold(false);
+    assert_eq!(commit.await, Ok(()));
+    assert_eq!(committed(&groups).await.unwrap().offset, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_94_101_offsets_epochs_and_metadata_survive_a_restart() {
+    let world = World::new();
+    groups(&world).commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    groups(&world).commit(group(), commit_request(6, world.topic("t"))).await.unwrap();
+    let after = committed(&groups(&world)).await.unwrap();
+    assert_eq!((after.offset, after.leader_epoch, &*after.metadata), (6, 7, "note"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_101_members_and_assignments_survive_a_restart_without_a_rebalance() {
+    let world = World::new();
+    let before = groups(&world);
+    let joined = before.join(group(), join_request("")).await.unwrap();
+    before.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    before.shutdown().await;
+    let after = groups(&world);
+    let beat = after.heartbeat(group(), joined.member_id.clone(), None, joined.generation).await;
+    assert_eq!(beat, Ok(()));
+    let synced = after.sync(group(), sync_request(&joined, b"other")).await.unwrap();
+    assert_eq!(synced.assignment, Bytes::from_static(b"mine"));
+    let described = after.describe(group()).await.unwrap().unwrap();
+    assert_eq!((described.state, described.members.len()), (State::Stable, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_101_an_assignment_waits_for_the_log() {
+    let world = World::new();
+    let groups = groups(&world);
+    let joined = groups.join(group(), join_request("")).await.unwrap();
+    world.hold(true);
+    let sync = groups.sync(group(), sync_request(&joined, b"mine"));
+    tokio::pin!(sync);
+    tokio::select! {
+        _ = &mut sync => panic!("released before it is durable"),
+        () = world.appended(1) => {}
+    }
+    world.hold(false);
+    assert_eq!(sync.await.unwrap().assignment, Bytes::from_static(b"mine"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_91_a_leave_that_empties_the_group_is_answered_once_durable() {
+    let world = World::new();
+    let groups = groups(&world);
+    let joined = groups.join(group(), join_request("")).await.unwrap();
+    groups.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    world.hold(true);
+    let leaving = vec![Leaving { member_id: joined.member_id.clone(), instance_id: None }];
+    let leave = groups.leave(group(), leaving);
+    tokio::pin!(leave);
+    tokio::select! {
+        _ = &mut leave => panic!("answered before it is durable"),
+        () = world.appended(2) => {}
+    }
+    world.hold(false);
+    assert_eq!(leave.await, Ok(vec![Ok(())]));
+    let described = self::groups(&world).describe(group()).await.unwrap().unwrap();
+    assert_eq!(described.state, State::Empty);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_that_come_while_the_log_is_busy_share_a_batch() {
+    let world = World::new();
+    let groups = Arc::new(groups(&world));
+    world.hold(true);
+    let mut commits = tokio::task::JoinSet::new();
+    for offset in 0..200 {
+        let (groups, request) = (groups.clone(), commit_request(offset, world.topic("t")));
+        commits.spawn(async move { groups.commit(group(), request).await });
+    }
+    world.appended(1).await;
+    world.hold(false);
+    for result in commits.join_all().await {
+        assert_eq!(result, Ok(()));
+    }
+    assert!(world.batches() <= 8, "200 commits in {} batches", world.batches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_end_without_anybody_asking() {
+    let world = World::new();
+    let groups = groups(&world);
+    let joined = groups.join(group(), join_request("")).await.unwrap();
+    groups.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    world.appended(2).await;
+    let described = groups.describe(group()).await.unwrap().unwrap();
+    assert_eq!(described.state, State::Empty);
+    let beat = groups.heartbeat(group(), joined.member_id, None, joined.generation).await;
+    assert_eq!(beat, Err(ResponseError::UnknownMemberId));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_append_is_told_to_those_who_wait_and_the_next_request_starts_from_the_log() {
+    let world = World::new();
+    let groups = groups(&world);
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.fail_appends(true);
+    let failed = groups.commit(group(), commit_request(6, world.topic("t"))).await;
+    assert_eq!(failed, Err(ResponseError::NotCoordinator));
+    world.fail_appends(false);
+    assert_eq!(committed(&groups).await.unwrap().offset, 5);
+    groups.commit(group(), commit_request(7, world.topic("t"))).await.unwrap();
+    assert_eq!(committed(&groups).await.unwrap().offset, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_loads_heartbeats_are_fine_syncs_start_over_and_others_are_told() {
+    let world = World::new();
+    groups(&world).commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    let groups = groups(&world);
+    world.hold_reads(true);
+    assert_eq!(groups.heartbeat(group(), Arc::from("m"), None, 1).await, Ok(()));
+    assert_eq!(groups.fetch(group(), None).await, Err(NoAnswer::Loading));
+    let joined = groups.join(group(), join_request("")).await;
+    assert_eq!(joined.unwrap_err().error, ResponseError::CoordinatorLoadInProgress);
+    let request = SyncRequest {
+        member_id: Arc::from("m"),
+        instance_id: None,
+        generation: 1,
+        protocol_type: None,
+        protocol: None,
+        assignments: Vec::new(),
+    };
+    assert_eq!(groups.sync(group(), request).await, Err(ResponseError::RebalanceInProgress));
+    world.hold_reads(false);
+    assert_eq!(committed(&groups).await.unwrap().offset, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_log_is_replayed_chunk_by_chunk() {
+    let world = World::new();
+    let before = groups(&world);
+    for offset in 0..100 {
+        before.commit(group(), commit_request(offset, world.topic("t"))).await.unwrap();
+    }
+    let small = Options { load_chunk_bytes: 300, ..options() };
+    let after = Groups::new(small, Arc::new(Memory(world.clone())));
+    assert_eq!(committed(&after).await.unwrap().offset, 99);
+    assert!(world.reads() > 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_97_deleting_a_topic_deletes_its_offsets() {
+    let world = World::new();
+    let groups = groups(&world);
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.delete_topic("t");
+    assert_eq!(committed(&groups).await, None, "at once");
+    world.appended(2).await;
+    let recreated = world.topic("t");
+    assert_eq!(
+        committed(&self::groups(&world)).await,
+        None,
+        "a new topic of the name begins without offsets"
+    );
+    groups.commit(group(), commit_request(1, recreated)).await.unwrap();
+    assert_eq!(committed(&self::groups(&world)).await.unwrap().offset, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_97_a_topic_made_again_while_nobody_looked_begins_without_offsets() {
+    let world = World::new();
+    let before = groups(&world);
+    before.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    before.shutdown().await;
+    world.delete_topic("t");
+    world.topic("t");
+    assert_eq!(committed(&groups(&world)).await, None);
+    world.appended(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_97_the_tombstone_of_the_old_topic_does_not_bury_a_commit_for_the_new_one() {
+    let world = World::new();
+    let groups = groups(&world);
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.hold(true);
+    world.delete_topic_silently("t");
+    let recreated = world.topic_silently("t");
+    let commit = groups.commit(group(), commit_request(1, recreated));
+    tokio::pin!(commit);
+    tokio::select! {
+        _ = &mut commit => panic!("held"),
+        () = world.appended(2) => {}
+    }
+    world.notify_topics();
+    // The coordinator has seen the change once it answers a request that came after.
+    assert_eq!(committed(&groups).await, None);
+    world.hold(false);
+    assert_eq!(commit.await, Ok(()));
+    groups.shutdown().await;
+    assert_eq!(committed(&self::groups(&world)).await.unwrap().offset, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_coordinator_does_not_speak_of_offsets() {
+    let world = World::new();
+    let groups = groups(&world);
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.set_fresh(false);
+    assert_eq!(groups.fetch(group(), None).await, Err(NoAnswer::NotCoordinator));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_99_listing_loads_what_is_not_loaded_and_skips_what_is_empty() {
+    let world = World::new();
+    let before = groups(&world);
+    before.commit(Arc::from("simple"), commit_request(5, world.topic("t"))).await.unwrap();
+    let joined = before.join(group(), join_request("")).await.unwrap();
+    before.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    before.shutdown().await;
+    let after = groups(&world);
+    let mut listed = after.list().await.unwrap();
+    listed.sort_by(|a, b| a.group.cmp(&b.group));
+    let shown: Vec<_> =
+        listed.iter().map(|listed| (&*listed.group, &*listed.protocol_type, listed.state.name())).collect();
+    assert_eq!(shown, [("g", "consumer", "Stable"), ("simple", "", "Empty")]);
+    assert_eq!(after.coordinators.lock().len(), 2, "no actor for an empty partition");
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_bounded_and_given_back() {
+    let world = World::new();
+    let tight = Options { state_bytes_max: 4_000, ..options() };
+    let groups = Groups::new(tight, Arc::new(Memory(world.clone())));
+    let mut refused = 0;
+    for partition in 0..40 {
+        let mut request = commit_request(1, world.topic("t"));
+        request.offsets[0].0.1 = partition;
+        match groups.commit(group(), request).await {
+            Ok(()) => assert!(partition < 35),
+            Err(error) => {
+                assert_eq!(error, ResponseError::InvalidCommitOffsetSize);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 5);
+    let full = groups.join(Arc::from("other"), join_request("")).await;
+    assert_eq!(full.unwrap_err().error, ResponseError::GroupMaxSizeReached);
+    assert!(groups.budget.used_bytes() <= 4_000);
+    groups.shutdown().await;
+    assert_eq!(groups.budget.used_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_instead_of_growing() {
+    let world = World::new();
+    let tight = Options { queued_bytes_max: 2_000, appends_in_flight_max: 1, ..options() };
+    let groups = Arc::new(Groups::new(tight, Arc::new(Memory(world.clone()))));
+    groups.commit(group(), commit_request(0, world.topic("t"))).await.unwrap();
+    world.hold(true);
+    let mut commits = tokio::task::JoinSet::new();
+    for offset in 0..100 {
+        let (groups, request) = (groups.clone(), commit_request(offset, world.topic("t")));
+        commits.spawn(async move { groups.commit(group(), request).await });
+    }
+    let refused = commits.join_next().await.unwrap().unwrap();
+    assert_eq!(refused, Err(ResponseError::CoordinatorNotAvailable));
+    assert_eq!(
+        groups.describe(group()).await.unwrap().unwrap().state,
+        State::Empty,
+        "reads are served meanwhile"
+    );
+    world.hold(false);
+    let results = commits.join_all().await;
+    assert!(results.iter().any(Result::is_ok) && results.iter().any(Result::is_err));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_fails_alone() {
+    let world = World::new();
+    let groups = groups(&world);
+    let mut request = commit_request(5, world.topic("t"));
+    request.offsets[0].0.0 = Arc::from("t".repeat(40_000));
+    assert_eq!(groups.commit(group(), request).await, Err(ResponseError::InvalidCommitOffsetSize));
+    groups.commit(group(), commit_request(6, world.topic("t"))).await.unwrap();
+    assert_eq!(committed(&groups).await.unwrap().offset, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_and_damaged_records_do_not_stop_the_replay() {
+    let world = World::new();
+    groups(&world).commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    let partition = partition_of("g", 50);
+    world.put(partition, &[(&[0, 3, 0, 1, b'g'], Some(b"newer kind of group"))]);
+    world.put(partition, &[(&[0, 1, 0], Some(b"")), (b"", None)]);
+    let future_value = Key::Group { group: group() }.encode().unwrap();
+    world.put(partition, &[(&future_value, Some(&[0, 9, 1, 2, 3]))]);
+    world.put_raw(partition, Bytes::from_static(&[1; 80]));
+    assert_eq!(committed(&groups(&world)).await.unwrap().offset, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tombstones_are_obeyed() {
+    let world = World::new();
+    let before = groups(&world);
+    before.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    let value = GroupMetadata {
+        protocol_type: Arc::from("consumer"),
+        generation: 3,
+        protocol: None,
+        leader: None,
+        state_since_ms: 0,
+        members: Vec::new(),
+    };
+    let partition = partition_of("g", 50);
+    let key = Key::Group { group: group() }.encode().unwrap();
+    world.put(partition, &[(&key, Some(&value.encode().unwrap()))]);
+    assert_eq!(groups(&world).list().await.unwrap()[0].protocol_type.as_ref(), "consumer");
+    let offset = Key::Offset { group: group(), topic: Arc::from("t"), partition: 0 }.encode().unwrap();
+    world.put(partition, &[(&key, None), (&offset, None)]);
+    assert_eq!(groups(&world).list().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_answers_those_who_wait() {
+    let world = World::new();
+    let groups = groups(&world);
+    let join = groups.join(group(), join_request(""));
+    tokio::pin!(join);
+    tokio::select! {
+        _ = &mut join => panic!("the initial delay is 3 s"),
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+    }
+    groups.shutdown().await;
+    assert_eq!(join.await.unwrap_err().error, ResponseError::NotCoordinator);
+}

@@ -1,0 +1,187 @@
+//! A log and a cluster in memory. What was appended outlives the coordinators, as a store does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::group::batch::{Batch, Builder};
+use crate::group::log::{Chunk, LogError, OffsetsLog, Surroundings};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Switches {
+    hold: bool,
+    hold_reads: bool,
+    fail_appends: bool,
+    stale: bool,
+    appended: usize,
+    reads: usize,
+}
+
+/// What stays when a broker goes.
+#[derive(Debug)]
+pub struct World {
+    logs: Mutex<HashMap<i32, Vec<Bytes>>>,
+    topics: Mutex<HashMap<String, Uuid>>,
+    switches: watch::Sender<Switches>,
+    topics_version: watch::Sender<u64>,
+}
+
+impl World {
+    pub fn new() -> Arc<World> {
+        Arc::new(World {
+            logs: Mutex::default(),
+            topics: Mutex::default(),
+            switches: watch::Sender::new(Switches::default()),
+            topics_version: watch::Sender::new(0),
+        })
+    }
+
+    /// Appends take their place but do not become durable.
+    pub fn hold(&self, hold: bool) {
+        self.switches.send_modify(|switches| switches.hold = hold);
+    }
+
+    pub fn hold_reads(&self, hold: bool) {
+        self.switches.send_modify(|switches| switches.hold_reads = hold);
+    }
+
+    pub fn fail_appends(&self, fail: bool) {
+        self.switches.send_modify(|switches| switches.fail_appends = fail);
+    }
+
+    pub fn set_fresh(&self, fresh: bool) {
+        self.switches.send_modify(|switches| switches.stale = !fresh);
+    }
+
+    /// Waits until so many batches were handed to the logs.
+    pub async fn appended(&self, count: usize) {
+        let mut switches = self.switches.subscribe();
+        switches.wait_for(|switches| switches.appended >= count).await.expect("the world stands");
+    }
+
+    pub fn batches(&self) -> usize {
+        self.switches.borrow().appended
+    }
+
+    pub fn reads(&self) -> usize {
+        self.switches.borrow().reads
+    }
+
+    pub fn topic(&self, name: &str) -> Uuid {
+        let id = self.topic_silently(name);
+        self.notify_topics();
+        id
+    }
+
+    pub fn topic_silently(&self, name: &str) -> Uuid {
+        *self.topics.lock().entry(name.to_owned()).or_insert_with(Uuid::new_v4)
+    }
+
+    pub fn delete_topic(&self, name: &str) {
+        self.delete_topic_silently(name);
+        self.notify_topics();
+    }
+
+    pub fn delete_topic_silently(&self, name: &str) {
+        self.topics.lock().remove(name);
+    }
+
+    pub fn notify_topics(&self) {
+        self.topics_version.send_modify(|version| *version += 1);
+    }
+
+    pub fn put(&self, partition: i32, records: &[(&[u8], Option<&[u8]>)]) {
+        let mut builder = Builder::new(0);
+        for (key, value) in records {
+            builder.push(key, *value);
+        }
+        self.put_raw(partition, builder.finish().bytes);
+    }
+
+    pub fn put_raw(&self, partition: i32, bytes: Bytes) {
+        self.logs.lock().entry(partition).or_default().push(bytes);
+    }
+}
+
+/// A broker's view of the world.
+#[derive(Debug)]
+pub struct Memory(pub Arc<World>);
+
+#[derive(Debug)]
+struct MemoryLog {
+    world: Arc<World>,
+    partition: i32,
+}
+
+#[async_trait]
+impl OffsetsLog for MemoryLog {
+    async fn append(&self, batch: Batch) -> Result<BoxFuture<'static, Result<(), LogError>>, LogError> {
+        self.world.switches.send_modify(|switches| switches.appended += 1);
+        let (world, partition) = (self.world.clone(), self.partition);
+        let durable = async move {
+            let mut switches = world.switches.subscribe();
+            let now = *switches.wait_for(|switches| !switches.hold).await.expect("the world stands");
+            if now.fail_appends {
+                return Err(LogError::NotLeader("switched off".to_owned()));
+            }
+            world.put_raw(partition, batch.bytes);
+            Ok(())
+        };
+        Ok(durable.boxed())
+    }
+
+    async fn read(&self, from: u64, max_bytes: usize) -> Result<Option<Chunk>, LogError> {
+        self.world.switches.send_modify(|switches| switches.reads += 1);
+        let mut switches = self.world.switches.subscribe();
+        switches.wait_for(|switches| !switches.hold_reads).await.expect("the world stands");
+        drop(switches);
+        let logs = self.world.logs.lock();
+        let batches = logs.get(&self.partition).map_or(&[][..], |batches| &batches[from as usize..]);
+        let mut bytes = 0;
+        let taken = batches.iter().take_while(|batch| {
+            let room = bytes < max_bytes;
+            bytes += batch.len();
+            room
+        });
+        let batches: Vec<Bytes> = taken.cloned().collect();
+        let next = from + batches.len() as u64;
+        Ok((next > from).then_some(Chunk { batches, next }))
+    }
+
+    fn end(&self) -> u64 {
+        self.world.logs.lock().get(&self.partition).map_or(0, |batches| batches.len() as u64)
+    }
+}
+
+#[async_trait]
+impl Surroundings for Memory {
+    async fn ensure_offsets_topic(&self) -> Result<i32, LogError> {
+        Ok(50)
+    }
+
+    fn offsets_partitions(&self) -> Option<i32> {
+        Some(50)
+    }
+
+    async fn open(&self, partition: i32) -> Result<Arc<dyn OffsetsLog>, LogError> {
+        Ok(Arc::new(MemoryLog { world: self.0.clone(), partition }))
+    }
+
+    fn topic_id(&self, name: &str) -> Option<Uuid> {
+        self.0.topics.lock().get(name).copied()
+    }
+
+    fn topics_changed(&self) -> watch::Receiver<u64> {
+        self.0.topics_version.subscribe()
+    }
+
+    fn is_fresh(&self) -> bool {
+        !self.0.switches.borrow().stale
+    }
+}
