@@ -378,3 +378,6 @@ impl Blocks {
         &mut self.blocks[(block.0 - self.first) as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;

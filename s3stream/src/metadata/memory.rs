@@ -36,12 +36,14 @@ pub struct MemoryMetadata {
 #[derive(Clone, Debug, Default)]
 struct State {
     entries: u64,
+    commits: u64,
     next_stream: u64,
     incarnations: HashMap<Incarnation, Life>,
     streams: BTreeMap<StreamId, StreamState>,
     /// Every object that was ever committed.
     objects: HashMap<ObjectId, u64>,
-    faults: VecDeque<Fault>,
+    /// `None` leaves a command alone.
+    faults: VecDeque<Option<Fault>>,
     outage: bool,
 }
 
@@ -129,9 +131,26 @@ impl MemoryMetadata {
         state.streams.values().flat_map(|stream| stream.parts.iter().map(|part| part.object)).collect()
     }
 
+    /// Commits that were accepted, of owners and of recoverers.
+    pub fn commits(&self) -> u64 {
+        self.state.lock().commits
+    }
+
+    /// From now on commands of `incarnation` are rejected.
+    pub fn fence(&self, incarnation: Incarnation) {
+        self.state.lock().incarnations.get_mut(&incarnation).expect("was registered").fenced = true;
+    }
+
     /// Applies to the next command that has none yet.
     pub fn inject(&self, fault: Fault) {
-        self.state.lock().faults.push_back(fault);
+        self.inject_after(0, fault);
+    }
+
+    /// Lets `undisturbed` commands pass first.
+    pub fn inject_after(&self, undisturbed: usize, fault: Fault) {
+        let mut state = self.state.lock();
+        state.faults.extend(std::iter::repeat_n(None, undisturbed));
+        state.faults.push_back(Some(fault));
     }
 
     /// Forgets the faults that did not happen yet.
@@ -151,7 +170,7 @@ impl MemoryMetadata {
             if state.outage {
                 return unavailable("outage");
             }
-            let fault = state.faults.pop_front();
+            let fault = state.faults.pop_front().flatten();
             let outcome = match fault {
                 Some(Fault::Unavailable | Fault::HangBefore) => None,
                 _ => {
@@ -213,7 +232,9 @@ impl State {
         Ok(())
     }
 
+    /// The last step of a commit.
     fn move_trim(&mut self, of: Incarnation, to: Position) -> Result<(), Error> {
+        self.commits += 1;
         let life = self.incarnations.get_mut(&of).expect("checked before");
         if to < life.trim {
             return Err(Error::Rejected(format!(

@@ -1,5 +1,8 @@
 //! The storage engine from outside: over the memory WAL, a store in memory, and the metadata in memory.
 
 mod basics;
+mod failure;
 mod model;
+mod pressure;
+mod recovery;
 mod world;

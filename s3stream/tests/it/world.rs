@@ -50,6 +50,15 @@ impl World {
     pub async fn try_start(&self, streams: &[StreamId]) -> Result<Broker, Error> {
         let owner = self.metadata.register(1);
         let vacated = self.recover(owner).await?;
+        self.open(owner, vacated, streams).await
+    }
+
+    pub async fn open(
+        &self,
+        owner: Incarnation,
+        vacated: Vacated,
+        streams: &[StreamId],
+    ) -> Result<Broker, Error> {
         let right = Arc::new(AckRight::unlimited());
         let wal = self.medium.open(owner, vacated, right).await?;
         let storage =

@@ -1,0 +1,158 @@
+//! Bounds: memory, the WAL's space, and what makes uploads start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use s3stream::log_cache::RECORD_OVERHEAD_BYTES;
+use s3stream::{Config, Error, StreamMetadata};
+use tokio::time::timeout;
+use wal::memory::{MemoryMedium, Options};
+
+use crate::world::{World, read_all, record, small};
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test(start_paused = true)]
+async fn memory_stays_bounded_while_nothing_can_be_committed_and_all_goes_on_afterwards() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    world.metadata.set_outage(true);
+    let mut appended = 0;
+    while let Ok(outcome) = timeout(LONG, broker.append(0, record(0, appended, 1, 1000))).await {
+        outcome.expect("appends");
+        appended += 1;
+        let status = broker.storage.status();
+        assert!(status.cache_used_bytes <= status.cache_limit_bytes);
+        assert!(appended < 100, "admits without a bound");
+    }
+    assert_eq!(
+        appended,
+        64 * 1024 / (1000 + RECORD_OVERHEAD_BYTES) as u64,
+        "the budget is used up, and no more"
+    );
+    assert!(broker.storage.failed().now_or_never().is_none(), "an outage is no failure");
+    world.metadata.set_outage(false);
+    broker.fill(0, 200, 1000).await;
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), appended as usize + 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_admissions_are_served_in_order_and_leave_nothing_behind() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let storage = &broker.storage;
+    let limit = storage.status().cache_limit_bytes;
+    assert!(
+        matches!(storage.admit(limit).await, Err(Error::TooLarge { .. })),
+        "with its overhead it never fits"
+    );
+    let all = storage.admit(limit - RECORD_OVERHEAD_BYTES).await.expect("fits");
+    let mut large = Box::pin(storage.admit(limit / 2));
+    let mut small = Box::pin(storage.admit(10));
+    assert!((&mut large).now_or_never().is_none());
+    assert!((&mut small).now_or_never().is_none());
+    drop(all);
+    let large_admission = (&mut large).now_or_never().expect("is first").expect("fits");
+    let small_admission = (&mut small).now_or_never().expect("fits beside it").expect("fits");
+    let mut blocked = Box::pin(storage.admit(limit / 2));
+    let mut behind = Box::pin(storage.admit(10));
+    assert!((&mut blocked).now_or_never().is_none());
+    assert!((&mut behind).now_or_never().is_none(), "no overtaking");
+    drop(blocked);
+    let behind = (&mut behind).now_or_never().expect("the one before it left").expect("fits");
+    drop((large_admission, small_admission, behind));
+    assert_eq!(storage.status().cache_used_bytes, 0);
+    assert_eq!(storage.status().admissions_waiting, 0);
+}
+
+#[tokio::test]
+async fn one_admission_serves_a_request_with_many_records() {
+    let world = World::new(small());
+    let ids = [world.metadata.create_stream(), world.metadata.create_stream()];
+    let broker = world.start(&ids).await;
+    let records = [record(0, 0, 3, 100), record(1, 0, 1, 700)];
+    let mut admission = broker.storage.admit_batch(800, 2).await.expect("fits");
+    let appending: Vec<_> = records
+        .iter()
+        .enumerate()
+        .map(|(at, record)| {
+            let admission = admission.split(record.body.len());
+            broker.streams[at].append(admission, record.clone()).expect("appends")
+        })
+        .collect();
+    drop(admission);
+    for appending in appending {
+        appending.await.expect("confirmed");
+    }
+    assert_eq!(broker.storage.status().cache_used_bytes, 800 + 2 * RECORD_OVERHEAD_BYTES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_engine_does_nothing_and_an_old_block_is_uploaded() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let committed = || world.metadata.stream(id).expect("exists").committed_end;
+    tokio::time::sleep(LONG).await;
+    assert!(world.metadata.named_objects().is_empty());
+    broker.fill(0, 3, 10).await;
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(committed(), 0);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(committed(), 3);
+    assert_eq!(broker.storage.status().wal.used_bytes, 0);
+    tokio::time::sleep(LONG).await;
+    assert_eq!(world.metadata.named_objects().len(), 1);
+    assert!(broker.streams[0].read_cached(0, 1, u64::MAX).is_some(), "what is uploaded stays as tail cache");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_fills_up_makes_room_for_itself() {
+    let medium = MemoryMedium::new("tight", Options { capacity_bytes: 10 << 10, ..Options::default() });
+    let config = Config { log_cache_bytes: 64 << 20, upload_bytes: 32 << 20, ..small() };
+    let world = World::on(config, Arc::new(object_store::memory::InMemory::new()), Arc::new(medium));
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    // Each of these needs most of the log: the fraction at which uploads start is never passed by one alone.
+    for bytes in [4000, 7000, 9000, 100, 9000, 5000, 5200] {
+        timeout(LONG, broker.fill(0, 1, bytes)).await.expect("room is made");
+    }
+    // A request that waits does not wait for the block's age.
+    timeout(Duration::from_secs(50), broker.fill(0, 100, 900)).await.expect("room is made");
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), 107);
+}
+
+#[tokio::test]
+async fn many_small_streams_share_an_object_and_a_large_one_has_its_own() {
+    let world = World::new(Config { upload_bytes: 60 << 10, ..small() });
+    let ids: Vec<_> = (0..20).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    for stream in 0..20 {
+        broker.fill(stream, if stream == 7 { 10 } else { 1 }, 1000).await;
+    }
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(world.metadata.named_objects().len(), 2);
+    let object = |id| world.metadata.locate(id, 0, 9)[0].object;
+    assert_eq!(object(ids[0]), object(ids[19]));
+    assert_ne!(object(ids[0]), object(ids[7]));
+}
+
+#[tokio::test]
+async fn a_block_with_many_streams_is_committed_in_bounded_entries() {
+    let config = Config { object_streams_max: 3, commit_parts_max: 6, ..small() };
+    let world = World::new(config);
+    let ids: Vec<_> = (0..20).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    for stream in 0..20 {
+        broker.fill(stream, 2, 50).await;
+    }
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(world.metadata.named_objects().len(), 7, "three streams an object");
+    assert!(world.metadata.commits() >= 4, "six parts an entry, at most");
+    assert_eq!(broker.storage.status().wal.used_bytes, 0);
+}
