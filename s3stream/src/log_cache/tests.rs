@@ -141,14 +141,14 @@ proptest! {
                 _ => {
                     let end = if at % 2 == 0 { u64::MAX } else { at + 5 };
                     let found = tail.read(at, bytes, end);
-                    let mut budget = bytes;
+                    let mut budget = bytes as i64;
                     let expected: Vec<_> = all.iter()
                         .filter(|record| record.end > at)
                         .take_while(|record| record.end <= end.min(confirmed))
                         .enumerate()
                         .take_while(|(nth, record)| {
-                            let fits = record.body.len() <= budget;
-                            budget = budget.saturating_sub(record.body.len());
+                            let fits = record.body.len() as i64 <= budget;
+                            budget -= record.body.len() as i64;
                             *nth == 0 || fits
                         })
                         .map(|(_, record)| record.clone())
