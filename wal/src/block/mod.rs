@@ -1,1 +1,353 @@
-//! The block WAL.
+//! The block WAL: a ring of frames on a raw device or in a preallocated file. An append is acknowledged after one write.
+//!
+//! ```text
+//!   ┌────────────┬────────────┬───────────────────────────────────────────────┐
+//!   │superblock 0│superblock 1│ ring:  frame │ frame │frame│        │ frame    │
+//!   └────────────┴────────────┴───────────────────────────────────────────────┘
+//!     written in turn            absolute positions; position % size is the place
+//! ```
+//!
+//! Invariants, besides W1 to W7:
+//!
+//! - **V1** Only the owner writes: an exclusive lock (and O_EXCL on a device) is held from before the superblocks are read
+//!   until the last thread has ended. Recoverers only read (B2).
+//! - **V2** A volume is formatted only if it is blank; another cluster's, another version's and foreign content are refused.
+//! - **V3** Both superblocks name the owner before its first frame is written; frames carry volume and epoch, so nothing
+//!   that an earlier life or an earlier volume left is ever taken for data.
+//! - **V4** A failed write or flush is final.
+//! - **V5** What was provably durable and cannot be read is [`Error::Corrupt`], never an end of the log.
+//!
+//! Reading order: [`superblock`] and [`frame`] (the format), [`layout`] (where records go), [`device`], [`volume`],
+//! [`writer`], [`recovery`].
+//!
+//! Not here: persistent reservations (B1 (a)). A volume that two hosts can reach is fenced by the lease of
+//! [`AckRight`], which is B1 (b).
+
+mod aligned;
+pub mod device;
+mod frame;
+mod layout;
+mod recovery;
+mod superblock;
+mod volume;
+mod writer;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use self::device::{Access, Device, FileDevice};
+use self::layout::Geometry;
+use self::recovery::{BlockRecovery, Scan};
+use self::superblock::Superblock;
+use self::volume::Volume;
+use self::writer::{BlockWal, Shared};
+use crate::uri::Target;
+use crate::{AckRight, Error, Incarnation, Medium, Position, Recovery, Uri, Vacated, Wal};
+
+/// The smallest block that frames are aligned to.
+pub const BLOCK_BYTES_MIN: usize = 4096;
+/// The largest logical block of a device that is supported.
+pub const BLOCK_BYTES_MAX: usize = 65536;
+
+/// The bounds of a block WAL.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Writes under way at once, each on a thread of its own. Default 4.
+    pub writes_in_flight_max: usize,
+    /// Bytes between the oldest write under way and the end of the newest one. Also bounds what recovery reads beyond
+    /// the end of the log. Default 8 MiB.
+    pub in_flight_bytes_max: usize,
+    /// The largest frame, in bytes; a little less is the largest record. At most a quarter of the ring. Default 8 MiB.
+    pub frame_bytes_max: usize,
+    /// A frame that has reached this many bytes takes no more records. Default 1 MiB.
+    pub frame_bytes_target: usize,
+    /// While a write is under way, the next one waits until it has this many bytes (or the first one is done). Default
+    /// 64 KiB.
+    pub gather_bytes: usize,
+    /// Bytes of records that are appended but not yet written. Default 64 MiB.
+    pub pending_bytes_max: usize,
+    /// How long the making of a new file may write zeroes. What is left is zeroed by use, at the price of slower first
+    /// writes there. Default 300 ms.
+    pub zeroing_time_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            writes_in_flight_max: 4,
+            in_flight_bytes_max: 8 << 20,
+            frame_bytes_max: 8 << 20,
+            frame_bytes_target: 1 << 20,
+            gather_bytes: 64 << 10,
+            pending_bytes_max: 64 << 20,
+            zeroing_time_max: Duration::from_millis(300),
+        }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// [`Error::Refused`] that names the bound that makes no sense.
+    pub fn validate(&self) -> Result<(), Error> {
+        let checks = [
+            ((1..=64).contains(&self.writes_in_flight_max), "writes_in_flight_max must be from 1 to 64"),
+            (
+                (64 << 10..=256 << 20).contains(&self.frame_bytes_max),
+                "frame_bytes_max must be from 64 KiB to 256 MiB",
+            ),
+            (
+                self.frame_bytes_target <= self.frame_bytes_max,
+                "frame_bytes_target must be at most frame_bytes_max",
+            ),
+            (self.in_flight_bytes_max <= 1 << 30, "in_flight_bytes_max must be at most 1 GiB"),
+            (
+                self.pending_bytes_max >= self.frame_bytes_max,
+                "pending_bytes_max must be at least frame_bytes_max",
+            ),
+        ];
+        match checks.iter().find(|(holds, _)| !holds) {
+            None => Ok(()),
+            Some((_, rule)) => Err(Error::Refused(format!("the block WAL's {rule}"))),
+        }
+    }
+
+    fn geometry(&self, superblock: &Superblock, device: &dyn Device) -> Geometry {
+        let block = superblock.block_bytes as usize;
+        let quarter = usize::try_from(superblock.ring_bytes / 4).unwrap_or(usize::MAX);
+        let frame_max = self.frame_bytes_max.min(quarter) / block * block;
+        Geometry {
+            block,
+            ring: superblock.ring_bytes,
+            frame_max,
+            frame_target: self.frame_bytes_target.min(frame_max),
+            gather: self.gather_bytes,
+            writes_max: self.writes_in_flight_max.min(device.writes_max()),
+            window: self.in_flight_bytes_max as u64,
+            pending_max: self.pending_bytes_max,
+        }
+    }
+}
+
+/// A volume, and the right to it.
+#[derive(Debug)]
+pub struct BlockMedium {
+    volume: Volume,
+    config: Config,
+    /// Whether it is ours to write (V1).
+    owned: bool,
+    /// Whether it was blank until this process formatted it.
+    fresh: Mutex<bool>,
+    /// The log that was opened last.
+    live: Mutex<Weak<Shared>>,
+}
+
+impl BlockMedium {
+    /// Takes the volume for this process: opens and locks it, makes a missing file (256 MiB if the URI names no capacity),
+    /// formats a blank one. Blocks, for up to about [`Config::zeroing_time_max`] where a file is made.
+    ///
+    /// Do this before the metadata log hears of the incarnation that will own it: a second process on the same volume
+    /// then ends here, and an incarnation that is known always has a volume.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it is in use, another cluster's, foreign, too small, or not there.
+    pub fn new(uri: &Uri, cluster: Uuid, config: Config) -> Result<BlockMedium, Error> {
+        let Target::Block { path, capacity } = uri.target()? else {
+            return Err(Error::Refused(format!("{uri} does not name a block WAL")));
+        };
+        let access = Access::Own { capacity, zeroing_max: config.zeroing_time_max };
+        let device = FileDevice::open(&path, access)?;
+        tracing::info!(volume = device.describe(), "opened the write-ahead log's volume");
+        BlockMedium::own(Arc::new(device), uri.clone(), capacity, cluster, config)
+    }
+
+    /// The volume of a dead broker, to recover it from another one. Needs no lock, since its owner is fenced by the
+    /// metadata log and its lease; only reads; cannot be opened for appending.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it is not there or not this cluster's.
+    pub fn for_recovery(uri: &Uri, cluster: Uuid, config: Config) -> Result<BlockMedium, Error> {
+        config.validate()?;
+        let Target::Block { path, .. } = uri.target()? else {
+            return Err(Error::Refused(format!("{uri} does not name a block WAL")));
+        };
+        let volume =
+            Volume { device: Arc::new(FileDevice::open(&path, Access::Read)?), uri: uri.clone(), cluster };
+        volume.superblock()?;
+        Ok(BlockMedium { volume, config, owned: false, fresh: Mutex::new(false), live: Mutex::default() })
+    }
+
+    /// Like [`BlockMedium::new`], on a device that the caller brings. It must be the caller's alone (V1).
+    ///
+    /// # Errors
+    /// As [`BlockMedium::new`].
+    pub fn on_device(
+        device: Arc<dyn Device>,
+        uri: Uri,
+        cluster: Uuid,
+        config: Config,
+    ) -> Result<BlockMedium, Error> {
+        BlockMedium::own(device, uri, None, cluster, config)
+    }
+
+    fn own(
+        device: Arc<dyn Device>,
+        uri: Uri,
+        capacity: Option<u64>,
+        cluster: Uuid,
+        config: Config,
+    ) -> Result<BlockMedium, Error> {
+        config.validate()?;
+        let volume = Volume { device, uri, cluster };
+        let found = volume.superblock()?;
+        let ring_bytes = match &found {
+            Some(superblock) => superblock.ring_bytes,
+            None => volume.format(capacity)?.ring_bytes,
+        };
+        if let Some(capacity) = capacity.filter(|capacity| capacity.abs_diff(ring_bytes) > 1 << 20) {
+            tracing::warn!(
+                uri = %volume.uri, capacity, ring_bytes,
+                "the volume keeps the capacity that it was made with"
+            );
+        }
+        let fresh = Mutex::new(found.is_none());
+        Ok(BlockMedium { volume, config, owned: true, fresh, live: Mutex::default() })
+    }
+
+    /// Reads the superblock and decides what there is to recover. Blocks.
+    fn start_recovery(volume: Volume, previous: Incarnation, from: Position) -> Result<BlockRecovery, Error> {
+        let Some(superblock) = volume.superblock()? else {
+            return Err(volume.refuse(
+                "is blank, but the metadata log knows of a log on it; attach the right volume".into(),
+            ));
+        };
+        match superblock.owner {
+            Some(owner) if owner.broker != previous.broker => Err(volume.refuse(format!(
+                "belongs to broker {}, not to broker {}; each broker needs a volume of its own",
+                owner.broker, previous.broker
+            ))),
+            Some(owner) if owner.epoch > previous.epoch => Err(Error::Fenced(format!(
+                "{} was taken over by epoch {} of its broker; epoch {} has nothing left on it",
+                volume.uri, owner.epoch, previous.epoch
+            ))),
+            Some(owner) if owner == previous => {
+                if superblock.trim > from.0 {
+                    let detail = format!(
+                        "the volume is trimmed up to {}, the metadata log says {}: it is older than the volume",
+                        superblock.trim, from.0
+                    );
+                    return Err(volume.corrupt(from.0, &detail));
+                }
+                if !from.0.is_multiple_of(u64::from(superblock.block_bytes)) {
+                    return Err(
+                        volume.corrupt(from.0, "the metadata log's trim point is no position in this log")
+                    );
+                }
+                Ok(BlockRecovery::new(Scan::new(volume, superblock, previous, from.0)))
+            }
+            // The previous life ended before it opened the volume.
+            _ if from == Position::default() => Ok(BlockRecovery::empty()),
+            _ => Err(volume.corrupt(from.0, "the metadata log knows of a log that this volume never held")),
+        }
+    }
+
+    /// Writes both superblocks for the new owner (V3) and starts the log. Blocks.
+    fn start_log(
+        volume: Volume,
+        config: &Config,
+        owner: Incarnation,
+        claims_no_owner: bool,
+        right: Arc<AckRight>,
+    ) -> Result<BlockWal, Error> {
+        let Some(found) = volume.superblock()? else {
+            return Err(volume.refuse("was wiped while it was in use; start again".into()));
+        };
+        if let Some(previous) = found.owner {
+            if previous.broker != owner.broker || claims_no_owner {
+                return Err(volume.refuse(format!(
+                    "holds the log of broker {}, epoch {}, which was not recovered; name another volume, or let that broker \
+                     start on it first",
+                    previous.broker, previous.epoch
+                )));
+            }
+            if previous.epoch >= owner.epoch {
+                return Err(Error::Fenced(format!(
+                    "{} was opened by epoch {} of its broker already, this is epoch {}",
+                    volume.uri, previous.epoch, owner.epoch
+                )));
+            }
+        }
+        let geometry = config.geometry(&found, &*volume.device);
+        let mut superblock = Superblock {
+            sequence: found.sequence + 1,
+            owner: Some(owner),
+            trim: 0,
+            durable: 0,
+            reach: geometry.reach(),
+            ..found
+        };
+        volume.write_superblock(&superblock)?;
+        superblock.sequence += 1;
+        volume.write_superblock(&superblock)?;
+        BlockWal::start(volume, superblock, geometry, right)
+    }
+}
+
+#[async_trait]
+impl Medium for BlockMedium {
+    fn uri(&self) -> &Uri {
+        &self.volume.uri
+    }
+
+    async fn recover(&self, previous: Incarnation, from: Position) -> Result<Box<dyn Recovery>, Error> {
+        let fresh = *self.fresh.lock();
+        if fresh {
+            // The next start must find it blank again, and say the same.
+            let volume = self.volume.clone();
+            blocking(move || volume.unformat()).await?;
+            return Err(self.volume.refuse(format!(
+                "is blank, but broker {} left its log of epoch {} there; attach the right volume or bring the file back",
+                previous.broker, previous.epoch
+            )));
+        }
+        let volume = self.volume.clone();
+        let started = blocking(move || BlockMedium::start_recovery(volume, previous, from)).await?;
+        Ok(Box::new(started))
+    }
+
+    async fn open(
+        &self,
+        owner: Incarnation,
+        vacated: Vacated,
+        right: Arc<AckRight>,
+    ) -> Result<Arc<dyn Wal>, Error> {
+        if !self.owned {
+            return Err(self.volume.refuse("was opened to recover it, not to append to it".into()));
+        }
+        let before = self.live.lock().upgrade();
+        if let Some(before) = before {
+            if before.is_live() {
+                return Err(self.volume.refuse("is open already in this process".into()));
+            }
+            before.ended().await;
+        }
+        let (volume, config) = (self.volume.clone(), self.config.clone());
+        let claims_no_owner = vacated.claims_no_owner();
+        let wal =
+            blocking(move || BlockMedium::start_log(volume, &config, owner, claims_no_owner, right)).await?;
+        *self.fresh.lock() = false;
+        *self.live.lock() = wal.shared();
+        Ok(Arc::new(wal))
+    }
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(run).await;
+    done.unwrap_or_else(|error| Err(Error::Failed(format!("a thread of the write-ahead log died: {error}"))))
+}

@@ -107,7 +107,8 @@ pub async fn nothing_behind_a_hole_is_recovered(harness: &dyn Harness) {
         assert_records(&again, &first);
         // The next life fills the hole with as much as lay there, so that what follows would fit.
         let wal = open_with(&*subject, 2, vacated, Arc::new(AckRight::unlimited())).await;
-        let fresh: Vec<_> = appended[..first.len() + 1].iter().map(|old| record(seed, old.size())).collect();
+        let fresh: Vec<_> =
+            appended.iter().take(first.len() + 1).map(|old| record(seed, old.size())).collect();
         for record in &fresh {
             append_all(&*wal, std::slice::from_ref(record)).await;
         }

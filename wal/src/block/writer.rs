@@ -1,0 +1,447 @@
+//! The open log: threads that write frames, and one that writes superblocks.
+//!
+//! ```text
+//!   append ──► layout (under a lock) ──► open frame gathers ──► taken by a writer thread
+//!                                                                 encode (one copy, CRC), write, flush
+//!                                                                 └─► releaser: in order, under the right
+//!   trim ────► trim_wanted ──► keeper thread: superblock ──► space comes back (W6)
+//! ```
+//!
+//! Plain OS threads do all I/O and release the acknowledgements, so that a busy runtime delays none of them. Each writer
+//! has one aligned buffer; with the bound on frames this bounds the memory.
+//!
+//! # Failure
+//!
+//! The first failed write or flush fails the log for good: nothing is tried again, since after a failed flush nobody
+//! knows what the device still holds. Frames under way end as they may, nothing behind the failed one is acknowledged.
+//!
+//! # Cancellation, crash
+//!
+//! A dropped append stays in the log. Dropping the log without [`Wal::close`] does no I/O: threads end after the write
+//! they are in, what was queued is not in the log. `close` writes everything and then, if the right still holds, a
+//! superblock that says how far the log was durable.
+
+use std::sync::Arc;
+use std::sync::Weak;
+
+use async_trait::async_trait;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::watch;
+
+use super::aligned::AlignedBuffer;
+use super::frame::Header;
+use super::layout::{Frame, Geometry, Layout};
+use super::superblock::{RING_OFFSET, Superblock};
+use super::volume::Volume;
+use crate::release::{Releaser, Ticket};
+use crate::{AckRight, Append, AppendCompletion, AppendError, Error, Position, Record, Status, Wal};
+
+/// The handle. Its drop ends the threads.
+#[derive(Debug)]
+pub(super) struct BlockWal {
+    shared: Arc<Shared>,
+    /// Waiters of `admit`, first come, first served.
+    turnstile: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    volume: Volume,
+    right: Arc<AckRight>,
+    releaser: Releaser,
+    state: Mutex<State>,
+    /// A frame may be ready, or the log ends.
+    frames: Condvar,
+    /// A trim is wanted, or the log ends.
+    keeping: Condvar,
+    /// Changes when room may have come back, or a trim is done.
+    room: watch::Sender<()>,
+    /// True once no thread touches the device any more.
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    layout: Layout<AppendCompletion>,
+    /// As it was last written.
+    superblock: Superblock,
+    trim_wanted: u64,
+    /// Writer threads alive, and those of them that wait.
+    writers: usize,
+    idle: usize,
+    ending: Ending,
+}
+
+#[derive(Clone, Debug)]
+enum Ending {
+    No,
+    /// Write what was appended, then end.
+    Closing,
+    /// End at once.
+    Abandoned,
+    Failed(Error),
+}
+
+/// A frame on its way to the device.
+struct Job {
+    frame: Frame<()>,
+    pending: usize,
+    ticket: Ticket,
+    header: Header,
+}
+
+impl BlockWal {
+    /// Starts the threads of a log whose superblocks were just written.
+    pub(super) fn start(
+        volume: Volume,
+        superblock: Superblock,
+        geometry: Geometry,
+        right: Arc<AckRight>,
+    ) -> Result<BlockWal, Error> {
+        let shared = Arc::new(Shared {
+            volume,
+            releaser: Releaser::new(right.clone(), Position(superblock.trim))?,
+            right,
+            state: Mutex::new(State {
+                layout: Layout::new(geometry),
+                superblock,
+                trim_wanted: 0,
+                writers: 0,
+                idle: 0,
+                ending: Ending::No,
+            }),
+            frames: Condvar::new(),
+            keeping: Condvar::new(),
+            room: watch::Sender::new(()),
+            ended: watch::Sender::new(false),
+        });
+        // From here on the drop of the handle ends whatever was started.
+        let wal = BlockWal { shared, turnstile: tokio::sync::Mutex::new(()) };
+        wal.spawn("wal-keep", Shared::keep)?;
+        for index in 0..geometry.writes_max {
+            wal.shared.state.lock().writers += 1;
+            if let Err(error) = wal.spawn(&format!("wal-write-{index}"), Shared::write_frames) {
+                wal.shared.state.lock().writers -= 1;
+                return Err(error);
+            }
+        }
+        Ok(wal)
+    }
+
+    fn spawn(&self, name: &str, run: fn(&Shared)) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared))
+            .map(drop)
+            .map_err(|error| Error::Failed(format!("cannot start a thread of the write-ahead log: {error}")))
+    }
+
+    pub(super) fn shared(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+}
+
+impl Drop for BlockWal {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if matches!(state.ending, Ending::No) {
+            state.ending = Ending::Abandoned;
+        }
+        drop(state);
+        self.shared.wake_all();
+    }
+}
+
+#[async_trait]
+impl Wal for BlockWal {
+    async fn admit(&self, bytes: usize) -> Result<(), Error> {
+        let _turn = self.turnstile.lock().await;
+        let mut room = self.shared.room.subscribe();
+        loop {
+            room.mark_unchanged();
+            {
+                let state = self.shared.state.lock();
+                self.shared.check_open(&state)?;
+                // What can never fit need not wait to be told so by `append`.
+                if bytes > state.layout.geometry().record_max() || state.layout.fits(bytes) {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                _ = room.changed() => {}
+                error = self.shared.releaser.failed() => return Err(error),
+            }
+        }
+    }
+
+    fn append(&self, record: Record) -> Result<Append, AppendError> {
+        let bytes = record.size();
+        let (completion, append) = Append::channel();
+        let mut state = self.shared.state.lock();
+        self.shared.check_open(&state)?;
+        let limit_bytes = state.layout.geometry().record_max();
+        if bytes > limit_bytes {
+            return Err(AppendError::TooLarge { bytes, limit_bytes });
+        }
+        if state.layout.append(record, completion).is_err() {
+            return Err(AppendError::OverCapacity {
+                used_bytes: state.layout.used(),
+                capacity_bytes: state.layout.geometry().ring,
+            });
+        }
+        let wake = state.idle > 0 && state.layout.ready(self.shared.releaser.durable_end().0);
+        drop(state);
+        if wake {
+            self.shared.frames.notify_one();
+        }
+        Ok(append)
+    }
+
+    async fn trim(&self, upto: Position) -> Result<(), Error> {
+        let mut room = self.shared.room.subscribe();
+        {
+            let mut state = self.shared.state.lock();
+            self.shared.check_open(&state)?;
+            let block = state.layout.geometry().block as u64;
+            assert!(
+                upto <= self.shared.releaser.durable_end() && upto.0.is_multiple_of(block),
+                "{upto:?} is no position that an append resolved to, nor the durable end"
+            );
+            state.trim_wanted = state.trim_wanted.max(upto.0);
+        }
+        self.shared.keeping.notify_one();
+        loop {
+            room.mark_unchanged();
+            {
+                let state = self.shared.state.lock();
+                if state.layout.trimmed() >= upto.0 {
+                    return Ok(());
+                }
+                if *self.shared.ended.borrow() {
+                    return Err(self.shared.releaser.failure().unwrap_or(Error::Closed));
+                }
+            }
+            tokio::select! {
+                _ = room.changed() => {}
+                error = self.shared.releaser.failed() => return Err(error),
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = self.shared.state.lock();
+        Status {
+            trimmed: Position(state.layout.trimmed()),
+            durable: self.shared.releaser.durable_end(),
+            used_bytes: state.layout.used(),
+            capacity_bytes: state.layout.geometry().ring,
+        }
+    }
+
+    async fn failed(&self) -> Error {
+        self.shared.releaser.failed().await
+    }
+
+    async fn close(&self) {
+        {
+            let mut state = self.shared.state.lock();
+            if matches!(state.ending, Ending::No) {
+                state.ending = Ending::Closing;
+            }
+        }
+        self.shared.wake_all();
+        self.shared.ended().await;
+        self.shared.releaser.close().await;
+    }
+}
+
+impl Shared {
+    /// Whether the log still takes orders: nobody else may have the volume while this is so.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.state.lock().ending, Ending::No)
+    }
+
+    /// Resolves once no thread touches the device any more.
+    pub(super) async fn ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // The sender is in `self`, so it cannot be gone.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    fn check_open(&self, state: &State) -> Result<(), Error> {
+        match &state.ending {
+            Ending::Closing | Ending::Abandoned => return Err(Error::Closed),
+            Ending::Failed(error) => return Err(error.clone()),
+            Ending::No => {}
+        }
+        if let Some(reason) = self.right.revoked() {
+            return Err(Error::Fenced(reason));
+        }
+        self.releaser.failure().map_or(Ok(()), Err)
+    }
+
+    fn wake_all(&self) {
+        self.frames.notify_all();
+        self.keeping.notify_all();
+        self.room.send_replace(());
+    }
+
+    /// Ends the log: what waits fails, in order, behind what is under way.
+    fn fail(&self, mut state: MutexGuard<'_, State>, error: Error) {
+        if !matches!(state.ending, Ending::Failed(_)) {
+            state.ending = Ending::Failed(error.clone());
+        }
+        let block = state.layout.geometry().block;
+        for frame in state.layout.drain() {
+            let end = frame.end(block);
+            self.releaser.enqueue(Position(frame.position), Position(end), frame.tokens);
+        }
+        drop(state);
+        self.releaser.fail(error);
+        self.wake_all();
+    }
+
+    /// A writer thread.
+    fn write_frames(&self) {
+        let Geometry { block, ring, frame_target, .. } = *self.state.lock().layout.geometry();
+        // What a frame usually takes; a larger one gets a buffer for itself.
+        let usual = frame_target.next_multiple_of(block);
+        let mut buffer = AlignedBuffer::zeroed(usual);
+        while let Some(job) = self.next_job() {
+            let bytes = job.frame.bytes(block);
+            if bytes > buffer.len() {
+                buffer = AlignedBuffer::zeroed(bytes);
+            }
+            job.header.encode(&job.frame.records, block, &mut buffer);
+            let offset = RING_OFFSET + job.frame.position % ring;
+            let Job { frame, pending, ticket, .. } = job;
+            // The copy is made; what was appended need not be kept for the write.
+            drop(frame);
+            match self.volume.device.write_durable(&buffer[..bytes], offset) {
+                Ok(()) => self.written(ticket, pending),
+                Err(error) => self.fail(
+                    self.state.lock(),
+                    Error::Failed(format!(
+                        "could not write {bytes} bytes at {offset} of {}: {error}; restart the broker, and look at the device",
+                        self.volume.uri
+                    )),
+                ),
+            }
+            if buffer.len() > usual {
+                buffer = AlignedBuffer::zeroed(usual);
+            }
+        }
+        self.state.lock().writers -= 1;
+        self.wake_all();
+    }
+
+    fn written(&self, ticket: Ticket, pending: usize) {
+        self.releaser.durable(ticket);
+        let mut state = self.state.lock();
+        state.layout.written(pending);
+        let wake = state.idle > 0
+            && (state.layout.ready(self.releaser.durable_end().0) || !matches!(state.ending, Ending::No));
+        drop(state);
+        if wake {
+            self.frames.notify_all();
+        }
+        self.room.send_replace(());
+    }
+
+    /// Waits for a frame. `None` ends the thread.
+    fn next_job(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(error) = self.releaser.failure() {
+                // Fenced, or failed by another thread: nothing is written any more.
+                self.fail(state, error);
+                return None;
+            }
+            match &state.ending {
+                Ending::Abandoned | Ending::Failed(_) => return None,
+                Ending::Closing if state.layout.is_idle() => return None,
+                _ => {}
+            }
+            let durable = self.releaser.durable_end().0;
+            if let Some(frame) = state.layout.take(durable) {
+                let job = self.job(&state, frame, durable);
+                let more = state.idle > 0 && state.layout.ready(durable);
+                drop(state);
+                if more {
+                    self.frames.notify_one();
+                }
+                return Some(job);
+            }
+            state.idle += 1;
+            self.frames.wait(&mut state);
+            state.idle -= 1;
+        }
+    }
+
+    /// Fixes the frame's place in the order of releases; under the lock, like the take.
+    fn job(&self, state: &State, frame: Frame<AppendCompletion>, durable_before: u64) -> Job {
+        let pending = Layout::pending_of(&frame);
+        let end = frame.end(state.layout.geometry().block);
+        let owner = state.superblock.owner.expect("an open log has an owner");
+        let header = Header {
+            volume: state.superblock.volume,
+            epoch: owner.epoch,
+            position: frame.position,
+            previous_end: frame.previous_end,
+            durable_before,
+            body_bytes: 0,
+            records: 0,
+            body_crc: 0,
+        };
+        let (frame, tokens) = frame.split();
+        let ticket = self.releaser.enqueue(Position(frame.position), Position(end), tokens);
+        Job { frame, pending, ticket, header }
+    }
+
+    /// The keeper thread: superblocks, one at a time; trims that come meanwhile share the next one.
+    fn keep(&self) {
+        while let Some(next) = self.next_superblock() {
+            let written = self.volume.write_superblock(&next);
+            let mut state = self.state.lock();
+            match written {
+                Ok(()) => {
+                    state.superblock = next;
+                    state.layout.trim(next.trim);
+                    drop(state);
+                    self.room.send_replace(());
+                }
+                Err(error) => self.fail(state, error),
+            }
+        }
+        self.ended.send_replace(true);
+        self.room.send_replace(());
+    }
+
+    /// Waits until a superblock is to be written. `None`, once no writer is left, ends the thread.
+    fn next_superblock(&self) -> Option<Superblock> {
+        let mut state = self.state.lock();
+        loop {
+            let durable = self.releaser.durable_end().0;
+            let next = Superblock {
+                sequence: state.superblock.sequence + 1,
+                trim: state.trim_wanted,
+                durable,
+                ..state.superblock
+            };
+            let ended = state.writers == 0;
+            let wanted = match state.ending {
+                Ending::No => state.trim_wanted > state.superblock.trim,
+                Ending::Closing => ended && durable > state.superblock.durable && self.right.holds(),
+                Ending::Abandoned | Ending::Failed(_) => false,
+            };
+            if wanted && self.releaser.failure().is_none() {
+                return Some(next);
+            }
+            if ended && !matches!(state.ending, Ending::No) {
+                return None;
+            }
+            self.keeping.wait(&mut state);
+        }
+    }
+}
