@@ -4,6 +4,16 @@
 //! topic, partition) at which Kafka would send it.
 
 pub mod api_versions;
+pub mod describe_groups;
+pub mod find_coordinator;
+pub mod heartbeat;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
+pub mod offset_commit;
+pub mod offset_fetch;
+pub mod strings;
+pub mod sync_group;
 pub mod topic_name;
 pub mod versions;
 
@@ -26,3 +36,6 @@ pub struct Advertised {
     pub host: Arc<str>,
     pub port: u16,
 }
+
+#[cfg(test)]
+mod group_tests;

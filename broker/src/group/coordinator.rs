@@ -421,7 +421,7 @@ impl Actor {
 
     fn forget_orphans(&mut self, out: &mut Output) {
         let surroundings = self.surroundings.clone();
-        self.shard.forget_orphans(&|topic| surroundings.topic_id(topic), out);
+        self.shard.forget_orphans(&|topic| Some(surroundings.topic(topic)?.id), out);
     }
 
     fn waiter(&mut self) -> Waiter {
@@ -484,7 +484,7 @@ impl Actor {
     }
 
     fn fetch(&self, group: &str, scope: FetchScope) -> Fetched {
-        let topic_id = |topic: &str| self.surroundings.topic_id(topic);
+        let topic_id = |topic: &str| Some(self.surroundings.topic(topic)?.id);
         match scope {
             None => {
                 let all = self.shard.offsets(group, &topic_id);

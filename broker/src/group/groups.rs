@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Options;
 use super::coordinator::{Coordinator, FetchScope, Fetched, LeaveAnswer, Listed, Message, Unasked};
-use super::log::{LogError, Surroundings};
+use super::log::{KnownTopic, LogError, Surroundings};
 use super::shard::{Budget, CommitRequest};
 use super::state::{Description, JoinAnswer, JoinRefused, JoinRequest, Leaving, SyncAnswer, SyncRequest};
 
@@ -79,6 +79,11 @@ impl Groups {
 
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The topic that has the name now.
+    pub fn topic(&self, name: &str) -> Option<KnownTopic> {
+        self.surroundings.topic(name)
     }
 
     /// Creates `__consumer_offsets` if need be, and says which of its partitions the group belongs to.
@@ -216,4 +221,4 @@ pub fn partition_of(group: &str, partitions: i32) -> i32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -35,6 +35,13 @@ pub struct Chunk {
     pub next: u64,
 }
 
+/// What matters of a topic here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownTopic {
+    pub id: Uuid,
+    pub partitions: i32,
+}
+
 /// The broker around the coordinators.
 #[async_trait]
 pub trait Surroundings: Send + Sync + Debug + 'static {
@@ -46,8 +53,8 @@ pub trait Surroundings: Send + Sync + Debug + 'static {
 
     async fn open(&self, partition: i32) -> Result<Arc<dyn OffsetsLog>, LogError>;
 
-    /// The id of the topic that has the name now.
-    fn topic_id(&self, name: &str) -> Option<Uuid>;
+    /// The topic that has the name now.
+    fn topic(&self, name: &str) -> Option<KnownTopic>;
 
     /// Changes at least whenever a topic is created or deleted.
     fn topics_changed(&self) -> watch::Receiver<u64>;

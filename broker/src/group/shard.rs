@@ -297,6 +297,10 @@ impl Shard {
             out.commits.push((waiter, Err(error)));
             return;
         }
+        if request.offsets.is_empty() {
+            out.commits.push((waiter, Ok(())));
+            return;
+        }
         let entry = self.entry(id, now);
         entry.committing += 1;
         entry.group.set_recorded();

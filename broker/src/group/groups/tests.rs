@@ -1,6 +1,6 @@
 //! Coordinators over a log in memory that can be held back, cut off and reopened.
 
-mod memory;
+pub(crate) mod memory;
 
 use std::time::Duration;
 

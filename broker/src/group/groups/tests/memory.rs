@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::group::batch::{Batch, Builder};
-use crate::group::log::{Chunk, LogError, OffsetsLog, Surroundings};
+use crate::group::log::{Chunk, KnownTopic, LogError, OffsetsLog, Surroundings};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Switches {
@@ -173,8 +173,9 @@ impl Surroundings for Memory {
         Ok(Arc::new(MemoryLog { world: self.0.clone(), partition }))
     }
 
-    fn topic_id(&self, name: &str) -> Option<Uuid> {
-        self.0.topics.lock().get(name).copied()
+    fn topic(&self, name: &str) -> Option<KnownTopic> {
+        let id = self.0.topics.lock().get(name).copied()?;
+        Some(KnownTopic { id, partitions: 40 })
     }
 
     fn topics_changed(&self) -> watch::Receiver<u64> {
