@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use object_store::{GetOptions, GetRange, ObjectStore, PutMode, PutOptions};
+use bytes::Bytes;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::time::timeout;
 
 use super::plan::{StreamRecords, encode};
@@ -66,12 +67,15 @@ enum Found {
 }
 
 async fn read_back(limit: Duration, store: &dyn ObjectStore, id: ObjectId, encoded: &Encoded) -> Found {
+    let key = object_key(id);
     let tail_bytes = (encoded.index.blocks().len() * ENTRY_BYTES + FOOTER_BYTES) as u64;
-    let range = GetRange::Bounded(encoded.size_bytes - tail_bytes..encoded.size_bytes);
-    let options = GetOptions { range: Some(range), ..GetOptions::default() };
     let read = async {
-        let found = store.get_opts(&object_key(id), options).await?;
-        Ok((found.meta.size, found.bytes().await?))
+        // The size first: a range beyond the end of what is there would be an error like any other.
+        let size = store.head(&key).await?.size;
+        if size != encoded.size_bytes {
+            return Ok((size, Bytes::new()));
+        }
+        Ok((size, store.get_range(&key, size - tail_bytes..size).await?))
     };
     match timeout(limit, read).await {
         Ok(Ok((size, _))) if size != encoded.size_bytes => Found::Other,

@@ -5,4 +5,6 @@ mod failure;
 mod model;
 mod pressure;
 mod recovery;
+mod store;
+mod upload;
 mod world;

@@ -1,7 +1,7 @@
 //! Random histories against a naive model: a list of records per stream, each promised or not.
 //!
 //! Steps: appends that nobody waits for, reads, trims, flushes, writes that the WAL holds back and completes in any
-//! order, metadata that is unavailable or loses replies, crashes at any point (with commits left hanging before or
+//! order, metadata that is unavailable or loses replies, a bucket whose creates fail, are late or repeated, crashes at any point (with commits left hanging before or
 //! after they were applied, and held writes that survive or not), recoveries that are interrupted and run again.
 //!
 //! Checked: nothing that was promised is lost, no offset is taken twice or skipped, reads equal the model, the confirmed
@@ -16,6 +16,7 @@ use s3stream::metadata::memory::Fault;
 use s3stream::{Appending, ReadError, StreamId, StreamMetadata, StreamRecord};
 use wal::memory::{MemoryMedium, Options};
 
+use crate::store::{Bucket, Fate};
 use crate::world::{Broker, World, record, small};
 
 /// A stream as it must be.
@@ -48,6 +49,7 @@ impl Model {
 struct Run {
     random: StdRng,
     world: World,
+    bucket: Bucket,
     medium: MemoryMedium,
     ids: Vec<StreamId>,
     models: Vec<Model>,
@@ -65,14 +67,15 @@ impl Run {
     async fn new(seed: u64) -> Run {
         let options = Options { capacity_bytes: 48 << 10, ..Options::default() };
         let medium = MemoryMedium::new("model", options);
-        let store = std::sync::Arc::new(object_store::memory::InMemory::new());
-        let world = World::on(small(), store, std::sync::Arc::new(medium.clone()));
+        let bucket = Bucket::default();
+        let world =
+            World::on(small(), std::sync::Arc::new(bucket.clone()), std::sync::Arc::new(medium.clone()));
         let ids: Vec<_> = (0..STREAMS).map(|_| world.metadata.create_stream()).collect();
         let broker = world.start(&ids).await;
         let models = ids.iter().map(|_| Model::default()).collect();
         let random = StdRng::seed_from_u64(seed);
         let appending = Vec::new();
-        Run { random, world, medium, ids, models, broker, appending, holding: false, outage: false }
+        Run { random, world, bucket, medium, ids, models, broker, appending, holding: false, outage: false }
     }
 
     async fn step(&mut self) {
@@ -82,7 +85,7 @@ impl Run {
             65..70 => self.trim().await,
             70..74 => self.flush().await,
             74..80 => self.hold_or_complete(),
-            80..85 => self.fault(),
+            80..85 => self.fault().await,
             85..86 => self.set_outage(!self.outage),
             86..96 => tokio::time::sleep(Duration::from_millis(self.random.random_range(0..50))).await,
             96..98 => tokio::time::sleep(Duration::from_secs(61)).await,
@@ -205,7 +208,15 @@ impl Run {
         self.outage = outage;
     }
 
-    fn fault(&mut self) {
+    async fn fault(&mut self) {
+        if self.random.random_bool(0.3) {
+            self.bucket.deliver_late().await;
+            return;
+        }
+        if self.random.random_bool(0.5) {
+            let fate = Fate::ALL[self.random.random_range(0..Fate::ALL.len())];
+            return self.bucket.next(fate);
+        }
         let fault = if self.random.random_bool(0.5) { Fault::Unavailable } else { Fault::LostReply };
         self.world.metadata.inject(fault);
     }
@@ -232,6 +243,7 @@ impl Run {
             }
         }
         while self.random.random_bool(0.4) {
+            self.bucket.next(Fate::ALL[self.random.random_range(0..Fate::ALL.len())]);
             let fault = match self.random.random_range(0..4) {
                 0 => Fault::HangBefore,
                 1 => Fault::HangAfter,
