@@ -1,1 +1,32 @@
+//! Object stores that misbehave on purpose, for the tests of every crate.
+//!
+//! A [`FaultStore`] wraps any store. By default it is transparent; [`Rule`]s make chosen operations go wrong in the ways
+//! in which object stores and their clients are known to:
+//!
+//! | fault | what the caller sees | what the store does |
+//! |---|---|---|
+//! | [`Fault::Refuse`] | 503 | nothing |
+//! | [`Fault::LoseReply`] | an error | everything |
+//! | [`Fault::HiddenRetry`] | "already exists", of its own object | everything |
+//! | [`Fault::Conflict`] | "already exists", from a 409 | nothing |
+//! | [`Fault::Late`] | an error | everything, later: at [`FaultStore::land_late`] |
+//! | [`Fault::Duplicate`] | success | everything, and once more at [`FaultStore::land_late`] |
+//! | [`Fault::Delay`] | the answer, later (tokio's time, so that a paused clock works) | everything |
+//! | [`Fault::Hang`] | nothing, ever | nothing |
+//! | [`Fault::Truncate`], [`Fault::FlipBit`] | a damaged body | nothing |
+//! | [`Fault::Hide`] | 404 | nothing |
+//!
+//! [`FaultStore::hold_puts`] keeps PUTs between "reached the store" and "was answered", to be completed one by one in
+//! any order. [`FaultStore::careless`] makes conditional creates check-then-write, as many servers do.
+//!
+//! Which operations a rule hits is decided by prefix, kind, order and a seeded coin, so a seed repeats a run as far as
+//! the caller's own order repeats.
 
+mod hold;
+mod rule;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use rule::{Fault, Operation, Rule};
+pub use store::{Counts, FaultStore};
