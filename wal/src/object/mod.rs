@@ -1,15 +1,54 @@
 //! The object WAL: a dense run of slot objects in a bucket, one PUT per batch.
 //!
-//! Per incarnation, slots `wal/<broker>/<epoch>/<slot>` are created in order with `If-None-Match: *`, several in
-//! flight, acknowledged in slot order (O1–O6 of `docs/architecture.md`).
+//! ```text
+//!   append ─► batcher (pure: when to cut) ─► slot n+2 ─┐
+//!                                            slot n+1 ─┼─ PUT If-None-Match: *, several in flight,
+//!                                            slot n   ─┘  each driven to a known outcome (put.rs)
+//!                                                │
+//!                      releaser: in slot order, only while the right to acknowledge holds
+//!
+//!   wal/<broker>/<epoch>/0 1 2 3 4 5 seal          recovery walks from the trim point, and seals the first free slot
+//!                        └trimmed┘
+//! ```
+//!
+//! Rules (O1–O6 in `docs/architecture.md`), as far as they are this crate's:
+//!
+//! - **O1** The recoverer walks from the trim point that it is given (read after the fence) and *creates* a seal at the
+//!   first free slot. The create is the judge: if it loses, what is there is read; data is included and the walk
+//!   goes on, a seal ends it. A listing decides nothing.
+//! - **O3** Seals are never deleted, slots are used in order and never twice, the epoch is part of the key.
+//! - **O4** A writer acknowledges only while its [`AckRight`] holds, and after "already exists" anything but its own
+//!   bytes, a missing object included, stops it for good.
+//! - **O5** The owner deletes its own slots below its trim point, after [`Config::delete_delay`], which outlives any
+//!   lease: a slot that could be filled again is one whose former owner lost its right long ago. Nobody adopts slots
+//!   of an incarnation that lives. Other incarnations' slots are the collector's business, not this crate's.
+//!
+//! **Retries and cancellation.** A PUT is repeated, with the same bytes under the same key, until its outcome is known;
+//! the store being down means that appends wait, in bounded memory. An attempt that lands late finds its own bytes, or
+//! a seal. **Crash.** What was acknowledged is in the bucket, in a dense run; holes end recovery (W5).
 
 pub mod key;
 
-use bytes::Bytes;
+mod batch;
+mod put;
+mod recovery;
+mod seal;
+mod trim;
+mod writer;
 
-use crate::{Error, Incarnation, Record};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::{AckRight, Error, Incarnation, Medium, Position, Record, Recovery, Uri, Vacated, Wal};
 
 pub use key::{parse_slot_key, slot_key};
+pub use seal::Seal;
 
 /// How a batch of records becomes the bytes of a slot. The storage engine brings its data-object format, so that
 /// recovery can adopt slots by reference; the WAL itself stays ignorant of streams.
@@ -29,4 +68,159 @@ pub struct SlotId {
     pub slot: u64,
     /// Random per attempt to fill the slot.
     pub nonce: u128,
+}
+
+/// Bounds of an object WAL.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A batch is cut at this size, bytes of meta and body; a larger record is a batch of its own. Default 8 MiB.
+    pub batch_bytes_max: usize,
+    /// The largest record, meta and body. Default 112 MiB.
+    pub record_bytes_max: usize,
+    /// Appended and not yet durable, bytes; at least `record_bytes_max`. Default 128 MiB.
+    pub pending_bytes_max: usize,
+    /// PUTs under way at the same time. Default 8.
+    pub puts_in_flight_max: usize,
+    /// How many PUTs a second a busy writer sends on average, full batches not counted. Default 20.
+    pub puts_per_second_max: f64,
+    /// PUTs that may be sent in a burst after a quiet time. Default 20.
+    pub puts_burst_max: f64,
+    /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
+    pub linger: Duration,
+    /// One attempt of a request may take this long before it is tried again. Default 10 s.
+    pub request_timeout: Duration,
+    /// Pauses between attempts: the first, and the most they grow to by doubling, each drawn evenly from half of it
+    /// up. Default 50 ms to 2 s.
+    pub retry_pause: Duration,
+    pub retry_pause_max: Duration,
+    /// How long after its trim a slot is deleted. Far longer than any lease (O4, O5). Default 10 min.
+    pub delete_delay: Duration,
+    /// Slots fetched ahead in recovery. Default 8.
+    pub recovery_read_ahead: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            batch_bytes_max: 8 << 20,
+            record_bytes_max: 112 << 20,
+            pending_bytes_max: 128 << 20,
+            puts_in_flight_max: 8,
+            puts_per_second_max: 20.0,
+            puts_burst_max: 20.0,
+            linger: Duration::from_millis(5),
+            request_timeout: Duration::from_secs(10),
+            retry_pause: Duration::from_millis(50),
+            retry_pause_max: Duration::from_secs(2),
+            delete_delay: Duration::from_secs(600),
+            recovery_read_ahead: 8,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the configuration, if anything is.
+    pub fn validate(&self) -> Result<(), String> {
+        for (name, value) in [
+            ("batch_bytes_max", self.batch_bytes_max),
+            ("record_bytes_max", self.record_bytes_max),
+            ("puts_in_flight_max", self.puts_in_flight_max),
+            ("recovery_read_ahead", self.recovery_read_ahead),
+        ] {
+            if value == 0 {
+                return Err(format!("{name} must be at least 1"));
+            }
+        }
+        if self.pending_bytes_max < self.record_bytes_max {
+            return Err(format!(
+                "pending_bytes_max ({}) must be at least record_bytes_max ({}), or the largest record could never be \
+                 appended",
+                self.pending_bytes_max, self.record_bytes_max
+            ));
+        }
+        if !(self.puts_per_second_max.is_finite()
+            && self.puts_per_second_max > 0.0
+            && self.puts_burst_max >= 1.0)
+        {
+            return Err("puts_per_second_max must be above 0, and puts_burst_max at least 1".to_owned());
+        }
+        if self.request_timeout.is_zero()
+            || self.retry_pause.is_zero()
+            || self.retry_pause > self.retry_pause_max
+        {
+            return Err(
+                "request_timeout and retry_pause must not be zero, nor retry_pause over its max".to_owned()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The slots of one broker's incarnations in one bucket. `store` is scoped to the cluster's prefix.
+#[derive(Clone, Debug)]
+pub struct ObjectMedium {
+    uri: Uri,
+    parts: Parts,
+}
+
+/// What writer and recovery share.
+#[derive(Clone, Debug)]
+struct Parts {
+    store: Arc<dyn ObjectStore>,
+    codec: Arc<dyn SlotCodec>,
+    config: Arc<Config>,
+}
+
+impl ObjectMedium {
+    /// # Panics
+    /// If `config` is not valid.
+    pub fn new(store: Arc<dyn ObjectStore>, codec: Arc<dyn SlotCodec>, config: Config) -> ObjectMedium {
+        if let Err(reason) = config.validate() {
+            panic!("invalid configuration of the object WAL: {reason}");
+        }
+        ObjectMedium {
+            uri: Uri("object:".to_owned()),
+            parts: Parts { store, codec, config: Arc::new(config) },
+        }
+    }
+
+    /// The first key at or beyond `owner`'s first slot: whatever lies there is of this life or of a later one.
+    async fn first_key_of_life_or_later(&self, owner: Incarnation) -> Result<Option<Path>, Error> {
+        let broker = Path::from(format!("wal/{:010}", owner.broker));
+        // A prefix of all keys of this life, and so smaller than each of them.
+        let before = Path::from(format!("wal/{:010}/{:020}", owner.broker, owner.epoch));
+        let mut listing = self.parts.store.list_with_offset(Some(&broker), &before);
+        let first = tokio::time::timeout(self.parts.config.request_timeout, listing.try_next())
+            .await
+            .map_err(|_| Error::Unavailable("a listing of the bucket takes too long".to_owned()))?;
+        match first {
+            Ok(first) => Ok(first.map(|meta| meta.location)),
+            Err(error) => Err(Error::Unavailable(format!("listing {broker}: {error}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Medium for ObjectMedium {
+    fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    async fn recover(&self, previous: Incarnation, from: Position) -> Result<Box<dyn Recovery>, Error> {
+        Ok(Box::new(recovery::Walk::new(self.parts.clone(), previous, from.0)))
+    }
+
+    async fn open(
+        &self,
+        owner: Incarnation,
+        _vacated: Vacated,
+        right: Arc<AckRight>,
+    ) -> Result<Arc<dyn Wal>, Error> {
+        // Epochs are unique, so anything there means that this life, or a later one, was here before. This check only
+        // makes the message clear early: the creates themselves would fail.
+        if let Some(key) = self.first_key_of_life_or_later(owner).await? {
+            return Err(Error::Fenced(format!("{owner:?} cannot open its log: {key} exists already")));
+        }
+        Ok(Arc::new(writer::ObjectWal::start(self.parts.clone(), owner, right)?))
+    }
 }

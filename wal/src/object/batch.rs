@@ -1,0 +1,236 @@
+//! When to cut a batch: a state machine that knows sizes and times, and no I/O.
+//!
+//! ```text
+//!   nothing waits                          ─► idle
+//!   every PUT place is taken               ─► wait for a place
+//!   a full batch waits                     ─► cut         (a full PUT is worth its money, budget or not)
+//!   no token                               ─► wait for it (the linger that the budget imposes)
+//!   nothing is under way                   ─► cut         (an idle writer flushes at once)
+//!   the oldest has waited for `linger`     ─► cut
+//!   otherwise                              ─► wait for that
+//! ```
+//!
+//! - **C1** A batch is a prefix of what waits, in append order, at least one record.
+//! - **C2** Batches that are not full take a token each; tokens come at `puts_per_second_max`, up to `puts_burst_max`.
+//! - **C3** What waits is cut as soon as the conditions allow; a wake-up time is never beyond that.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Config;
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Decision {
+    /// Nothing waits.
+    Idle,
+    /// Nothing to do before a PUT completes.
+    Full,
+    /// Ask again at this time (of the clock that the caller's times are of), or when something changes.
+    At(Duration),
+    /// Send the first `records`, `bytes` in all.
+    Cut { records: usize, bytes: usize },
+}
+
+/// Sizes and ages of what waits. Times are durations since any fixed moment, monotonic.
+#[derive(Debug)]
+pub(super) struct Batcher {
+    batch_bytes_max: usize,
+    puts_in_flight_max: usize,
+    tokens_per_second: f64,
+    tokens_max: f64,
+    linger: Duration,
+    waiting: VecDeque<(usize, Duration)>,
+    waiting_bytes: usize,
+    in_flight: usize,
+    tokens: f64,
+    refilled: Duration,
+}
+
+impl Batcher {
+    pub(super) fn new(config: &Config, now: Duration) -> Batcher {
+        Batcher {
+            batch_bytes_max: config.batch_bytes_max,
+            puts_in_flight_max: config.puts_in_flight_max,
+            tokens_per_second: config.puts_per_second_max,
+            tokens_max: config.puts_burst_max,
+            linger: config.linger,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            in_flight: 0,
+            tokens: config.puts_burst_max,
+            refilled: now,
+        }
+    }
+
+    pub(super) fn push(&mut self, now: Duration, bytes: usize) {
+        self.waiting.push_back((bytes, now));
+        self.waiting_bytes += bytes;
+    }
+
+    /// A PUT of an earlier cut is done.
+    pub(super) fn put_done(&mut self) {
+        assert!(self.in_flight > 0, "a PUT is done that was never sent");
+        self.in_flight -= 1;
+    }
+
+    /// What to do now. A [`Decision::Cut`] is carried out: the batch counts as under way.
+    pub(super) fn decide(&mut self, now: Duration) -> Decision {
+        let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * self.tokens_per_second).min(self.tokens_max);
+        self.refilled = self.refilled.max(now);
+
+        let Some(&(_, oldest)) = self.waiting.front() else { return Decision::Idle };
+        if self.in_flight == self.puts_in_flight_max {
+            return Decision::Full;
+        }
+        let full = self.waiting_bytes >= self.batch_bytes_max;
+        if !full {
+            if self.tokens < 1.0 {
+                // Rounded up, so that the token is there at that time.
+                let nanos = ((1.0 - self.tokens) / self.tokens_per_second * 1e9).ceil();
+                return Decision::At(now + Duration::from_nanos(nanos as u64 + 1));
+            }
+            if self.in_flight > 0 && now < oldest + self.linger {
+                return Decision::At(oldest + self.linger);
+            }
+            self.tokens -= 1.0;
+        }
+        self.cut()
+    }
+
+    fn cut(&mut self) -> Decision {
+        let (mut records, mut bytes) = (0, 0);
+        while let Some(&(size, _)) = self.waiting.front() {
+            if records > 0 && bytes + size > self.batch_bytes_max {
+                break;
+            }
+            self.waiting.pop_front();
+            records += 1;
+            bytes += size;
+        }
+        self.waiting_bytes -= bytes;
+        self.in_flight += 1;
+        Decision::Cut { records, bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            batch_bytes_max: 1_000,
+            puts_in_flight_max: 2,
+            puts_per_second_max: 10.0,
+            puts_burst_max: 3.0,
+            linger: Duration::from_millis(5),
+            ..Config::default()
+        }
+    }
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn an_idle_writer_flushes_at_once_and_a_busy_one_lingers() {
+        let mut batcher = Batcher::new(&config(), ms(0));
+        assert_eq!(batcher.decide(ms(0)), Decision::Idle);
+        batcher.push(ms(1), 100);
+        assert_eq!(batcher.decide(ms(1)), Decision::Cut { records: 1, bytes: 100 });
+        batcher.push(ms(2), 100);
+        batcher.push(ms(3), 50);
+        assert_eq!(batcher.decide(ms(3)), Decision::At(ms(7)));
+        assert_eq!(batcher.decide(ms(7)), Decision::Cut { records: 2, bytes: 150 });
+        batcher.push(ms(8), 1);
+        assert_eq!(batcher.decide(ms(8)), Decision::Full);
+        batcher.put_done();
+        batcher.put_done();
+        assert_eq!(batcher.decide(ms(8)), Decision::Cut { records: 1, bytes: 1 });
+    }
+
+    #[test]
+    fn a_full_batch_needs_neither_token_nor_linger() {
+        let mut batcher = Batcher::new(&Config { puts_burst_max: 1.0, ..config() }, ms(0));
+        batcher.push(ms(0), 10);
+        assert!(matches!(batcher.decide(ms(0)), Decision::Cut { .. }));
+        batcher.push(ms(0), 700);
+        assert!(matches!(batcher.decide(ms(0)), Decision::At(_)), "no token is left");
+        batcher.push(ms(0), 700);
+        assert_eq!(batcher.decide(ms(0)), Decision::Cut { records: 1, bytes: 700 });
+    }
+
+    #[test]
+    fn a_record_over_the_batch_size_goes_alone() {
+        let mut batcher = Batcher::new(&config(), ms(0));
+        batcher.push(ms(0), 5_000);
+        batcher.push(ms(0), 1);
+        assert_eq!(batcher.decide(ms(0)), Decision::Cut { records: 1, bytes: 5_000 });
+    }
+
+    proptest! {
+        /// C1, C2, C3 over arbitrary loads and PUT times.
+        #[test]
+        fn budget_order_and_progress_hold(
+            events in prop::collection::vec((0u64..20, 1usize..1_500, any::<bool>()), 1..400),
+        ) {
+            let config = config();
+            let mut batcher = Batcher::new(&config, ms(0));
+            let mut waiting: VecDeque<usize> = VecDeque::new();
+            let (mut now, mut in_flight, mut not_full) = (ms(0), 0usize, 0f64);
+            for (pause, bytes, done) in events {
+                now += ms(pause);
+                if done && in_flight > 0 {
+                    in_flight -= 1;
+                    batcher.put_done();
+                }
+                batcher.push(now, bytes);
+                waiting.push_back(bytes);
+                loop {
+                    match batcher.decide(now) {
+                        Decision::Cut { records, bytes } => {
+                            let full = waiting.iter().sum::<usize>() >= config.batch_bytes_max;
+                            let taken: usize = waiting.drain(..records).sum();
+                            prop_assert_eq!(taken, bytes);
+                            prop_assert!(records == 1 || bytes <= config.batch_bytes_max);
+                            in_flight += 1;
+                            prop_assert!(in_flight <= config.puts_in_flight_max);
+                            not_full += f64::from(u8::from(!full));
+                            let budget = config.puts_burst_max + now.as_secs_f64() * config.puts_per_second_max;
+                            prop_assert!(not_full <= budget + 1e-6, "{not_full} PUTs of {budget}");
+                        }
+                        Decision::At(time) => {
+                            prop_assert!(time > now, "a wake-up in the past would spin");
+                            // C3: at that time it is cut, if a place is free.
+                            prop_assert!(in_flight < config.puts_in_flight_max);
+                            break;
+                        }
+                        Decision::Full => {
+                            prop_assert_eq!(in_flight, config.puts_in_flight_max);
+                            break;
+                        }
+                        Decision::Idle => {
+                            prop_assert!(waiting.is_empty());
+                            break;
+                        }
+                    }
+                }
+            }
+            // Left alone, everything goes.
+            while !waiting.is_empty() {
+                match batcher.decide(now) {
+                    Decision::Cut { records, .. } => {
+                        waiting.drain(..records);
+                    }
+                    Decision::At(time) => now = time,
+                    Decision::Full => batcher.put_done(),
+                    Decision::Idle => prop_assert!(false, "idle although {} wait", waiting.len()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The writer: appends become batches, batches become slots.
+//!
+//! ```text
+//!   append: queue + batcher under one short lock ──► notify
+//!   cutter (one task): asks the batcher, gives the batch the next slot and its place in the releaser, starts the PUT
+//!   PUT tasks: at most `puts_in_flight_max`, each to a known outcome; durable ─► releaser, theirs ─► fenced
+//!   sweeper (one task): deletes trimmed slots when they are due
+//! ```
+//!
+//! **Cancellation.** Dropping the writer, or losing it to a fence, ends the tasks where they stand; a PUT that is under
+//! way then may land, and recovery or the seal deals with it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::batch::{Batcher, Decision};
+use super::put::{self, Created};
+use super::trim::{Due, Slots};
+use super::{Parts, Seal, SlotId, slot_key};
+use crate::release::{Releaser, Ticket};
+use crate::{
+    AckRight, Append, AppendCompletion, AppendError, Error, Incarnation, Position, Record, Status, Wal,
+};
+
+#[derive(Debug)]
+pub(super) struct ObjectWal {
+    shared: Arc<Shared>,
+    /// Waiters of `admit`, first come, first served.
+    turnstile: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    parts: Parts,
+    owner: Incarnation,
+    right: Arc<AckRight>,
+    releaser: Releaser,
+    queue: Mutex<Queue>,
+    slots: Mutex<Slots>,
+    /// The cutter is to look again.
+    wanted: Notify,
+    /// Bytes appended and not yet durable; changes wake `admit`.
+    pending: watch::Sender<usize>,
+    trimmed: Notify,
+    closing: watch::Sender<bool>,
+    /// Of the batcher's and the slots' times.
+    epoch: Instant,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Queue {
+    batcher: Batcher,
+    records: VecDeque<(Record, AppendCompletion)>,
+}
+
+impl ObjectWal {
+    pub(super) fn start(parts: Parts, owner: Incarnation, right: Arc<AckRight>) -> Result<ObjectWal, Error> {
+        let epoch = Instant::now();
+        let shared = Arc::new(Shared {
+            releaser: Releaser::new(right.clone(), Position(0))?,
+            queue: Mutex::new(Queue {
+                batcher: Batcher::new(&parts.config, Duration::ZERO),
+                records: VecDeque::new(),
+            }),
+            slots: Mutex::new(Slots::new(parts.config.delete_delay)),
+            parts,
+            owner,
+            right,
+            wanted: Notify::new(),
+            pending: watch::Sender::new(0),
+            trimmed: Notify::new(),
+            closing: watch::Sender::new(false),
+            epoch,
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+        });
+        shared.spawn(cut(shared.clone()));
+        shared.spawn(sweep(shared.clone()));
+        shared.spawn(give_up(shared.clone()));
+        Ok(ObjectWal { shared, turnstile: tokio::sync::Mutex::new(()) })
+    }
+}
+
+impl Drop for ObjectWal {
+    fn drop(&mut self) {
+        self.shared.cancel.cancel();
+    }
+}
+
+impl Shared {
+    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(task).await;
+        });
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        if *self.closing.borrow() {
+            return Err(Error::Closed);
+        }
+        if let Some(reason) = self.right.revoked() {
+            return Err(Error::Fenced(reason));
+        }
+        self.releaser.failure().map_or(Ok(()), Err)
+    }
+
+    /// Stops for good: no slot is written any more, and none of those under way is acknowledged.
+    fn fail(&self, error: Error) {
+        tracing::error!("the object WAL of {:?} stops: {error}", self.owner);
+        self.releaser.fail(error);
+    }
+}
+
+/// Gives up what waits once the log has failed, for whatever reason, and ends the other tasks.
+async fn give_up(shared: Arc<Shared>) {
+    let error = shared.releaser.failed().await;
+    // After the failure was set: an append that is taken later checks for it under the same lock.
+    let given_up = std::mem::take(&mut shared.queue.lock().records);
+    for (_, completion) in given_up {
+        completion.complete(Err(error.clone()));
+    }
+    shared.cancel.cancel();
+}
+
+/// Cuts batches for as long as there is a log.
+async fn cut(shared: Arc<Shared>) {
+    let mut next_slot = 0;
+    loop {
+        let decision = {
+            let mut queue = shared.queue.lock();
+            let decision = queue.batcher.decide(shared.now());
+            match decision {
+                Decision::Cut { records, bytes } => {
+                    let batch: Vec<_> = queue.records.drain(..records).collect();
+                    drop(queue);
+                    begin(&shared, next_slot, batch, bytes);
+                    next_slot += 1;
+                    continue;
+                }
+                other => other,
+            }
+        };
+        match decision {
+            Decision::At(time) => {
+                tokio::select! {
+                    () = shared.wanted.notified() => {}
+                    () = tokio::time::sleep_until(shared.epoch + time) => {}
+                }
+            }
+            _ => shared.wanted.notified().await,
+        }
+    }
+}
+
+/// Gives the batch its place and starts its PUT.
+fn begin(shared: &Arc<Shared>, slot: u64, batch: Vec<(Record, AppendCompletion)>, bytes: usize) {
+    let (records, completions): (Vec<Record>, Vec<AppendCompletion>) = batch.into_iter().unzip();
+    let ticket = shared.releaser.enqueue(Position(slot), Position(slot + 1), completions);
+    shared.slots.lock().add(slot, bytes as u64);
+    shared.spawn(fill(shared.clone(), slot, records, bytes, ticket));
+}
+
+async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, bytes: usize, ticket: Ticket) {
+    let key = slot_key(shared.owner, slot);
+    let id = SlotId { owner: shared.owner, slot, nonce: rand::random() };
+    let chunks = shared.parts.codec.encode(&id, &records);
+    drop(records);
+    let created = put::create(&*shared.parts.store, &shared.parts.config, &key, &chunks).await;
+    match created {
+        Created::Ours => {
+            shared.releaser.durable(ticket);
+            shared.queue.lock().batcher.put_done();
+            shared.pending.send_modify(|pending| *pending -= bytes);
+            shared.wanted.notify_one();
+        }
+        Created::Theirs(found) => {
+            let what = match Seal::decode(&found) {
+                Some(_) => "was sealed",
+                None => "was filled by somebody else",
+            };
+            shared.fail(Error::Fenced(format!("{key} {what}: another process took over")));
+        }
+        Created::Vanished => {
+            shared.fail(Error::Fenced(format!(
+                "{key} was there and is gone: this log was recovered and cleaned up long ago"
+            )));
+        }
+    }
+}
+
+/// Deletes trimmed slots when they are due. What cannot be deleted is left to the collector: nothing depends on it.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        let due = shared.slots.lock().due(shared.now());
+        match due {
+            Due::Nothing => shared.trimmed.notified().await,
+            Due::At(time) => tokio::time::sleep_until(shared.epoch + time).await,
+            Due::Now { from, to } => {
+                let owner = shared.owner;
+                let keys =
+                    futures::stream::iter((from..to).map(move |slot| Ok(slot_key(owner, slot)))).boxed();
+                let mut deleted = shared.parts.store.delete_stream(keys);
+                while let Some(outcome) = deleted.next().await {
+                    if let Err(error) = outcome
+                        && !matches!(error, object_store::Error::NotFound { .. })
+                    {
+                        tracing::warn!("deleting trimmed slots {from} to {to}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Wal for ObjectWal {
+    async fn admit(&self, bytes: usize) -> Result<(), Error> {
+        let _turn = self.turnstile.lock().await;
+        let config = &self.shared.parts.config;
+        // What can never fit need not wait to be told so by `append`.
+        let fits =
+            |pending: &usize| bytes > config.record_bytes_max || pending + bytes <= config.pending_bytes_max;
+        let mut pending = self.shared.pending.subscribe();
+        let mut closing = self.shared.closing.subscribe();
+        let revoked = self.shared.right.lost();
+        self.shared.check_open()?;
+        tokio::select! {
+            biased;
+            fitting = pending.wait_for(fits) => fitting.map(drop).map_err(|_| Error::Closed),
+            _ = closing.wait_for(|closing| *closing) => Err(Error::Closed),
+            error = self.shared.releaser.failed() => Err(error),
+            reason = revoked => Err(Error::Fenced(reason)),
+        }
+    }
+
+    fn append(&self, record: Record) -> Result<Append, AppendError> {
+        let shared = &self.shared;
+        let config = &shared.parts.config;
+        let bytes = record.size();
+        if bytes > config.record_bytes_max {
+            return Err(AppendError::TooLarge { bytes, limit_bytes: config.record_bytes_max });
+        }
+        let (completion, append) = Append::channel();
+        {
+            let mut queue = shared.queue.lock();
+            // Under the lock: `fail` and `close` empty the queue after they have said so.
+            shared.check_open()?;
+            let used = *shared.pending.borrow();
+            if used + bytes > config.pending_bytes_max {
+                return Err(AppendError::OverCapacity {
+                    used_bytes: used as u64,
+                    capacity_bytes: config.pending_bytes_max as u64,
+                });
+            }
+            shared.pending.send_modify(|pending| *pending += bytes);
+            queue.batcher.push(shared.now(), bytes);
+            queue.records.push_back((record, completion));
+        }
+        shared.wanted.notify_one();
+        Ok(append)
+    }
+
+    async fn trim(&self, upto: Position) -> Result<(), Error> {
+        self.shared.check_open()?;
+        let durable = self.shared.releaser.durable_end();
+        assert!(upto <= durable, "{upto:?} lies beyond what is durable, {durable:?}");
+        if self.shared.slots.lock().trim(self.shared.now(), upto.0) {
+            self.shared.trimmed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let slots = self.shared.slots.lock();
+        Status {
+            trimmed: Position(slots.trimmed()),
+            durable: self.shared.releaser.durable_end(),
+            used_bytes: slots.held_bytes(),
+            capacity_bytes: u64::MAX,
+        }
+    }
+
+    async fn failed(&self) -> Error {
+        self.shared.releaser.failed().await
+    }
+
+    async fn close(&self) {
+        // Under the lock, so that no append slips in behind it.
+        {
+            let _queue = self.shared.queue.lock();
+            self.shared.closing.send_replace(true);
+        }
+        let mut pending = self.shared.pending.subscribe();
+        tokio::select! {
+            _ = pending.wait_for(|pending| *pending == 0) => {}
+            _ = self.shared.releaser.failed() => {}
+        }
+        self.shared.releaser.close().await;
+        self.shared.cancel.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
