@@ -11,6 +11,10 @@ use tokio::sync::oneshot;
 pub(crate) enum Verdict {
     /// It is applied and answered.
     Complete,
+    /// It is applied and never answered.
+    Silent,
+    /// It neither reaches the store nor is it answered.
+    Lost,
     /// It never reached the store.
     Drop,
 }

@@ -117,6 +117,22 @@ impl FaultStore {
         self.holding.decide(nth, Verdict::Complete);
     }
 
+    /// The `nth` oldest held PUT is applied, and its caller never hears of it.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn silence_put(&self, nth: usize) {
+        self.holding.decide(nth, Verdict::Silent);
+    }
+
+    /// The `nth` oldest held PUT never reaches the store, and its caller never hears of it.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn forget_put(&self, nth: usize) {
+        self.holding.decide(nth, Verdict::Lost);
+    }
+
     /// The `nth` oldest held PUT never reaches the store; its caller gets an error.
     ///
     /// # Panics
@@ -245,10 +261,16 @@ impl ObjectStore for FaultStore {
             Some(Fault::Duplicate) => self.postpone(location, &payload, &options),
             _ => {}
         }
-        if self.holding.pass(location).await == Verdict::Drop {
-            return Err(generic("the connection was reset"));
+        let verdict = self.holding.pass(location).await;
+        match verdict {
+            Verdict::Drop => return Err(generic("the connection was reset")),
+            Verdict::Lost => return std::future::pending().await,
+            Verdict::Complete | Verdict::Silent => {}
         }
         let applied = self.apply_put(location, payload, options).await?;
+        if verdict == Verdict::Silent {
+            return std::future::pending().await;
+        }
         match fault {
             Some(Fault::LoseReply) => Err(generic("500 Internal Server Error")),
             Some(Fault::HiddenRetry) => Err(already_exists(location, "412 Precondition Failed")),

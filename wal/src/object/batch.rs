@@ -74,6 +74,12 @@ impl Batcher {
         self.in_flight -= 1;
     }
 
+    /// What waits is given up.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+    }
+
     /// What to do now. A [`Decision::Cut`] is carried out: the batch counts as under way.
     pub(super) fn decide(&mut self, now: Duration) -> Decision {
         let elapsed = now.saturating_sub(self.refilled).as_secs_f64();

@@ -125,16 +125,25 @@ impl Shared {
         tracing::error!("the object WAL of {:?} stops: {error}", self.owner);
         self.releaser.fail(error);
     }
+
+    /// Fails what was not cut yet. The log has failed or is closing already: an append that comes later sees that under
+    /// the same lock.
+    fn abandon(&self, error: &Error) {
+        let abandoned = {
+            let mut queue = self.queue.lock();
+            queue.batcher.clear();
+            std::mem::take(&mut queue.records)
+        };
+        for (_, completion) in abandoned {
+            completion.complete(Err(error.clone()));
+        }
+    }
 }
 
 /// Gives up what waits once the log has failed, for whatever reason, and ends the other tasks.
 async fn give_up(shared: Arc<Shared>) {
     let error = shared.releaser.failed().await;
-    // After the failure was set: an append that is taken later checks for it under the same lock.
-    let given_up = std::mem::take(&mut shared.queue.lock().records);
-    for (_, completion) in given_up {
-        completion.complete(Err(error.clone()));
-    }
+    shared.abandon(&error);
     shared.cancel.cancel();
 }
 
@@ -312,6 +321,7 @@ impl Wal for ObjectWal {
             _ = self.shared.releaser.failed() => {}
         }
         self.shared.releaser.close().await;
+        self.shared.abandon(&self.shared.releaser.failure().unwrap_or(Error::Closed));
         self.shared.cancel.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
