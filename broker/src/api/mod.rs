@@ -4,38 +4,28 @@
 //! topic, partition) at which Kafka would send it.
 
 pub mod api_versions;
+pub mod authorized;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
 pub mod describe_groups;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
 pub mod list_groups;
+pub mod metadata;
+pub mod metadata_error;
+pub mod new_topic;
 pub mod offset_commit;
 pub mod offset_fetch;
 pub mod strings;
 pub mod sync_group;
 pub mod topic_name;
 pub mod versions;
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-/// What a handler knows about who asks.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// As sent in the request header; a copy that does not pin the request's buffer.
-    pub client_id: Option<Arc<str>>,
-    pub peer: SocketAddr,
-    /// Host and port that clients of the listener on which the request came are to use.
-    pub advertised: Advertised,
-}
-
-/// An address that clients are told to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Advertised {
-    pub host: Arc<str>,
-    pub port: u16,
-}
-
+#[cfg(test)]
+mod topic_tests;
 #[cfg(test)]
 mod group_tests;
