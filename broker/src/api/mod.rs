@@ -24,8 +24,29 @@ pub mod offset_fetch;
 pub mod strings;
 pub mod sync_group;
 pub mod topic_name;
-pub mod versions;
 #[cfg(test)]
 mod topic_tests;
+pub mod versions;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a handler knows about who asks.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// As sent in the request header; a copy that does not pin the request's buffer.
+    pub client_id: Option<Arc<str>>,
+    pub peer: SocketAddr,
+    /// Host and port that clients of the listener on which the request came are to use.
+    pub advertised: Advertised,
+}
+
+/// An address that clients are told to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    pub host: Arc<str>,
+    pub port: u16,
+}
+
 #[cfg(test)]
 mod group_tests;

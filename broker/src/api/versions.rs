@@ -23,7 +23,15 @@ const fn row(key: ApiKey, min: i16, max: i16) -> Supported {
 }
 
 /// In the order of the keys.
-pub const SUPPORTED: &[Supported] = &[row(ApiKey::ApiVersions, 0, 4)];
+pub const SUPPORTED: &[Supported] = &[
+    row(ApiKey::Metadata, 0, 13),
+    row(ApiKey::ApiVersions, 0, 4),
+    row(ApiKey::CreateTopics, 2, 7),
+    row(ApiKey::DeleteTopics, 1, 6),
+    row(ApiKey::InitProducerId, 0, 5),
+    row(ApiKey::DescribeConfigs, 1, 4),
+    row(ApiKey::DescribeCluster, 0, 2),
+];
 
 /// The row of `key`, if it is supported at all.
 pub fn supported(key: i16) -> Option<&'static Supported> {

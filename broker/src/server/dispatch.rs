@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::Rope;
 use super::header::{Header, PREFIX_BYTES};
 use crate::api::versions::{self, Supported};
-use crate::api::{Context, api_versions};
+use crate::api::{
+    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs,
+    init_producer_id, metadata,
+};
 use crate::broker::Broker;
 
 /// A request whose header was understood and whose API and version are served.
@@ -64,19 +67,31 @@ pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
 ///
 /// Decodes, calls the handler, encodes. `gone` ends waits that only serve the peer.
 pub(super) async fn handle(
-    _broker: &Broker,
-    _context: &Context,
+    broker: &Broker,
+    context: &Context,
     _gone: &CancellationToken,
     request: Request,
 ) -> Result<Rope, Close> {
     let Request { api, header, body } = request;
     let (version, correlation_id) = (header.version, header.correlation_id);
     let body = body.freeze();
+    macro_rules! answer {
+        ($api:ident) => {{
+            let request = decode(api, version, body)?;
+            encode(api, version, correlation_id, &$api::handle(broker, context, version, request).await)
+        }};
+    }
     match api {
+        ApiKey::Metadata => answer!(metadata),
         ApiKey::ApiVersions => {
             let request = decode::<ApiVersionsRequest>(api, version, body)?;
             encode(api, version, correlation_id, &api_versions::handle(version, &request))
         }
+        ApiKey::CreateTopics => answer!(create_topics),
+        ApiKey::DeleteTopics => answer!(delete_topics),
+        ApiKey::InitProducerId => answer!(init_producer_id),
+        ApiKey::DescribeConfigs => answer!(describe_configs),
+        ApiKey::DescribeCluster => answer!(describe_cluster),
         _ => unreachable!("{api:?} has a row in the version table but no arm here"),
     }
 }
