@@ -127,6 +127,15 @@ async fn a_log_that_fills_up_makes_room_for_itself() {
     assert_eq!(read_all(&broker.streams[0], 0).await.len(), 107);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_memory_does_not_wait_for_a_full_block() {
+    let world = World::new(Config { upload_bytes: 64 << 10, ..small() });
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    timeout(Duration::from_secs(50), broker.fill(0, 30, 10_000)).await.expect("room is made");
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), 30);
+}
+
 #[tokio::test]
 async fn many_small_streams_share_an_object_and_a_large_one_has_its_own() {
     let world = World::new(Config { upload_bytes: 60 << 10, ..small() });

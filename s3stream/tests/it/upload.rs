@@ -147,6 +147,18 @@ async fn blocks_are_committed_in_order_whatever_the_order_of_their_creates() {
 }
 
 #[tokio::test]
+async fn a_stream_that_was_deleted_is_not_uploaded() {
+    let (world, bucket, _) = world();
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    broker.fill(0, 10, 100).await;
+    world.metadata.delete_stream(id);
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(bucket.puts(), 0);
+    assert_eq!(broker.storage.status().wal.used_bytes, 0);
+}
+
+#[tokio::test]
 async fn an_object_that_is_gone_is_reported_not_skipped() {
     let (world, bucket, _) = world();
     let id = world.metadata.create_stream();
