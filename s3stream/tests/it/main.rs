@@ -2,6 +2,7 @@
 
 mod basics;
 mod failure;
+mod media;
 mod model;
 mod pressure;
 mod recovery;
