@@ -44,7 +44,8 @@ pub struct Options {
     pub queued_bytes_max: usize,
     /// Writes are gathered into batches of about this many bytes.
     pub batch_bytes_target: usize,
-    /// All records of one request or one group's membership, in bytes. Beyond it the request fails.
+    /// All records of one request or one group's membership, in bytes. Beyond it the request fails. Together with
+    /// `batch_bytes_target` it bounds an append, which has to fit the write-ahead log.
     pub record_bytes_max: usize,
     /// Appends under way at a time, per partition.
     pub appends_in_flight_max: usize,
@@ -64,7 +65,7 @@ impl Default for Options {
             queued_messages_max: 1024,
             queued_bytes_max: 16 << 20,
             batch_bytes_target: 512 << 10,
-            record_bytes_max: 16 << 20,
+            record_bytes_max: 4 << 20,
             appends_in_flight_max: 4,
             load_chunk_bytes: 4 << 20,
             load_wait_max: Duration::from_secs(5),

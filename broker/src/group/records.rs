@@ -386,13 +386,13 @@ impl<'a> Reader<'a> {
         Ok(Bytes::copy_from_slice(self.take(length)?))
     }
 
-    /// An array's count. Not to be trusted with an allocation; each element takes bytes, so reading on is bounded.
+    /// An array's count. Not to be trusted with an allocation; each element takes bytes, so that reading on is
+    /// bounded by the input.
     fn count(&mut self) -> Result<usize, Malformed> {
-        let count = match self.flexible {
-            true => self.counted()?.ok_or(self.malformed())?,
-            false => usize::try_from(self.i32()?).map_err(|_| self.malformed())?,
-        };
-        if count > self.bytes.len() { Err(self.malformed()) } else { Ok(count) }
+        match self.flexible {
+            true => self.counted()?.ok_or(self.malformed()),
+            false => usize::try_from(self.i32()?).map_err(|_| self.malformed()),
+        }
     }
 
     fn tagged(
