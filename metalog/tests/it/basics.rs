@@ -60,6 +60,21 @@ async fn commands_that_wait_share_an_entry() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn commands_of_a_lost_race_go_into_the_next_entry_in_their_order() {
+    let store = memory();
+    let (first, second) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
+    first.propose(command(0, 0)).await.unwrap();
+    // The second still believes that entry 1 is the next.
+    let propose = |which| second.propose(command(1, which));
+    let (a, b, c) = futures::join!(propose(0), propose(1), propose(2));
+    assert_eq!(
+        [a.unwrap(), b.unwrap(), c.unwrap()].map(|applied| (applied.number, applied.outcome)),
+        [(2, 1), (2, 2), (2, 3)]
+    );
+    assert_eq!(second.view().machine.commands(), ["0:0", "1:0", "1:1", "1:2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_is_no_larger_than_configured() {
     let store = memory();
     let config = Config { entry_bytes_max: 1000, ..Config::default() };

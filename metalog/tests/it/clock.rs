@@ -7,17 +7,17 @@ use metalog::Clock;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Goes with tokio's (paused) time, plus whatever a test adds, unless it stands still.
+/// Goes with tokio's (paused) time unless it stands still, plus whatever a test adds.
 #[derive(Debug)]
 pub struct TestClock {
     began: Instant,
     added: Mutex<Duration>,
-    stopped_at: Mutex<Option<Duration>>,
+    stopped: Mutex<Option<Instant>>,
 }
 
 impl TestClock {
     pub fn new() -> Arc<TestClock> {
-        Arc::new(TestClock { began: Instant::now(), added: Mutex::default(), stopped_at: Mutex::default() })
+        Arc::new(TestClock { began: Instant::now(), added: Mutex::default(), stopped: Mutex::default() })
     }
 
     /// As if the host had been suspended for so long.
@@ -27,15 +27,14 @@ impl TestClock {
 
     /// As if a hypervisor had stopped the guest's clocks too.
     pub fn stop(&self) {
-        let now = self.boottime();
-        *self.stopped_at.lock() = Some(now);
+        *self.stopped.lock() = Some(Instant::now());
     }
 }
 
 impl Clock for TestClock {
     fn boottime(&self) -> Duration {
-        let stopped_at = *self.stopped_at.lock();
-        stopped_at.unwrap_or_else(|| self.began.elapsed() + *self.added.lock() + Duration::from_secs(1000))
+        let now = self.stopped.lock().unwrap_or_else(Instant::now);
+        now - self.began + *self.added.lock() + Duration::from_secs(1000)
     }
 
     fn wall_ms(&self) -> i64 {

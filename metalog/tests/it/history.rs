@@ -82,8 +82,9 @@ async fn a_missing_entry_in_the_middle_is_damage_not_the_end() {
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_meets_a_hidden_entry_stops() {
     let store = Rough::new(0);
-    let (writer, reader) =
-        (open(&store, &Config::default()).await.unwrap(), open(&store, &Config::default()).await.unwrap());
+    let writer = open(&store, &Config::default()).await.unwrap();
+    let (config, clock) = (Config::default(), TestClock::new());
+    let reader = Replica::open_with_clock(store.clone(), config, clock, Journal::default()).await.unwrap();
     propose_all(&writer, 0..2).await;
     assert_eq!(reader.refresh().await.unwrap().number, 2);
     store.hide(&entry_path(3));
@@ -94,11 +95,12 @@ async fn a_reader_that_meets_a_hidden_entry_stops() {
     let fourth = Entry { number: 4, nonce: Nonce([4; 16]), predecessor: third.nonce, ..third };
     store.inner().put(&entry_path(4), fourth.encode().into()).await.unwrap();
 
-    expect_corrupt::<()>(Err(reader.failed().await), &entry_path(3));
+    let failed = tokio::time::timeout(Duration::from_secs(60), reader.failed()).await;
+    expect_corrupt::<()>(Err(failed.expect("the gap is noticed")), &entry_path(3));
     expect_corrupt(reader.propose(command(1, 0)).await, &entry_path(3));
     expect_corrupt(reader.refresh().await, &entry_path(3));
     let mut polls = reader.polls();
-    // Ends: no lease is renewed any more.
+    // They end: no lease is renewed any more.
     while polls.changed().await.is_ok() {}
     assert_eq!(reader.view().number, 2);
 }
@@ -341,7 +343,7 @@ async fn a_load_that_is_overtaken_by_retention_starts_over() {
     assert_eq!(reader.view().machine.commands(), expected(20));
 }
 
-/// Somebody who slept at entry `at`, while the log went on to entry 20 and lost everything below 15.
+/// Somebody who slept at entry `at`, clock and all, while the log went on to entry 20 and lost everything below 15.
 struct Slept {
     store: Arc<Rough>,
     clock: Arc<TestClock>,
@@ -355,6 +357,7 @@ async fn slept(at: u64) -> Slept {
     let open_sleeper = || {
         Replica::open_with_clock(store.clone(), idle(), clock.clone(), Journal::default()).map(Result::unwrap)
     };
+    clock.stop();
     let mut sleeper = open_sleeper().await;
     let writer = open(&store, &Config { snapshot_entries: 5, ..idle() }).await.unwrap();
     propose_all(&writer, 0..2).await;
@@ -381,6 +384,18 @@ async fn slept(at: u64) -> Slept {
 }
 
 impl Slept {
+    /// What another one created that slept at entry 2: not believed, but there.
+    fn ghost(&self) -> Entry {
+        Entry {
+            number: 3,
+            nonce: Nonce([9; 16]),
+            predecessor: self.first[1].nonce,
+            time_ms: 0,
+            issuer: None,
+            commands: vec![Bytes::from_static(b"ghost")],
+        }
+    }
+
     /// The proposal must not be believed, and is not in the log.
     async fn assert_unknown_and_nowhere(&self, which: usize) {
         match self.sleeper.propose(command(1, which)).await {
@@ -402,7 +417,6 @@ impl Slept {
 #[tokio::test(start_paused = true)]
 async fn a_sleeper_cannot_commit_a_deleted_number() {
     let slept = slept(2).await;
-    slept.clock.stop();
     slept.assert_unknown_and_nowhere(0).await;
     slept.assert_back_at_the_tail().await;
 }
@@ -411,7 +425,6 @@ async fn a_sleeper_cannot_commit_a_deleted_number() {
 #[tokio::test(start_paused = true)]
 async fn a_sleeper_from_before_the_first_entry_cannot_commit() {
     let slept = slept(0).await;
-    slept.clock.stop();
     slept.assert_unknown_and_nowhere(0).await;
     slept.assert_back_at_the_tail().await;
 }
@@ -431,15 +444,7 @@ async fn a_sleeper_does_not_take_a_hole_for_the_tail() {
 #[tokio::test(start_paused = true)]
 async fn a_sleeper_does_not_read_a_ghost() {
     let slept = slept(2).await;
-    let ghost = Entry {
-        number: 3,
-        nonce: Nonce([9; 16]),
-        predecessor: slept.first[1].nonce,
-        time_ms: 0,
-        issuer: None,
-        commands: vec![Bytes::from_static(b"ghost")],
-    };
-    slept.store.inner().put(&entry_path(3), ghost.encode().into()).await.unwrap();
+    slept.store.inner().put(&entry_path(3), slept.ghost().encode().into()).await.unwrap();
     slept.clock.add(Config::default().verify_interval);
     assert_eq!(slept.sleeper.refresh().await.unwrap().machine.commands(), expected(20));
     slept.assert_back_at_the_tail().await;
@@ -467,12 +472,29 @@ async fn a_view_that_is_too_old_is_not_appended_to() {
     assert!(slept.store.inner().head(&entry_path(3)).await.is_err(), "a deleted number was created again");
 }
 
-/// L5: nor is it read from.
+/// L5: nor is it read on from, not even for a moment.
 #[tokio::test(start_paused = true)]
-async fn a_view_that_is_too_old_is_not_read_from() {
+async fn a_view_that_is_too_old_is_not_read_on_from() {
     let slept = slept(2).await;
     slept.store.inner().put(&entry_path(2), slept.first[1].encode().into()).await.unwrap();
+    slept.store.inner().put(&entry_path(3), slept.ghost().encode().into()).await.unwrap();
     slept.clock.add(Config::default().view_age_max + Duration::from_secs(1));
+    let sleeper = slept.sleeper.clone();
+    // The next read after the ghost, if it is read.
+    slept.store.before_next_get(&entry_path(4), move || {
+        assert_eq!(sleeper.view().number, 2, "a ghost was published");
+    });
+    assert_eq!(slept.sleeper.refresh().await.unwrap().machine.commands(), expected(20));
+}
+
+/// L5: nor is a 404 believed that came after a sleep in the middle of reading.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_slept_while_it_read_starts_over() {
+    let slept = slept(2).await;
+    let clock = slept.clock.clone();
+    slept.store.before_next_get(&entry_path(3), move || {
+        clock.add(Config::default().view_age_max + Duration::from_secs(1))
+    });
     assert_eq!(slept.sleeper.refresh().await.unwrap().machine.commands(), expected(20));
 }
 
@@ -493,6 +515,31 @@ async fn a_store_that_is_down_is_named_and_nothing_is_lost() {
     let commands = replica.view().machine.commands();
     assert_eq!(commands, ["0:0", "0:1", "0:2", "0:4", "0:5"]);
     replica.close().await;
+}
+
+/// L3: a command whose proposer was told that its outcome is unknown is never sent again; what was sent may land.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_unknown_outcome_takes_effect_once_or_never() {
+    for lands in [false, true] {
+        let store = Rough::new(0);
+        let replica = open(&store, &idle()).await.unwrap();
+        propose_all(&replica, 0..1).await;
+        let late_max = Duration::from_secs(60);
+        let (late, conflict) = if lands { (1.0, 0.0) } else { (0.0, 1.0) };
+        // The one put that comes through is late or lost; nothing else is answered.
+        let faults = Faults { late, late_max, conflict, refused: 1.0, ..Faults::default() };
+        let faulty = store.clone();
+        store.before_next_put(move || faulty.set_faults(faults));
+        assert!(matches!(replica.propose(command(1, 0)).await, Err(Error::Unknown(_))));
+        tokio::time::sleep(2 * late_max).await;
+        store.set_faults(Faults::default());
+        propose_all(&replica, 1..3).await;
+        let mut commands = replica.view().machine.commands();
+        let before = commands.len();
+        commands.retain(|command| command != "1:0");
+        assert_eq!(commands, expected(3));
+        assert_eq!(before - commands.len(), usize::from(lands));
+    }
 }
 
 /// Closing does not wait for a store that does not answer longer than one request takes.

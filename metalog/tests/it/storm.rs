@@ -93,6 +93,13 @@ fn storm() -> Faults {
     }
 }
 
+/// Hardly anything is answered, but puts may land.
+fn outage() -> Faults {
+    Faults { refused: 0.9, late: 0.5, ..storm() }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
 fn stormy() -> Config {
     Config {
         request_timeout: Duration::from_secs(1),
@@ -156,8 +163,12 @@ async fn run(seed: u64, commands: usize, pause: Duration) -> (usize, usize) {
                 None => break,
             },
             () = tokio::time::sleep(Duration::from_secs(3)) => {
-                // Somebody was suspended.
-                clocks[random.random_range(0..WRITERS)].add(Duration::from_secs(random.random_range(0..30)));
+                // Somebody was suspended, or the store is down for a while, or nothing.
+                match random.random_range(0..20) {
+                    0..10 => clocks[random.random_range(0..WRITERS)].add(random.random_range(0..30) * SECOND),
+                    10..13 => store.set_faults(outage()),
+                    _ => store.set_faults(storm()),
+                }
             }
         }
     }
@@ -198,7 +209,8 @@ fn runs(seeds: std::ops::Range<u64>, commands: usize, pause: Duration) -> (usize
 
 #[test]
 fn eight_hurried_writers_over_a_store_that_misbehaves() {
-    runs(0..20, 50, Duration::ZERO);
+    let (unknown, _) = runs(0..20, 50, Duration::ZERO);
+    assert!(unknown > 0, "the store was too kind");
 }
 
 #[test]
