@@ -1,0 +1,142 @@
+//! Readers of compressed records. They stream: memory stays small whatever the bytes claim to hold.
+//!
+//! Gzip, LZ4 and zstd decoders keep a window. Snappy has none, so a block is decompressed whole; no valid block expands
+//! more than [`SNAPPY_EXPANSION_MAX`] times, and one that claims to is refused before anything is allocated.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use bytes::Buf;
+
+use super::batch::Codec;
+
+/// Three bytes of a copy element produce at most 64.
+const SNAPPY_EXPANSION_MAX: usize = 24;
+
+/// snappy-java's stream format, which most clients use: a header, then blocks, each with its length in front.
+const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
+const XERIAL_HEADER_BYTES: usize = 16;
+
+/// Calls `with` with a reader of the decompressed bytes.
+pub fn decompressed<T>(
+    codec: Codec,
+    payload: &[u8],
+    with: impl FnOnce(&mut dyn BufRead) -> T,
+) -> io::Result<T> {
+    Ok(match codec {
+        Codec::None => {
+            let mut payload = payload;
+            with(&mut payload)
+        }
+        Codec::Gzip => with(&mut BufReader::new(flate2::bufread::MultiGzDecoder::new(payload))),
+        Codec::Lz4 => with(&mut BufReader::new(lz4_flex::frame::FrameDecoder::new(payload))),
+        Codec::Zstd => with(&mut BufReader::new(zstd::stream::read::Decoder::with_buffer(payload)?)),
+        Codec::Snappy => with(&mut BufReader::new(Snappy::new(payload)?)),
+    })
+}
+
+/// Raw snappy or the xerial framing.
+struct Snappy<'a> {
+    rest: &'a [u8],
+    framed: bool,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl<'a> Snappy<'a> {
+    fn new(payload: &'a [u8]) -> io::Result<Snappy<'a>> {
+        let framed = payload.starts_with(XERIAL_MAGIC);
+        let rest = if framed {
+            payload.get(XERIAL_HEADER_BYTES..).ok_or(io::ErrorKind::UnexpectedEof)?
+        } else {
+            payload
+        };
+        Ok(Snappy { rest, framed, block: Vec::new(), at: 0 })
+    }
+
+    fn next_block(&mut self) -> io::Result<()> {
+        let mut compressed = std::mem::take(&mut self.rest);
+        if self.framed {
+            let length = compressed.try_get_u32().map_err(|_| io::ErrorKind::UnexpectedEof)? as usize;
+            if length > compressed.len() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            (compressed, self.rest) = compressed.split_at(length);
+        }
+        let invalid = |error: snap::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let declared = snap::raw::decompress_len(compressed).map_err(invalid)?;
+        if declared > compressed.len().saturating_mul(SNAPPY_EXPANSION_MAX) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a snappy block claims an impossible length",
+            ));
+        }
+        self.block = snap::raw::Decoder::new().decompress_vec(compressed).map_err(invalid)?;
+        self.at = 0;
+        Ok(())
+    }
+}
+
+impl Read for Snappy<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.block.len() {
+            if self.rest.is_empty() {
+                return Ok(0);
+            }
+            self.next_block()?;
+        }
+        let count = into.len().min(self.block.len() - self.at);
+        into[..count].copy_from_slice(&self.block[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::testing;
+    use proptest::prelude::*;
+
+    fn whole(codec: Codec, payload: &[u8]) -> io::Result<Vec<u8>> {
+        decompressed(codec, payload, |from| {
+            let mut out = Vec::new();
+            from.read_to_end(&mut out).map(|_| out)
+        })?
+    }
+
+    #[test]
+    fn behaviour_43_snappy_comes_raw_and_in_xerial_frames() {
+        let text = b"snappy snappy snappy".repeat(5000);
+        assert_eq!(whole(Codec::Snappy, &testing::snappy_raw(&text)).unwrap(), text);
+        assert_eq!(whole(Codec::Snappy, &testing::snappy_xerial(&text)).unwrap(), text);
+    }
+
+    #[test]
+    fn a_snappy_block_that_claims_gigabytes_is_refused_before_allocation() {
+        for claim in [&b"\xff\xff\xff\xff\x0f\x00"[..], b"\x80\x80\x80\x80\x08\x00"] {
+            assert!(whole(Codec::Snappy, claim).is_err());
+            let mut framed = XERIAL_MAGIC.to_vec();
+            framed.extend([0, 0, 0, 1, 0, 0, 0, 1]);
+            framed.extend((claim.len() as u32).to_be_bytes());
+            framed.extend(claim);
+            assert!(whole(Codec::Snappy, &framed).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_codec_round_trips(text in proptest::collection::vec(0u8..8, 0..20_000)) {
+            for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+                prop_assert_eq!(&whole(codec, &testing::compress(codec, &text)).unwrap(), &text);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+                let _ = whole(codec, &bytes);
+            }
+        }
+    }
+}
