@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use wal::AckRight;
+
+use crate::api::fetch_session::Sessions;
 use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
+use crate::partition::Partitions;
 
 /// Shared by every connection and handler of one broker.
 #[derive(Debug)]
@@ -15,4 +19,36 @@ pub struct Broker {
     /// Kafka's broker configs, fixed for the broker's life.
     pub config: Arc<BrokerConfig>,
     pub metadata: Arc<Metadata>,
+    pub partitions: Arc<Partitions>,
+    /// Whether what this broker says about the present may be believed: out-of-range and latest offsets are answered
+    /// only while it holds.
+    pub right: Arc<AckRight>,
+    pub fetch_sessions: Sessions,
+}
+
+#[cfg(test)]
+impl Broker {
+    /// A broker over a memory WAL, whose incarnation is registered and has opened its leaderships.
+    pub(crate) async fn for_test(
+        store: Arc<dyn object_store::ObjectStore>,
+        metadata: Arc<Metadata>,
+        config: BrokerConfig,
+    ) -> Broker {
+        use wal::Medium;
+        let owner = metadata.incarnation().expect("registered");
+        let right = Arc::new(AckRight::unlimited());
+        let medium = wal::memory::MemoryMedium::new("test", Default::default());
+        let wal = medium.open(owner, wal::Vacated::new_medium(), right.clone()).await.expect("an empty WAL");
+        let storage =
+            s3stream::Storage::start(s3stream::Config::default(), store, metadata.clone(), wal, owner);
+        Broker {
+            node_id: owner.broker as i32,
+            cluster_id: metadata.cluster_id().to_string(),
+            config: Arc::new(config),
+            partitions: Partitions::start(Default::default(), owner.broker, storage, metadata.clone()),
+            metadata,
+            right,
+            fetch_sessions: Sessions::default(),
+        }
+    }
 }

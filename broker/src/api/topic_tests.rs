@@ -32,16 +32,11 @@ async fn broker_with(configs: &[(&str, &str)]) -> Broker {
 async fn broker_on(store: Arc<InMemory>, configs: &[(&str, &str)]) -> Broker {
     let set: BTreeMap<String, String> =
         configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    let metadata = Metadata::open(store, Options::default()).await.unwrap();
+    let metadata = Metadata::open(store.clone(), Options::default()).await.unwrap();
     let listener = Listener { host: "registered".into(), port: 1 };
     metadata.register(1, &wal::Uri("memory:1".to_owned()), listener, Some("r1".into())).await.unwrap();
     metadata.open_leaderships().await.unwrap();
-    Broker {
-        node_id: 1,
-        cluster_id: metadata.cluster_id().to_string(),
-        config: Arc::new(BrokerConfig::new(&set).unwrap()),
-        metadata,
-    }
+    Broker::for_test(store, metadata, BrokerConfig::new(&set).unwrap()).await
 }
 
 async fn broker() -> Broker {

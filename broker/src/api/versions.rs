@@ -24,6 +24,9 @@ const fn row(key: ApiKey, min: i16, max: i16) -> Supported {
 
 /// In the order of the keys.
 pub const SUPPORTED: &[Supported] = &[
+    Supported { key: ApiKey::Produce, min: 3, max: 13, advertised_min: 0 },
+    row(ApiKey::Fetch, 4, 18),
+    row(ApiKey::ListOffsets, 1, 10),
     row(ApiKey::Metadata, 0, 13),
     row(ApiKey::ApiVersions, 0, 4),
     row(ApiKey::CreateTopics, 2, 7),

@@ -1,10 +1,202 @@
-//! See the crate's page.
+//! Partitions: offsets, idempotence, waiting fetches. The hot path.
+//!
+//! ```text
+//!  produce ──► validate ──► Partition::append ──► State (pure): duplicate? in order? offset
+//!                                │                  │ one short lock
+//!                                ▼                  ▼
+//!                          s3stream::Stream::append ── order is fixed; durable later ──► ack
+//!                                │ confirmed(end)
+//!                                ▼
+//!                            Waiters ──► waiting fetches, by bytes; repeated batches, by offset
+//! ```
+//!
+//! A partition is one stream of batches and one small stream of checkpoints. It is opened when somebody first asks for
+//! it, and then stays open: an idle one costs a few hundred bytes and no task.
+//!
+//! Reading order: [`batch`], [`records`], [`validate`], [`state`], [`checkpoint`], [`waiters`], [`log`], this file.
 
 pub mod batch;
 pub mod checkpoint;
 pub mod codec;
+pub mod log;
 pub mod records;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod validate;
+pub mod waiters;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use s3stream::Storage;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+use uuid::Uuid;
+
+pub use log::{AppendError, Appended, Found, OpenError, Partition};
+pub use state::Limits;
+
+use log::Surroundings;
+
+use crate::metadata::Metadata;
+use crate::metadata::image::Topic;
+
+/// Milliseconds since the epoch.
+pub fn wall_clock_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// Settings of all partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Producers kept for each partition, and for how long.
+    pub limits: Limits,
+    /// A checkpoint is written after this many bytes of log, and so about as many are replayed at most when a partition
+    /// is opened. Default 16 MiB.
+    pub checkpoint_interval_bytes: u64,
+    /// The records of one batch when decompressed, bytes: a bound on work, not on memory. Default 256 MiB.
+    pub decompressed_bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            limits: Limits::default(),
+            checkpoint_interval_bytes: 16 << 20,
+            decompressed_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// Why there is no partition to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// The topic has no such partition (any more).
+    #[error("no such partition")]
+    Unknown,
+    /// Another broker leads it.
+    #[error("broker {leader} leads the partition")]
+    NotLeader { leader: u32, leader_epoch: i32 },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+type Slot = Arc<OnceCell<Arc<Partition>>>;
+
+/// The partitions that this broker leads and has open.
+#[derive(Debug)]
+pub struct Partitions {
+    config: Config,
+    broker: u32,
+    storage: Storage,
+    metadata: Arc<Metadata>,
+    open: Mutex<HashMap<(Uuid, i32), Slot>>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Partitions {
+    /// For the broker with the id `broker`. Must be called inside a tokio runtime.
+    pub fn start(config: Config, broker: u32, storage: Storage, metadata: Arc<Metadata>) -> Arc<Partitions> {
+        let partitions = Arc::new(Partitions {
+            config,
+            broker,
+            storage,
+            metadata,
+            open: Mutex::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        });
+        partitions.tasks.spawn(partitions.clone().close_deleted());
+        partitions
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The partition `index` of `topic`, opened if need be.
+    pub async fn get(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
+        let info =
+            usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
+        if info.leader != self.broker {
+            return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
+        }
+        let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
+        if let Some(partition) = slot.get() {
+            return Ok(partition.clone());
+        }
+        let opened = slot
+            .get_or_try_init(|| async {
+                let (storage, metadata) = (&self.storage, &self.metadata);
+                let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
+                Partition::open(&around, topic.id, index, info).await.map(Arc::new)
+            })
+            .await;
+        match opened {
+            Ok(partition) => {
+                if self.metadata.image().topic(topic.id).is_none() {
+                    // Deleted meanwhile, perhaps after the last look for deleted ones.
+                    self.forget(topic.id, index);
+                    partition.close();
+                    return Err(GetError::Unknown);
+                }
+                Ok(partition.clone())
+            }
+            Err(error) => {
+                if self.metadata.image().topic(topic.id).is_none() {
+                    self.forget(topic.id, index);
+                    return Err(GetError::Unknown);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn forget(&self, topic: Uuid, index: i32) {
+        let slot = self.open.lock().remove(&(topic, index));
+        if let Some(partition) = slot.as_ref().and_then(|slot| slot.get()) {
+            partition.close();
+        }
+    }
+
+    /// Closes the partitions of topics that are deleted, as long as the broker runs.
+    async fn close_deleted(self: Arc<Self>) {
+        let mut changed = self.metadata.changed();
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                change = changed.changed() => if change.is_err() { return },
+            }
+            let image = self.metadata.image();
+            let gone: Vec<_> =
+                self.open.lock().keys().filter(|(topic, _)| image.topic(*topic).is_none()).copied().collect();
+            for (topic, index) in gone {
+                self.forget(topic, index);
+            }
+        }
+    }
+
+    /// Writes the checkpoints that a quick restart wants. To be called when no requests are served any more, before the
+    /// storage engine is shut down.
+    pub async fn shutdown(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let open: Vec<_> = self.open.lock().values().filter_map(|slot| slot.get().cloned()).collect();
+        for partition in open.iter().filter(|partition| partition.wants_checkpoint()) {
+            if let Err(error) = partition.checkpoint().await {
+                warn!(topic = %partition.topic_id, partition = partition.index, %error, "no checkpoint at shutdown");
+            }
+        }
+    }
+}

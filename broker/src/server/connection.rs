@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
+use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -147,21 +148,31 @@ impl Connection {
         pipeline: &Arc<Semaphore>,
     ) -> Result<Queued, Close> {
         let (bytes, _queued) = frame.split();
-        let parsed = dispatch::parse(bytes)?;
-        // The permits are fair: this waits until every response before is written, and holds off whatever follows.
-        let all = self.config.pipelined_requests_max as u32;
-        let turn = pipeline.clone().acquire_many_owned(all).await.expect("never closed");
-        let outcome = match parsed {
-            Parsed::UnknownApiVersions { correlation_id } => dispatch::unknown_api_versions(correlation_id),
-            Parsed::Request(mut request) => {
-                if context.client_id != request.header.client_id {
-                    context.client_id = request.header.client_id.take();
-                }
-                dispatch::handle(&self.broker, context, &self.closing, request).await
+        let mut request = match dispatch::parse(bytes)? {
+            Parsed::Request(request) => request,
+            Parsed::UnknownApiVersions { correlation_id } => {
+                let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
+                let response = dispatch::unknown_api_versions(correlation_id)?;
+                return Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn });
             }
         };
-        let response = std::future::ready(Ok(Some(outcome?))).boxed();
-        Ok(Queued { response, _turn: turn })
+        if context.client_id != request.header.client_id {
+            context.client_id = request.header.client_id.take();
+        }
+        if request.api == ApiKey::Produce {
+            let turn = self.turn(pipeline, 1).await;
+            let produce = dispatch::enqueue(&self.broker, context, request).await?;
+            return Ok(Queued { response: produce.finish().boxed(), _turn: turn });
+        }
+        let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
+        let response = dispatch::handle(&self.broker, context, &self.closing, request).await?;
+        Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn })
+    }
+
+    /// Permits are given in the order in which they are asked for. All of them: every response before is written, and
+    /// nothing that follows begins. One of them: everything before is done or a Produce that is enqueued (N2).
+    async fn turn(&self, pipeline: &Arc<Semaphore>, permits: usize) -> OwnedSemaphorePermit {
+        pipeline.clone().acquire_many_owned(permits as u32).await.expect("never closed")
     }
 }
 

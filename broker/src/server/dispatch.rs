@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Rope;
 use super::header::{Header, PREFIX_BYTES};
+use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
-    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs,
-    init_producer_id, metadata,
+    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs, fetch,
+    init_producer_id, list_offsets, metadata,
 };
 use crate::broker::Broker;
 
@@ -31,6 +32,9 @@ pub(super) enum Close {
     Unsupported { key: i16, version: i16 },
     #[error("malformed request: API key {key} version {version}: {detail}")]
     Malformed { key: i16, version: i16, detail: String },
+    /// Behaviour 10.
+    #[error("a Produce with acks=0 failed")]
+    Unacknowledged,
     #[error("a response could not be encoded: {0}")]
     Encoding(String),
 }
@@ -69,7 +73,7 @@ pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
 pub(super) async fn handle(
     broker: &Broker,
     context: &Context,
-    _gone: &CancellationToken,
+    gone: &CancellationToken,
     request: Request,
 ) -> Result<Rope, Close> {
     let Request { api, header, body } = request;
@@ -82,6 +86,11 @@ pub(super) async fn handle(
         }};
     }
     match api {
+        ApiKey::Fetch => {
+            let request = decode(api, version, body)?;
+            Ok(fetch::handle(broker, gone, version, request).await.encode(version, correlation_id))
+        }
+        ApiKey::ListOffsets => answer!(list_offsets),
         ApiKey::Metadata => answer!(metadata),
         ApiKey::ApiVersions => {
             let request = decode::<ApiVersionsRequest>(api, version, body)?;
@@ -93,6 +102,34 @@ pub(super) async fn handle(
         ApiKey::DescribeConfigs => answer!(describe_configs),
         ApiKey::DescribeCluster => answer!(describe_cluster),
         _ => unreachable!("{api:?} has a row in the version table but no arm here"),
+    }
+}
+
+/// First phase of a Produce: when this returns, its batches have their places in the log.
+pub(super) async fn enqueue(broker: &Broker, context: &Context, request: Request) -> Result<Produce, Close> {
+    let Request { api, header, body } = request;
+    let (version, correlation_id) = (header.version, header.correlation_id);
+    match produce::enqueue(broker, context, version, body).await {
+        Ok(in_flight) => Ok(Produce { in_flight, version, correlation_id }),
+        Err(error) => Err(Close::Malformed { key: api as i16, version, detail: error.to_string() }),
+    }
+}
+
+/// A Produce between its phases.
+pub(super) struct Produce {
+    in_flight: InFlight,
+    version: i16,
+    correlation_id: i32,
+}
+
+impl Produce {
+    /// Second phase. `None` if there is nothing to say (behaviour 10).
+    pub async fn finish(self) -> Result<Option<Rope>, Close> {
+        match self.in_flight.finish().await {
+            Ok(response) => encode(ApiKey::Produce, self.version, self.correlation_id, &response).map(Some),
+            Err(Unacknowledged::Silence) => Ok(None),
+            Err(Unacknowledged::Close) => Err(Close::Unacknowledged),
+        }
     }
 }
 

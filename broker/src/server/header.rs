@@ -15,6 +15,8 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use kafka_protocol::messages::ApiKey;
 
+use crate::api::wire::{Malformed, Reader};
+
 /// Key, version and correlation id: what every request begins with, whatever its header's version.
 pub(super) const PREFIX_BYTES: usize = 8;
 
@@ -26,11 +28,6 @@ pub(super) struct Header {
     pub correlation_id: i32,
     pub client_id: Option<Arc<str>>,
 }
-
-/// The bytes are not a request header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed request header")]
-pub(super) struct Malformed;
 
 impl Header {
     /// Reads key, version and correlation id.
@@ -52,56 +49,16 @@ impl Header {
         let mut header = Header::peek(frame)?;
         frame.advance(PREFIX_BYTES);
         let header_version = api.request_header_version(header.version);
+        let mut reader = Reader { bytes: std::mem::take(frame), flexible: false };
         if header_version >= 1 {
-            header.client_id = take_client_id(frame)?;
+            // A copy, so that what outlives the request does not pin its buffer.
+            header.client_id = reader.nullable_string()?.map(|client_id| client_id.as_str().into());
         }
-        if header_version >= 2 {
-            skip_tagged_fields(frame)?;
-        }
+        reader.flexible = header_version >= 2;
+        reader.tagged_fields()?;
+        *frame = reader.bytes;
         Ok(header)
     }
-}
-
-fn take_client_id(frame: &mut BytesMut) -> Result<Option<Arc<str>>, Malformed> {
-    let length = frame.try_get_i16().map_err(|_| Malformed)?;
-    if length < 0 {
-        return if length == -1 { Ok(None) } else { Err(Malformed) };
-    }
-    let length = length as usize;
-    let bytes = frame.get(..length).ok_or(Malformed)?;
-    let client_id = std::str::from_utf8(bytes).map_err(|_| Malformed)?.into();
-    frame.advance(length);
-    Ok(Some(client_id))
-}
-
-/// Unknown tagged fields are skipped, not refused (behaviour 13).
-pub(crate) fn skip_tagged_fields(frame: &mut BytesMut) -> Result<(), Malformed> {
-    let count = take_uvarint(frame)?;
-    for _ in 0..count {
-        take_uvarint(frame)?;
-        let size = take_uvarint(frame)? as usize;
-        if frame.remaining() < size {
-            return Err(Malformed);
-        }
-        frame.advance(size);
-    }
-    Ok(())
-}
-
-/// An unsigned LEB128 number of at most 32 bits.
-pub(crate) fn take_uvarint(frame: &mut BytesMut) -> Result<u32, Malformed> {
-    let mut value = 0u32;
-    for shift in [0, 7, 14, 21, 28] {
-        let byte = frame.try_get_u8().map_err(|_| Malformed)?;
-        if shift == 28 && byte > 0x0f {
-            return Err(Malformed);
-        }
-        value |= u32::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(Malformed)
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+//! What clients are told when something goes wrong inside: the one place that maps errors to Kafka's codes.
+//!
+//! Chosen by what clients do with a code: 6 makes them look for the leader again, 56 and 19 make them try again, 2 and
+//! -1 stop them. There is no wildcard arm on purpose: a new error needs a decision.
+
+use kafka_protocol::error::ResponseError;
+use s3stream::ReadError;
+
+use crate::partition::state::Refused;
+use crate::partition::validate::Reason;
+use crate::partition::{AppendError, GetError, OpenError};
+
+pub fn of_rejected(reason: Reason) -> ResponseError {
+    match reason {
+        Reason::Corrupt => ResponseError::CorruptMessage,
+        Reason::TooLarge => ResponseError::MessageTooLarge,
+        Reason::Timestamp => ResponseError::InvalidTimestamp,
+        Reason::Transactional => ResponseError::InvalidTxnState,
+        Reason::Compression => ResponseError::UnsupportedCompressionType,
+        Reason::InvalidRecord => ResponseError::InvalidRecord,
+    }
+}
+
+pub fn of_append(error: &AppendError) -> ResponseError {
+    match error {
+        AppendError::Refused(Refused::OutOfOrder { .. }) => ResponseError::OutOfOrderSequenceNumber,
+        AppendError::Refused(Refused::Fenced { .. }) => ResponseError::InvalidProducerEpoch,
+        AppendError::Storage(error) => of_storage(error),
+        AppendError::Deleted => ResponseError::UnknownTopicOrPartition,
+    }
+}
+
+pub fn of_storage(error: &s3stream::Error) -> ResponseError {
+    match error {
+        // Somebody else leads now, or will as soon as this process has stopped.
+        s3stream::Error::Fenced(_) | s3stream::Error::Closed(_) | s3stream::Error::NotOpen { .. } => {
+            ResponseError::NotLeaderOrFollower
+        }
+        s3stream::Error::Failed(_) | s3stream::Error::Unavailable(_) | s3stream::Error::Corrupt(_) => {
+            ResponseError::KafkaStorageError
+        }
+        // Not appended, and worth another try: what Kafka says when replicas are missing before the append.
+        s3stream::Error::Full(_) => ResponseError::NotEnoughReplicas,
+        s3stream::Error::TooLarge { .. } => ResponseError::MessageTooLarge,
+        s3stream::Error::Rejected(_) => ResponseError::UnknownServerError,
+    }
+}
+
+/// `OutOfRange` is the caller's to judge: only a leader with a fresh view may say so.
+pub fn of_read(error: &ReadError) -> ResponseError {
+    match error {
+        ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        ReadError::Gone(_) => ResponseError::UnknownTopicOrPartition,
+        ReadError::Unavailable(_) => ResponseError::KafkaStorageError,
+        ReadError::Corrupt { .. } => ResponseError::CorruptMessage,
+    }
+}
+
+pub fn of_get(error: &GetError) -> ResponseError {
+    match error {
+        GetError::Unknown => ResponseError::UnknownTopicOrPartition,
+        GetError::NotLeader { .. } => ResponseError::NotLeaderOrFollower,
+        GetError::Open(OpenError::Storage(error)) => of_storage(error),
+        GetError::Open(OpenError::Read(_) | OpenError::Corrupt(_)) => ResponseError::KafkaStorageError,
+    }
+}

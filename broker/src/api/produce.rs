@@ -1,0 +1,431 @@
+//! Produce (0), versions 3 to 13, in two phases: [`enqueue`] fixes the order of the batches, [`InFlight::finish`] waits
+//! until they are durable. Requests of one connection may be enqueued before earlier ones are finished.
+//!
+//! The request is read by hand, so that each partition's records are a piece of the request's own buffer, which the
+//! broker may write the offset into. Layout (`ProduceRequest.json`; compact from version 9):
+//!
+//! | field | type |
+//! |---|---|
+//! | transactional_id | nullable string |
+//! | acks | int16 |
+//! | timeout_ms | int32 |
+//! | topics | array of: name string, or from version 13 topic_id uuid; partitions |
+//! | partitions | array of: index int32, records nullable bytes |
+//!
+//! `acks` of 1 and -1 both mean durable. Errors are per partition (behaviour 42).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{BrokerId, ProduceResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use s3stream::Admission;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::wire::{Malformed, Reader};
+use super::{Context, error};
+use crate::broker::Broker;
+use crate::config::TimestampType;
+use crate::metadata::{ImageRef, Topic};
+use crate::partition::validate::{self, Checked, Rules};
+use crate::partition::{Appended, GetError, Partition, wall_clock_ms};
+
+const FLEXIBLE_FROM: i16 = 9;
+const TOPIC_IDS_FROM: i16 = 13;
+const ZSTD_FROM: i16 = 7;
+const CURRENT_LEADER_FROM: i16 = 10;
+
+/// Kafka's own tool for repairing internal topics; nobody else may write to them (behaviour 41).
+const ADMIN_CLIENT_ID: &str = "__admin_client";
+
+#[derive(Debug)]
+struct Request {
+    acks: i16,
+    timeout: Duration,
+    topics: Vec<TopicData>,
+}
+
+#[derive(Debug)]
+struct TopicData {
+    name: StrBytes,
+    id: Uuid,
+    partitions: Vec<(i32, Option<BytesMut>)>,
+}
+
+fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
+    let mut reader = Reader { bytes: body, flexible: version >= FLEXIBLE_FROM };
+    reader.nullable_string()?;
+    let acks = reader.i16()?;
+    let timeout = Duration::from_millis(reader.i32()?.max(0) as u64);
+    let topic_count = reader.array(if version >= TOPIC_IDS_FROM { 17 } else { 2 })?;
+    let mut topics = Vec::with_capacity(topic_count);
+    for _ in 0..topic_count {
+        let (name, id) = if version >= TOPIC_IDS_FROM {
+            (StrBytes::default(), reader.uuid()?)
+        } else {
+            (reader.string()?, Uuid::nil())
+        };
+        let partition_count = reader.array(5)?;
+        let mut partitions = Vec::with_capacity(partition_count);
+        for _ in 0..partition_count {
+            let index = reader.i32()?;
+            partitions.push((index, reader.nullable_bytes()?));
+            reader.tagged_fields()?;
+        }
+        reader.tagged_fields()?;
+        topics.push(TopicData { name, id, partitions });
+    }
+    reader.tagged_fields()?;
+    Ok(Request { acks, timeout, topics })
+}
+
+/// Why a partition's batch was not taken, or not acknowledged.
+#[derive(Debug)]
+struct Failure {
+    code: ResponseError,
+    message: Option<String>,
+    records: Vec<(i32, String)>,
+    leader: Option<(i32, i32)>,
+}
+
+impl From<ResponseError> for Failure {
+    fn from(code: ResponseError) -> Failure {
+        Failure { code, message: None, records: Vec::new(), leader: None }
+    }
+}
+
+/// A partition's batch on its way through the phases.
+type Stage<T> = Result<T, Failure>;
+
+/// A request whose batches have their places.
+#[derive(Debug)]
+pub struct InFlight {
+    version: i16,
+    acks: i16,
+    deadline: Instant,
+    topics: Vec<TopicInFlight>,
+    endpoints: Vec<NodeEndpoint>,
+}
+
+#[derive(Debug)]
+struct TopicInFlight {
+    name: StrBytes,
+    id: Uuid,
+    partitions: Vec<(i32, Stage<Placed>)>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    appended: Appended,
+    log_append_time: bool,
+    log_start: u64,
+}
+
+/// What a peer that asked for no acknowledgement is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unacknowledged {
+    /// Nothing.
+    Silence,
+    /// That something went wrong: the connection is closed, so that the producer asks for metadata (behaviour 10).
+    Close,
+}
+
+/// First phase: checks every batch, waits for room, and appends. Batches of one partition are appended in the order in
+/// which this is called.
+pub async fn enqueue(
+    broker: &Broker,
+    context: &Context,
+    version: i16,
+    body: BytesMut,
+) -> Result<InFlight, Malformed> {
+    let request = parse(version, body)?;
+    let deadline = Instant::now() + request.timeout;
+    let now_ms = wall_clock_ms();
+    let image = broker.metadata.image();
+    let mut checked = Vec::with_capacity(request.topics.len());
+    let (mut bytes, mut batches) = (0, 0);
+    for topic in request.topics {
+        let known =
+            if version >= TOPIC_IDS_FROM { image.topic(topic.id) } else { image.topic_named(&topic.name) };
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for (index, records) in topic.partitions {
+            let stage = match known {
+                _ if !matches!(request.acks, -1..=1) => Err(ResponseError::InvalidRequiredAcks.into()),
+                None if version >= TOPIC_IDS_FROM => Err(ResponseError::UnknownTopicId.into()),
+                None => Err(ResponseError::UnknownTopicOrPartition.into()),
+                Some(known) => check(broker, context, version, known, index, records, now_ms).await,
+            };
+            if let Ok((_, checked, _)) = &stage {
+                bytes += checked.bytes.len();
+                batches += 1;
+            }
+            partitions.push((index, stage));
+        }
+        checked.push((topic.name, topic.id, partitions));
+    }
+
+    let admission = match batches {
+        0 => Ok(None),
+        _ => admit(broker, bytes, batches, deadline).await.map(Some),
+    };
+    let mut admission = admission.map_err(|code| (code, ()));
+    let mut topics = Vec::with_capacity(checked.len());
+    let mut endpoints = Vec::new();
+    for (name, id, partitions) in checked {
+        let partitions = partitions
+            .into_iter()
+            .map(|(index, stage)| {
+                let placed = stage.and_then(|(partition, checked, log_append_time)| match &mut admission {
+                    Ok(admission) => {
+                        let admission = admission.as_mut().expect("there is a batch");
+                        place(&partition, checked, log_append_time, admission, now_ms)
+                    }
+                    Err((code, ())) => Err((*code).into()),
+                });
+                if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
+                    add_endpoint(&mut endpoints, &image, *leader);
+                }
+                (index, placed)
+            })
+            .collect();
+        topics.push(TopicInFlight { name, id, partitions });
+    }
+    Ok(InFlight { version, acks: request.acks, deadline, topics, endpoints })
+}
+
+type CheckedBatch = (Arc<Partition>, Checked, bool);
+
+async fn check(
+    broker: &Broker,
+    context: &Context,
+    version: i16,
+    topic: &Arc<Topic>,
+    index: i32,
+    records: Option<BytesMut>,
+    now_ms: i64,
+) -> Stage<CheckedBatch> {
+    if super::topic_name::is_internal(&topic.name) && context.client_id.as_deref() != Some(ADMIN_CLIENT_ID) {
+        return Err(ResponseError::InvalidTopicException.into());
+    }
+    let partition = broker.partitions.get(topic, index).await.map_err(|why| {
+        let leader = match why {
+            GetError::NotLeader { leader, leader_epoch } => Some((leader as i32, leader_epoch)),
+            GetError::Unknown | GetError::Open(_) => None,
+        };
+        Failure { leader, message: Some(why.to_string()), ..error::of_get(&why).into() }
+    })?;
+    let config = partition.topic_config(topic, &broker.config);
+    let log_append_time = config.timestamp_type() == TimestampType::LogAppendTime;
+    let rules = Rules {
+        batch_bytes_max: config.max_message_bytes().max(0) as usize,
+        log_append_time,
+        timestamp_before_max_ms: config.timestamp_before_max_ms(),
+        timestamp_after_max_ms: config.timestamp_after_max_ms(),
+        keys_required: config.cleanup().compact,
+        decompressed_bytes_max: broker.partitions.config().decompressed_bytes_max,
+        zstd_allowed: version >= ZSTD_FROM,
+    };
+    match validate::check(records.unwrap_or_default(), &rules, now_ms) {
+        Ok(checked) => Ok((partition, checked, log_append_time)),
+        Err(rejected) => Err(Failure {
+            code: error::of_rejected(rejected.reason),
+            message: Some(rejected.message),
+            records: rejected.records,
+            leader: None,
+        }),
+    }
+}
+
+/// Room for all batches of the request, or why none is appended.
+async fn admit(
+    broker: &Broker,
+    bytes: usize,
+    batches: usize,
+    deadline: Instant,
+) -> Result<Admission, ResponseError> {
+    match tokio::time::timeout_at(deadline, broker.partitions.storage().admit_batch(bytes, batches)).await {
+        Ok(Ok(admission)) => Ok(admission),
+        Ok(Err(why)) => Err(error::of_storage(&why)),
+        Err(_) => Err(ResponseError::RequestTimedOut),
+    }
+}
+
+fn place(
+    partition: &Arc<Partition>,
+    checked: Checked,
+    log_append_time: bool,
+    admission: &mut Admission,
+    now_ms: i64,
+) -> Stage<Placed> {
+    let own = admission.split(checked.bytes.len());
+    match partition.append(now_ms, checked, own) {
+        Ok(appended) => Ok(Placed { appended, log_append_time, log_start: partition.log_start() }),
+        Err(why) => Err(Failure { message: Some(why.to_string()), ..error::of_append(&why).into() }),
+    }
+}
+
+fn add_endpoint(endpoints: &mut Vec<NodeEndpoint>, image: &ImageRef, leader: i32) {
+    if endpoints.iter().any(|endpoint| endpoint.node_id.0 == leader) {
+        return;
+    }
+    if let Some(broker) = u32::try_from(leader).ok().and_then(|leader| image.broker(leader)) {
+        let endpoint = NodeEndpoint::default()
+            .with_node_id(BrokerId(leader))
+            .with_host(StrBytes::from_string(broker.listener.host.to_string()))
+            .with_port(i32::from(broker.listener.port))
+            .with_rack(broker.rack.as_ref().map(|rack| StrBytes::from_string(rack.to_string())));
+        endpoints.push(endpoint);
+    }
+}
+
+impl InFlight {
+    /// Second phase: waits until every batch is durable or the request's time is up. For `acks=0` there is no response,
+    /// and nothing to wait for.
+    pub async fn finish(self) -> Result<ProduceResponse, Unacknowledged> {
+        if self.acks == 0 {
+            let failed =
+                self.topics.iter().flat_map(|topic| &topic.partitions).any(|(_, stage)| stage.is_err());
+            return Err(if failed { Unacknowledged::Close } else { Unacknowledged::Silence });
+        }
+        let mut responses = Vec::with_capacity(self.topics.len());
+        for topic in self.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for (index, stage) in topic.partitions {
+                partitions.push(answer(self.version, index, acknowledge(stage, self.deadline).await));
+            }
+            let response = if self.version >= TOPIC_IDS_FROM {
+                TopicProduceResponse::default().with_topic_id(topic.id)
+            } else {
+                TopicProduceResponse::default().with_name(TopicName(topic.name))
+            };
+            responses.push(response.with_partition_responses(partitions));
+        }
+        let response = ProduceResponse::default().with_responses(responses);
+        if self.version >= CURRENT_LEADER_FROM {
+            return Ok(response.with_node_endpoints(self.endpoints));
+        }
+        Ok(response)
+    }
+}
+
+/// Base offset, log append time, log start.
+type Acknowledged = (i64, i64, i64);
+
+async fn acknowledge(stage: Stage<Placed>, deadline: Instant) -> Stage<Acknowledged> {
+    let Placed { appended, log_append_time, log_start } = stage?;
+    let base_offset = appended.base_offset as i64;
+    let time = if log_append_time { appended.max_timestamp } else { -1 };
+    match tokio::time::timeout_at(deadline, appended.durable()).await {
+        Ok(Ok(())) => Ok((base_offset, time, log_start as i64)),
+        Ok(Err(why)) => Err(Failure { message: Some(why.to_string()), ..error::of_storage(&why).into() }),
+        // It is in the log's order and will be durable unless this broker fails: the outcome is unknown.
+        Err(_) => Err(ResponseError::RequestTimedOut.into()),
+    }
+}
+
+fn answer(version: i16, index: i32, stage: Stage<Acknowledged>) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(index);
+    let failure = match stage {
+        Ok((base_offset, time, log_start)) => {
+            return response
+                .with_base_offset(base_offset)
+                .with_log_append_time_ms(time)
+                .with_log_start_offset(log_start);
+        }
+        Err(failure) => failure,
+    };
+    let mut response = response
+        .with_error_code(failure.code.code())
+        .with_base_offset(-1)
+        .with_log_append_time_ms(-1)
+        .with_log_start_offset(-1);
+    if version >= 8 {
+        let record_errors = failure.records.into_iter().map(|(index, message)| {
+            BatchIndexAndErrorMessage::default()
+                .with_batch_index(index)
+                .with_batch_index_error_message(Some(StrBytes::from_string(message)))
+        });
+        response = response
+            .with_record_errors(record_errors.collect())
+            .with_error_message(failure.message.map(StrBytes::from_string));
+    }
+    if version >= CURRENT_LEADER_FROM
+        && let Some((leader, epoch)) = failure.leader
+    {
+        let leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader)).with_leader_epoch(epoch);
+        response = response.with_current_leader(leader);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::ProduceRequest;
+    use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use kafka_protocol::protocol::Encodable;
+
+    fn encoded(version: i16) -> BytesMut {
+        let partition = |index: i32, records: &'static [u8]| {
+            PartitionProduceData::default()
+                .with_index(index)
+                .with_records(Some(bytes::Bytes::from_static(records)))
+        };
+        let topic = TopicProduceData::default()
+            .with_partition_data(vec![partition(0, b"records of 0"), partition(7, b"")]);
+        let topic = if version >= TOPIC_IDS_FROM {
+            topic.with_topic_id(Uuid::from_u128(5))
+        } else {
+            topic.with_name(TopicName(StrBytes::from_static_str("topic")))
+        };
+        let mut bytes = BytesMut::new();
+        ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(1500)
+            .with_topic_data(vec![topic])
+            .encode(&mut bytes, version)
+            .unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_version_is_read_without_copying_the_records() {
+        for version in 3..=13 {
+            let bytes = encoded(version);
+            let within = bytes.as_ptr_range();
+            let request = parse(version, bytes).unwrap();
+            assert_eq!((request.acks, request.timeout), (-1, Duration::from_millis(1500)));
+            let topic = &request.topics[0];
+            if version >= TOPIC_IDS_FROM {
+                assert_eq!(topic.id, Uuid::from_u128(5));
+            } else {
+                assert_eq!(&*topic.name, "topic");
+            }
+            let records = topic.partitions[0].1.as_ref().unwrap();
+            assert_eq!(&records[..], b"records of 0");
+            assert!(within.contains(&records.as_ptr()));
+            assert_eq!(topic.partitions[1].0, 7);
+        }
+    }
+
+    #[test]
+    fn behaviour_16_truncated_and_lying_requests_are_malformed() {
+        for version in 3..=13 {
+            let whole = encoded(version);
+            for length in 0..whole.len() {
+                assert!(parse(version, BytesMut::from(&whole[..length])).is_err(), "{version} {length}");
+            }
+        }
+        // A null transactional id, acks, time-out, then 2^31-1 topics.
+        let mut lying = BytesMut::from(&b"\xff\xff\0\x01\0\0\0\0\x7f\xff\xff\xff"[..]);
+        assert_eq!(parse(3, lying.clone()).unwrap_err(), Malformed);
+        lying.extend_from_slice(&[0; 1000]);
+        assert_eq!(parse(3, lying).unwrap_err(), Malformed);
+    }
+}

@@ -1,0 +1,448 @@
+//! One partition that this broker leads: the shell around [`State`].
+//!
+//! Appends take one short lock, in which a batch gets its offset and its place in the storage engine's order; nothing
+//! is awaited in it. What comes back later, in order, is durability.
+//!
+//! **Crash.** Opening a partition reads its newest checkpoint and replays the log behind it. A checkpoint is appended
+//! to the same WAL behind the batches that it accounts for, so it is never durable without them.
+//!
+//! **Cancellation.** Dropping an [`Appended`] takes nothing back.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::batch::{self, BatchHeader};
+use super::state::{Refused, State, Verdict};
+use super::validate::Checked;
+use super::waiters::{Registration, Wait, Waiters};
+use super::{Config, checkpoint, records};
+use crate::config::{BrokerConfig, TopicConfig};
+use crate::metadata::Metadata;
+use crate::metadata::image::{PartitionInfo, Topic};
+
+/// Read at a time when a log is replayed.
+const REPLAY_BYTES: usize = 1 << 20;
+/// Older checkpoints are dropped once in so many: each time is an entry in the metadata log.
+const CHECKPOINTS_PER_TRIM: u64 = 16;
+
+/// A partition, open for appends and reads.
+#[derive(Debug)]
+pub struct Partition {
+    pub topic_id: Uuid,
+    pub index: i32,
+    /// Kafka's leader epoch under which this broker leads it.
+    pub leader_epoch: i32,
+    config: Config,
+    storage: Storage,
+    metadata: Arc<Metadata>,
+    log: Stream,
+    checkpoints: Stream,
+    waiters: Arc<Waiters>,
+    core: Mutex<Core>,
+    topic_config: Mutex<Option<(Arc<Topic>, TopicConfig)>>,
+    tasks: TaskTracker,
+}
+
+/// What a partition is opened in.
+pub(super) struct Surroundings<'a> {
+    pub storage: &'a Storage,
+    pub metadata: &'a Arc<Metadata>,
+    pub config: &'a Config,
+    pub tasks: &'a TaskTracker,
+}
+
+#[derive(Debug)]
+struct Core {
+    state: State,
+    /// Appended since the last checkpoint.
+    bytes_since_checkpoint: u64,
+    checkpointing: bool,
+    closed: bool,
+}
+
+/// Why a batch was not appended. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Storage(#[from] s3stream::Error),
+    /// The topic was deleted.
+    #[error("the partition was deleted")]
+    Deleted,
+}
+
+/// Why a partition could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Storage(#[from] s3stream::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log or a checkpoint is not what this broker wrote. Needs an operator.
+    #[error("corrupt partition: {0}")]
+    Corrupt(String),
+}
+
+/// A batch that has its offset.
+#[derive(Debug)]
+#[must_use = "it is acknowledged only once it is durable"]
+pub struct Appended {
+    pub base_offset: u64,
+    /// Of the batch: the broker's clock where the topic says LogAppendTime.
+    pub max_timestamp: i64,
+    durable: Durable,
+}
+
+#[derive(Debug)]
+enum Durable {
+    Own(Appending),
+    /// A duplicate of a batch that may still be on its way (behaviour 48).
+    Earlier(oneshot::Receiver<()>),
+}
+
+impl Appended {
+    /// Waits until the batch is durable.
+    pub async fn durable(self) -> Result<(), s3stream::Error> {
+        match self.durable {
+            Durable::Own(appending) => appending.await,
+            Durable::Earlier(confirmed) => {
+                confirmed.await.map_err(|_| s3stream::Error::Closed("the partition"))
+            }
+        }
+    }
+}
+
+/// Closes the streams if opening does not come to its end.
+struct Opening(Option<[Stream; 2]>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.iter().flatten().for_each(Stream::close);
+    }
+}
+
+impl Partition {
+    /// Opens the streams of a partition that the metadata has under this incarnation, and rebuilds its state.
+    pub(super) async fn open(
+        around: &Surroundings<'_>,
+        topic_id: Uuid,
+        index: i32,
+        info: &PartitionInfo,
+    ) -> Result<Partition, OpenError> {
+        let Surroundings { storage, metadata, config, tasks } = *around;
+        let waiters = Arc::new(Waiters::default());
+        let log = storage.open_stream(info.log, Some(waiters.clone()))?;
+        let mut opening = Opening(None);
+        let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
+        opening.0 = Some([log.clone(), checkpoints.clone()]);
+
+        let mut state = newest_checkpoint(&checkpoints, config, index)
+            .await?
+            .unwrap_or_else(|| State::new(config.limits, log.start()));
+        let replayed = replay(&log, &mut state, super::wall_clock_ms()).await?;
+        waiters.begin_at(state.log_end());
+        opening.0 = None;
+        let core = Core { state, bytes_since_checkpoint: replayed, checkpointing: false, closed: false };
+        Ok(Partition {
+            topic_id,
+            index,
+            leader_epoch: info.leader_epoch,
+            config: config.clone(),
+            storage: storage.clone(),
+            metadata: metadata.clone(),
+            log,
+            checkpoints,
+            waiters,
+            core: Mutex::new(core),
+            topic_config: Mutex::new(None),
+            tasks: tasks.clone(),
+        })
+    }
+
+    /// Everything below is durable and may be read; also the last stable offset, as long as there are no
+    /// transactions.
+    pub fn high_watermark(&self) -> u64 {
+        self.log.confirmed_end()
+    }
+
+    /// The offset that the next record gets; what lies between the high watermark and it is not durable yet.
+    pub fn log_end(&self) -> u64 {
+        self.log.next()
+    }
+
+    pub fn log_start(&self) -> u64 {
+        self.log.start()
+    }
+
+    /// The values that hold for the partition's topic, parsed once for each state of `topic`.
+    pub fn topic_config(&self, topic: &Arc<Topic>, broker: &BrokerConfig) -> TopicConfig {
+        let mut cached = self.topic_config.lock();
+        match &*cached {
+            Some((of, config)) if Arc::ptr_eq(of, topic) => *config,
+            _ => {
+                let config = TopicConfig::of(topic, broker);
+                *cached = Some((topic.clone(), config));
+                config
+            }
+        }
+    }
+
+    /// Gives a batch its offsets. Its place is fixed when this returns; [`Appended::durable`] is what may be
+    /// acknowledged.
+    pub fn append(
+        self: &Arc<Self>,
+        now_ms: i64,
+        checked: Checked,
+        admission: Admission,
+    ) -> Result<Appended, AppendError> {
+        let Checked { header, mut bytes } = checked;
+        let mut core = self.core.lock();
+        if core.closed {
+            return Err(AppendError::Deleted);
+        }
+        if let Verdict::Duplicate(kept) = core.state.check(now_ms, &header)? {
+            let durable = Durable::Earlier(self.waiters.confirmed_upto(kept.end_offset));
+            return Ok(Appended { base_offset: kept.base_offset, max_timestamp: kept.timestamp, durable });
+        }
+        let base = core.state.log_end();
+        let end = base + header.last_offset_delta as u64 + 1;
+        batch::set_base_offset(&mut bytes, base as i64);
+        batch::set_leader_epoch(&mut bytes, self.leader_epoch);
+        let size = bytes.len();
+        let record = StreamRecord { base, end, max_timestamp: header.max_timestamp, body: bytes.freeze() };
+        // Announced first: it may be confirmed before `append` is back.
+        self.waiters.appending(end, size);
+        let appending = match self.log.append(admission, record) {
+            Ok(appending) => appending,
+            Err(error) => {
+                self.waiters.not_appended();
+                return Err(error.into());
+            }
+        };
+        core.state.appended(now_ms, &header);
+        core.bytes_since_checkpoint += size as u64;
+        if core.bytes_since_checkpoint >= self.config.checkpoint_interval_bytes && !core.checkpointing {
+            core.checkpointing = true;
+            self.tasks.spawn(self.clone().checkpoint_or_warn());
+        }
+        Ok(Appended {
+            base_offset: base,
+            max_timestamp: header.max_timestamp,
+            durable: Durable::Own(appending),
+        })
+    }
+
+    /// Appends a batch that this broker made itself: one, whole, of format 2; its checksum is not looked at. Waits for
+    /// room first.
+    ///
+    /// # Panics
+    /// If it is no such batch.
+    pub async fn append_own(self: &Arc<Self>, bytes: BytesMut) -> Result<Appended, AppendError> {
+        let header = BatchHeader::parse(&bytes).expect("a batch of our own");
+        assert_eq!(header.size, bytes.len(), "one batch at a time");
+        let admission = self.storage.admit(bytes.len()).await?;
+        self.append(super::wall_clock_ms(), Checked { header, bytes }, admission)
+    }
+
+    /// The batches from the one that holds `from` on, as far as they are in memory; see
+    /// [`Stream::read_cached`]. Bodies are whole batches.
+    pub fn read_cached(&self, from: u64, max_bytes: usize) -> Option<Vec<StreamRecord>> {
+        self.log.read_cached(from, max_bytes, u64::MAX)
+    }
+
+    /// The batches from the one that holds `from` on: at least one if there is any below the high watermark, then
+    /// as many as fit `max_bytes`. Bodies are whole batches.
+    pub async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<StreamRecord>, ReadError> {
+        self.log.read(from, max_bytes).await
+    }
+
+    /// The first record by offset whose timestamp is at least `timestamp` (behaviour 76).
+    pub async fn find_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ReadError> {
+        let Some(record) = self.log.find_timestamp(timestamp).await? else { return Ok(None) };
+        self.search(record, |found| found >= timestamp)
+    }
+
+    /// The first record with the largest timestamp; `None` if no record has one.
+    pub async fn max_timestamp(&self) -> Result<Option<Found>, ReadError> {
+        let Some(record) = self.log.max_timestamp().await? else { return Ok(None) };
+        let largest = record.max_timestamp;
+        if largest < 0 {
+            return Ok(None);
+        }
+        self.search(record, |found| found == largest)
+    }
+
+    fn search(&self, record: StreamRecord, wanted: impl Fn(i64) -> bool) -> Result<Option<Found>, ReadError> {
+        let corrupt = |detail: String| ReadError::Corrupt { object: None, offset: record.base, detail };
+        let header = BatchHeader::parse(&record.body).map_err(|error| corrupt(error.to_string()))?;
+        let start = self.log_start();
+        let mut found = None;
+        let walked = records::walk(&header, &record.body, self.config.decompressed_bytes_max, |view| {
+            let offset = record.base + view.offset_delta.max(0) as u64;
+            if offset >= start && wanted(view.timestamp) {
+                found = Some(Found { offset, timestamp: view.timestamp, leader_epoch: header.leader_epoch });
+            }
+            found.is_none()
+        });
+        walked.map_err(|error| corrupt(error.to_string()))?;
+        Ok(found)
+    }
+
+    /// Has `wait` count what is confirmed from now on.
+    pub fn register(&self, wait: &Arc<Wait>) -> Registration {
+        self.waiters.register(wait)
+    }
+
+    /// The leader epoch in which `offset` was written; -1 if unknown. The metadata's table of the stream's epochs is
+    /// Kafka's leader epoch cache.
+    pub fn epoch_of(&self, offset: u64) -> i32 {
+        let image = self.metadata.image();
+        let epochs = image.stream(self.log.id()).map(|stream| stream.epochs.clone()).unwrap_or_default();
+        epochs.iter().rev().find(|epoch| epoch.start <= offset).map_or(-1, |epoch| epoch.epoch as i32)
+    }
+
+    /// The largest epoch that is not above `epoch`, and where it ends; `None` if the log knows none so small.
+    pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, u64)> {
+        let image = self.metadata.image();
+        let epochs = image.stream(self.log.id())?.epochs.clone();
+        let at = epochs.iter().rposition(|known| known.epoch as i64 <= i64::from(epoch))?;
+        let end = epochs.get(at + 1).map_or_else(|| self.high_watermark(), |next| next.start);
+        Some((epochs[at].epoch as i32, end))
+    }
+
+    /// The topic was deleted: no more appends, and whoever waits is woken.
+    pub(super) fn close(&self) {
+        self.core.lock().closed = true;
+        self.log.close();
+        self.checkpoints.close();
+        self.waiters.close();
+    }
+
+    async fn checkpoint_or_warn(self: Arc<Self>) {
+        if let Err(error) = self.checkpoint().await {
+            // The next one is due after as many bytes again; until then a restart replays more.
+            warn!(topic = %self.topic_id, partition = self.index, %error, "no checkpoint was written");
+        }
+    }
+
+    /// Whether a restart would have to replay much, or something that matters.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        let core = self.core.lock();
+        let replayed = core.bytes_since_checkpoint;
+        !core.closed && (replayed >= REPLAY_BYTES as u64 || (replayed > 0 && core.state.producer_count() > 0))
+    }
+
+    /// Writes a checkpoint of the state as of now, and waits until it is durable.
+    pub(super) async fn checkpoint(&self) -> Result<(), s3stream::Error> {
+        let (bytes, covered) = {
+            let core = self.core.lock();
+            (checkpoint::encode(&core.state), core.bytes_since_checkpoint)
+        };
+        let written = self.write_checkpoint(bytes).await;
+        {
+            let mut core = self.core.lock();
+            core.checkpointing = false;
+            // After a failure too: it is tried again after as many bytes, not at once.
+            core.bytes_since_checkpoint -= covered;
+        }
+        let number = written?;
+        if number % CHECKPOINTS_PER_TRIM == CHECKPOINTS_PER_TRIM - 1 {
+            let committed = self.committed_checkpoints();
+            self.checkpoints.trim(number.min(committed)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_checkpoint(&self, bytes: Bytes) -> Result<u64, s3stream::Error> {
+        let admission = self.storage.admit(bytes.len()).await?;
+        let number = self.checkpoints.next();
+        let record = StreamRecord { base: number, end: number + 1, max_timestamp: -1, body: bytes };
+        self.checkpoints.append(admission, record)?.await?;
+        Ok(number)
+    }
+
+    /// Trimming what is not uploaded yet would force an upload.
+    fn committed_checkpoints(&self) -> u64 {
+        self.metadata.image().stream(self.checkpoints.id()).map_or(0, |stream| stream.committed_end)
+    }
+}
+
+/// What a search by time found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub offset: u64,
+    pub timestamp: i64,
+    pub leader_epoch: i32,
+}
+
+async fn newest_checkpoint(
+    checkpoints: &Stream,
+    config: &Config,
+    index: i32,
+) -> Result<Option<State>, OpenError> {
+    let end = checkpoints.confirmed_end();
+    if end <= checkpoints.start() {
+        return Ok(None);
+    }
+    let records = checkpoints.read(end - 1, 1).await?;
+    let newest = records.last().filter(|record| record.base == end - 1);
+    let newest = newest.ok_or_else(|| OpenError::Corrupt("the newest checkpoint is missing".to_owned()))?;
+    match checkpoint::decode(&newest.body, config.limits) {
+        Ok(state) => Ok(Some(state)),
+        Err(error) => {
+            warn!(partition = index, %error, "replaying the whole log");
+            Ok(None)
+        }
+    }
+}
+
+/// Applies the batches of `log` behind `state`; the bytes that took.
+async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, OpenError> {
+    let (start, end) = (log.start(), log.confirmed_end());
+    if state.log_end() > end {
+        return Err(OpenError::Corrupt(format!(
+            "a checkpoint accounts for offsets up to {}, but the log ends at {end}",
+            state.log_end()
+        )));
+    }
+    if state.log_end() < start {
+        state.skip_to(start);
+    }
+    let mut replayed = 0;
+    while state.log_end() < end {
+        let from = state.log_end();
+        let records = log.read(from, REPLAY_BYTES).await?;
+        if records.is_empty() {
+            return Err(OpenError::Corrupt(format!("no batch at offset {from} of a log that ends at {end}")));
+        }
+        for record in records {
+            let header = BatchHeader::parse(&record.body)
+                .map_err(|error| OpenError::Corrupt(format!("at offset {}: {error}", record.base)))?;
+            if record.end <= state.log_end() {
+                continue;
+            }
+            let length = header.last_offset_delta as u64 + 1;
+            if header.last_offset_delta < 0 || record.end - record.base != length {
+                let detail = format!("the batch at offset {} does not end at {}", record.base, record.end);
+                return Err(OpenError::Corrupt(detail));
+            }
+            // A log may have gaps, and may begin inside a batch.
+            state.skip_to(record.base.max(state.log_end()));
+            if record.base == state.log_end() {
+                state.appended(now_ms, &header);
+            } else {
+                state.skip_to(record.end);
+            }
+            replayed += record.body.len() as u64;
+        }
+    }
+    Ok(replayed)
+}
