@@ -5,18 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{
+    ApiKey, FetchRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use ottla::api::fetch_session::Sessions;
 use ottla::broker::Broker;
 use ottla::config::BrokerConfig;
-use ottla::metadata::Metadata;
-use ottla::metadata::image::Listener;
+use ottla::metadata::image::{Listener, Topic};
+use ottla::metadata::{Metadata, TopicSpec};
+use ottla::partition::Partitions;
 use ottla::server::{Config, Server};
+use s3stream::{Storage, StreamMetadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+use wal::memory::MemoryMedium;
+use wal::{AckRight, Medium, Vacated};
 
 /// The binary's allocator: with it a request that asks for 154 GB is an ordinary decoding error.
 #[global_allocator]
@@ -25,32 +38,92 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Nothing in these tests takes longer unless it hangs.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running broker. Dropping it stops it without waiting; [`TestBroker::stop`] waits.
+/// What outlives a broker: the bucket and the WAL's medium.
+#[derive(Clone)]
+pub struct Disk {
+    pub store: Arc<InMemory>,
+    pub wal: MemoryMedium,
+}
+
+impl Disk {
+    pub fn new() -> Disk {
+        Disk { store: Arc::new(InMemory::new()), wal: MemoryMedium::new("test", Default::default()) }
+    }
+
+    /// The same bucket with an empty WAL: after an orderly end nothing is in it.
+    pub fn with_new_wal(&self) -> Disk {
+        Disk { store: self.store.clone(), ..Disk::new() }
+    }
+}
+
+/// What a test may choose.
+#[derive(Clone, Default)]
+pub struct Options {
+    pub server: Config,
+    pub partitions: ottla::partition::Config,
+}
+
+/// A running broker. Dropping it stops it without waiting.
 pub struct TestBroker {
     pub address: SocketAddr,
+    pub broker: Arc<Broker>,
+    storage: Storage,
     shutdown: DropGuard,
     serving: JoinHandle<Result<(), ottla::server::Error>>,
 }
 
 impl TestBroker {
     pub async fn start() -> TestBroker {
-        TestBroker::with_server(Config::default()).await
+        TestBroker::on(&Disk::new(), Options::default()).await
     }
 
-    pub async fn with_server(config: Config) -> TestBroker {
-        let metadata = metadata().await;
+    pub async fn with_server(server: Config) -> TestBroker {
+        TestBroker::on(&Disk::new(), Options { server, ..Options::default() }).await
+    }
+
+    /// Starts a new life of broker 1, which recovers what the one before left.
+    pub async fn on(disk: &Disk, options: Options) -> TestBroker {
+        let store: Arc<dyn ObjectStore> = disk.store.clone();
+        let metadata = Metadata::open(store.clone(), Default::default()).await.expect("open the metadata");
+        let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
+        let registered = metadata.register(1, disk.wal.uri(), listener, None).await.expect("register");
+        let streams: Arc<dyn StreamMetadata> = metadata.clone();
+        let by = registered.incarnation;
+        let storage_config = s3stream::Config::default();
+        let mut vacated = Vacated::new_medium();
+        for previous in registered.previous {
+            vacated = s3stream::recovery::recover(
+                &storage_config,
+                store.clone(),
+                streams.clone(),
+                &disk.wal,
+                by,
+                previous.incarnation,
+                previous.trim,
+            )
+            .await
+            .expect("recover");
+        }
+        let right = Arc::new(AckRight::unlimited());
+        let wal = disk.wal.open(by, vacated, right.clone()).await.expect("open the WAL");
+        metadata.open_leaderships().await.expect("open leaderships");
+        let storage = Storage::start(storage_config, store, streams, wal, by);
+        let partitions = Partitions::start(options.partitions, by.broker, storage.clone(), metadata.clone());
         let broker = Arc::new(Broker {
             node_id: 1,
             cluster_id: metadata.cluster_id().to_string(),
             config: Arc::new(BrokerConfig::default()),
             metadata,
+            partitions,
+            right,
+            fetch_sessions: Sessions::default(),
         });
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(config, broker, &[(loopback, None)]).await.expect("bind");
+        let server = Server::bind(options.server, broker.clone(), &[(loopback, None)]).await.expect("bind");
         let address = server.addresses().next().expect("one listener").0;
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.run(shutdown.clone()));
-        TestBroker { address, shutdown: shutdown.drop_guard(), serving }
+        TestBroker { address, broker, storage, shutdown: shutdown.drop_guard(), serving }
     }
 
     pub async fn connect(&self) -> Client {
@@ -59,20 +132,28 @@ impl TestBroker {
         Client { stream, correlation_id: 0 }
     }
 
+    /// A topic, made without the API.
+    pub async fn topic(&self, name: &str, partitions: u32, configs: &[(&str, &str)]) -> Arc<Topic> {
+        let configs = configs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let spec = TopicSpec { name: name.into(), partitions, configs };
+        self.broker.metadata.create_topics(vec![spec]).await.remove(0).expect("create the topic")
+    }
+
+    /// An orderly end; what it leaves needs no recovery.
     pub async fn stop(self) {
         drop(self.shutdown);
         within(self.serving).await.expect("the server panicked").expect("the server failed");
+        within(self.broker.partitions.shutdown()).await;
+        within(self.storage.shutdown()).await.expect("shut the storage down");
+        within(self.broker.metadata.close(true)).await.expect("close the metadata");
     }
-}
 
-/// A cluster of its own, of which broker 1 leads everything.
-async fn metadata() -> Arc<Metadata> {
-    let store = Arc::new(InMemory::new());
-    let metadata = Metadata::open(store, ottla::metadata::Options::default()).await.expect("open");
-    let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
-    metadata.register(1, &wal::Uri("memory:test".to_owned()), listener, None).await.expect("register");
-    metadata.open_leaderships().await.expect("open leaderships");
-    metadata
+    /// The process dies. Only what was durable is left.
+    pub async fn crash(self, disk: &Disk) {
+        self.serving.abort();
+        disk.wal.crash(|_| false);
+        within(self.broker.metadata.close(false)).await.expect("close the metadata");
+    }
 }
 
 /// `future`, or a failed test if it hangs.
@@ -150,4 +231,64 @@ pub fn frame<R: Request>(version: i16, correlation_id: i32, request: &R) -> Vec<
     let length = (bytes.len() - 4) as i32;
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     bytes.to_vec()
+}
+
+/// A produce request of one batch to one partition of a topic that is named.
+pub fn produce_request(topic: &str, partition: i32, batch: &[u8]) -> ProduceRequest {
+    produce_to(TopicProduceData::default().with_name(name(topic)), partition, batch)
+}
+
+/// The same, by the topic's id (version 13).
+pub fn produce_request_by_id(topic: Uuid, partition: i32, batch: &[u8]) -> ProduceRequest {
+    produce_to(TopicProduceData::default().with_topic_id(topic), partition, batch)
+}
+
+fn produce_to(topic: TopicProduceData, partition: i32, batch: &[u8]) -> ProduceRequest {
+    let data = PartitionProduceData::default()
+        .with_index(partition)
+        .with_records(Some(Bytes::copy_from_slice(batch)));
+    ProduceRequest::default()
+        .with_acks(-1)
+        .with_timeout_ms(10_000)
+        .with_topic_data(vec![topic.with_partition_data(vec![data])])
+}
+
+pub fn name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+/// A fetch of one partition from an offset, without a wait.
+pub fn fetch_request(topic: &str, partition: i32, offset: i64) -> FetchRequest {
+    let wanted = FetchPartition::default()
+        .with_partition(partition)
+        .with_current_leader_epoch(-1)
+        .with_last_fetched_epoch(-1)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(1 << 20);
+    FetchRequest::default()
+        .with_max_bytes(50 << 20)
+        .with_session_epoch(-1)
+        .with_topics(vec![FetchTopic::default().with_topic(name(topic)).with_partitions(vec![wanted])])
+}
+
+impl Client {
+    /// Produces one batch and returns the partition's part of the response.
+    pub async fn produce(&mut self, topic: &str, partition: i32, batch: &[u8]) -> PartitionProduceResponse {
+        let mut response = self.call(9, &produce_request(topic, partition, batch)).await;
+        response.responses.remove(0).partition_responses.remove(0)
+    }
+
+    /// Produces one batch that must be taken; its base offset.
+    pub async fn produced(&mut self, topic: &str, partition: i32, batch: &[u8]) -> i64 {
+        let response = self.produce(topic, partition, batch).await;
+        assert_eq!(response.error_code, 0, "{response:?}");
+        response.base_offset
+    }
+
+    /// Fetches once, without a wait, and returns the partition's part of the response.
+    pub async fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> PartitionData {
+        let mut response = self.call(12, &fetch_request(topic, partition, offset)).await;
+        assert_eq!(response.error_code, 0);
+        response.responses.remove(0).partitions.remove(0)
+    }
 }

@@ -1,15 +1,13 @@
 //! kafka.md 4.A: connections, frames, ApiVersions.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Client, TestBroker, frame, within};
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::{Decodable, StrBytes};
 use ottla::api::versions;
 use ottla::server::Config;
-use support::{Client, TestBroker, frame, within};
 
 fn hello() -> ApiVersionsRequest {
     ApiVersionsRequest::default()

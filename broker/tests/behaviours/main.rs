@@ -1,0 +1,13 @@
+//! The numbered behaviours of a Kafka broker, each shown over TCP against a whole broker in this process. One program,
+//! so that it is linked once.
+
+mod connection;
+mod fetch;
+mod list_offsets;
+mod produce;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../../src/partition/testing.rs"]
+mod testing;
+
+use ottla::partition::batch;

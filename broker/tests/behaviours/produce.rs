@@ -1,0 +1,351 @@
+//! kafka.md 4.D and the idempotent part of 4.E.
+
+use bytes::Bytes;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest};
+use ottla::partition::batch::{BatchHeader, Codec};
+use ottla::partition::wall_clock_ms;
+use uuid::Uuid;
+
+use crate::support::{
+    Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, within,
+};
+use crate::testing::{self, Spec};
+
+fn idempotent(id: i64, epoch: i16, sequence: i32, count: i32) -> Vec<u8> {
+    let change = |spec: &mut Spec| {
+        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (id, epoch, sequence);
+    };
+    testing::batch(count, change).to_vec()
+}
+
+fn plain(count: i32) -> Vec<u8> {
+    testing::batch(count, |_| {}).to_vec()
+}
+
+async fn error(client: &mut Client, topic: &str, batch: &[u8]) -> i16 {
+    let response = client.produce(topic, 0, batch).await;
+    assert!(response.error_code == 0 || response.base_offset == -1, "behaviour 39: {response:?}");
+    response.error_code
+}
+
+#[tokio::test]
+async fn behaviour_39_every_version_answers_with_the_base_offset() {
+    let broker = TestBroker::start().await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    for (at, version) in (3..=13).enumerate() {
+        let request = match version {
+            13 => produce_request_by_id(topic.id, 0, &plain(2)),
+            _ => produce_request("topic", 0, &plain(2)),
+        };
+        let response = client.call(version, &request).await;
+        let topic = &response.responses[0];
+        assert_eq!(&*topic.name.0, if version < 13 { "topic" } else { "" });
+        let partition = &topic.partition_responses[0];
+        assert_eq!((partition.error_code, partition.base_offset), (0, at as i64 * 2), "{version}");
+        assert_eq!(partition.log_append_time_ms, -1);
+        assert_eq!(partition.log_start_offset, if version < 5 { -1 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn behaviour_39_log_append_time_is_the_brokers_and_is_answered() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let mut client = broker.connect().await;
+    let before = wall_clock_ms();
+    let response = client.produce("topic", 0, &plain(2)).await;
+    assert!((before..=wall_clock_ms()).contains(&response.log_append_time_ms));
+    let fetched = client.fetch("topic", 0, 0).await.records.unwrap();
+    let header = BatchHeader::parse(&fetched).unwrap();
+    assert!(header.is_log_append_time());
+    assert_eq!(header.max_timestamp, response.log_append_time_ms);
+}
+
+#[tokio::test]
+async fn behaviour_9_pipelined_produce_requests_are_appended_and_answered_in_order() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    client.produced("topic", 0, &plain(1)).await;
+    // With the WAL held back none can be acknowledged: all of them are enqueued before the first is done.
+    disk.wal.hold();
+    let ids: Vec<i32> = {
+        let mut ids = Vec::new();
+        for _ in 0..10 {
+            ids.push(client.send(9, &produce_request("topic", 0, &plain(1))).await);
+        }
+        ids
+    };
+    let log = broker.broker.metadata.image().topic_named("topic").unwrap().clone();
+    let partition = broker.broker.partitions.get(&log, 0).await.unwrap();
+    within(async {
+        while partition.log_end() < 11 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(partition.high_watermark(), 1, "appended, and not yet readable");
+    disk.wal.resume();
+    for (at, id) in ids.into_iter().enumerate() {
+        let response = client.receive::<ProduceRequest>(9, id).await;
+        assert_eq!(response.responses[0].partition_responses[0].base_offset, at as i64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn behaviour_10_acks_0_is_silent_and_an_error_closes_the_connection() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    client.send(9, &produce_request("topic", 0, &plain(1)).with_acks(0)).await;
+    let hello = ApiVersionsRequest::default();
+    let id = client.send(2, &hello).await;
+    client.receive::<ApiVersionsRequest>(2, id).await;
+    assert_eq!(client.produced("topic", 0, &plain(1)).await, 1, "the silent one was appended");
+    client.send(9, &produce_request("nowhere", 0, &plain(1)).with_acks(0)).await;
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn behaviours_33_34_38_bad_batches_are_refused_with_the_right_code_and_harm_nothing() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[("max.message.bytes", "1000")]).await;
+    let mut client = broker.connect().await;
+    let changed = |change: fn(&mut bytes::BytesMut)| {
+        let mut bytes = testing::batch(2, |_| {});
+        change(&mut bytes);
+        testing::seal(&mut bytes);
+        bytes.to_vec()
+    };
+    assert_eq!(error(&mut client, "topic", &[]).await, 87);
+    assert_eq!(error(&mut client, "topic", &[plain(1), plain(1)].concat()).await, 87);
+    assert_eq!(error(&mut client, "topic", &changed(|bytes| bytes[16] = 1)).await, 87);
+    assert_eq!(error(&mut client, "topic", &changed(|bytes| bytes[7] = 1)).await, 87);
+    assert_eq!(error(&mut client, "topic", &changed(|bytes| bytes[22] |= 1 << 5)).await, 87);
+    let mut corrupt = plain(2);
+    *corrupt.last_mut().unwrap() ^= 1;
+    assert_eq!(error(&mut client, "topic", &corrupt).await, 2);
+    let large = testing::batch(1, |spec| spec.value_bytes = 1000);
+    assert_eq!(error(&mut client, "topic", &large).await, 10);
+    let future = testing::batch(2, |spec| spec.base_timestamp = wall_clock_ms() + 4_000_000);
+    let response = client.produce("topic", 0, &future).await;
+    assert_eq!((response.error_code, response.record_errors.len()), (32, 2));
+    assert!(response.error_message.is_some());
+    let zstd = testing::batch(1, |spec| spec.codec = Codec::Zstd).to_vec();
+    let response = client.call(6, &produce_request("topic", 0, &zstd)).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 76);
+    let transactional = testing::batch(1, |spec| {
+        spec.attributes = 1 << 4;
+        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (1, 0, 0);
+    });
+    assert_eq!(error(&mut client, "topic", &transactional).await, 48);
+    assert_eq!(client.produced("topic", 0, &plain(1)).await, 0);
+}
+
+#[tokio::test]
+async fn behaviours_35_43_44_batches_come_back_byte_for_byte() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let sent = testing::batch(20, |spec| spec.codec = codec).to_vec();
+        let offset = client.produced("topic", 0, &sent).await;
+        let back = client.fetch("topic", 0, offset).await.records.unwrap();
+        assert_eq!(back[..8], offset.to_be_bytes());
+        assert_eq!(back[8..12], sent[8..12]);
+        assert_eq!(back[16..], sent[16..], "{codec:?}");
+    }
+}
+
+#[tokio::test]
+async fn behaviours_40_41_42_errors_are_per_partition() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 2, &[]).await;
+    broker.topic("__consumer_offsets", 1, &[]).await;
+    let mut client = broker.connect().await;
+    let part = |index: i32, batch: Vec<u8>| {
+        PartitionProduceData::default().with_index(index).with_records(Some(Bytes::from(batch)))
+    };
+    let mut corrupt = plain(1);
+    *corrupt.last_mut().unwrap() ^= 1;
+    let request = ProduceRequest::default().with_acks(1).with_timeout_ms(5000).with_topic_data(vec![
+        TopicProduceData::default().with_name(name("topic")).with_partition_data(vec![
+            part(0, plain(1)),
+            part(1, corrupt),
+            part(2, plain(1)),
+        ]),
+        TopicProduceData::default().with_name(name("nowhere")).with_partition_data(vec![part(0, plain(1))]),
+        TopicProduceData::default()
+            .with_name(name("__consumer_offsets"))
+            .with_partition_data(vec![part(0, plain(1))]),
+    ]);
+    let response = client.call(9, &request).await;
+    let codes: Vec<Vec<i16>> = response
+        .responses
+        .iter()
+        .map(|topic| topic.partition_responses.iter().map(|partition| partition.error_code).collect())
+        .collect();
+    assert_eq!(codes, [vec![0, 2, 3], vec![3], vec![17]]);
+    let response = client.call(13, &produce_request_by_id(Uuid::from_u128(1), 0, &plain(1))).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 100);
+    for acks in [2, -2] {
+        let response = client.call(9, &produce_request("topic", 0, &plain(1)).with_acks(acks)).await;
+        assert_eq!(response.responses[0].partition_responses[0].error_code, 21);
+    }
+}
+
+#[tokio::test]
+async fn behaviour_48_a_duplicate_batch_returns_its_original_offset() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    for batch in 0..6 {
+        assert_eq!(client.produced("topic", 0, &idempotent(7, 0, batch * 3, 3)).await, i64::from(batch) * 3);
+    }
+    for batch in 1..6 {
+        assert_eq!(client.produced("topic", 0, &idempotent(7, 0, batch * 3, 3)).await, i64::from(batch) * 3);
+    }
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 0, 3)).await, 45);
+    assert_eq!(client.fetch("topic", 0, 0).await.high_watermark, 18);
+}
+
+#[tokio::test]
+async fn behaviour_48_a_duplicate_of_a_batch_in_flight_is_not_acknowledged_before_it() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    client.produced("topic", 0, &idempotent(7, 0, 0, 1)).await;
+    disk.wal.hold();
+    let mut other = broker.connect().await;
+    let first = client.send(9, &produce_request("topic", 0, &idempotent(7, 0, 1, 1))).await;
+    // A time-out of nothing: the duplicate cannot be acknowledged yet, and says so.
+    let again = produce_request("topic", 0, &idempotent(7, 0, 1, 1)).with_timeout_ms(0);
+    within(async {
+        loop {
+            let response = other.call(9, &again).await;
+            let partition = &response.responses[0].partition_responses[0];
+            assert_eq!(partition.error_code, 7, "REQUEST_TIMED_OUT, not an acknowledgement");
+            if disk.wal.held().len() == 1 {
+                return;
+            }
+        }
+    })
+    .await;
+    let second = other.send(9, &produce_request("topic", 0, &idempotent(7, 0, 1, 1))).await;
+    disk.wal.resume();
+    for (client, id) in [(&mut client, first), (&mut other, second)] {
+        let response = client.receive::<ProduceRequest>(9, id).await;
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!((partition.error_code, partition.base_offset), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn behaviours_49_50_sequences_and_epochs_are_checked() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 1, 5, 1)).await, 0, "nothing is known of it");
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 1, 7, 1)).await, 45);
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 6, 1)).await, 47);
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 2, 6, 1)).await, 45);
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 2, 0, 1)).await, 0);
+}
+
+#[tokio::test]
+async fn behaviour_51_producer_state_survives_a_crash() {
+    // Once with the whole log replayed, once from checkpoints, which come every few batches.
+    for checkpoint_interval_bytes in [u64::MAX, 300] {
+        let disk = Disk::new();
+        let partitions = ottla::partition::Config { checkpoint_interval_bytes, ..Default::default() };
+        let options = Options { partitions, ..Options::default() };
+        let broker = TestBroker::on(&disk, options.clone()).await;
+        broker.topic("topic", 1, &[]).await;
+        let mut client = broker.connect().await;
+        for sequence in 0..20 {
+            client.produced("topic", 0, &idempotent(7, 3, sequence, 1)).await;
+        }
+        broker.crash(&disk).await;
+
+        let broker = TestBroker::on(&disk, options).await;
+        let mut client = broker.connect().await;
+        assert_eq!(
+            client.produced("topic", 0, &idempotent(7, 3, 17, 1)).await,
+            17,
+            "a retry across the crash"
+        );
+        assert_eq!(error(&mut client, "topic", &idempotent(7, 2, 20, 1)).await, 47);
+        assert_eq!(error(&mut client, "topic", &idempotent(7, 3, 21, 1)).await, 45);
+        assert_eq!(client.produced("topic", 0, &idempotent(7, 3, 20, 1)).await, 20);
+    }
+}
+
+#[tokio::test]
+async fn behaviour_51_producer_state_survives_an_orderly_restart() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    for sequence in 0..3 {
+        client.produced("topic", 0, &idempotent(7, 0, sequence, 1)).await;
+    }
+    broker.stop().await;
+    let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 1, 1)).await, 1);
+    assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 3, 1)).await, 3);
+    assert_eq!(client.fetch("topic", 0, 0).await.high_watermark, 4);
+}
+
+#[tokio::test]
+async fn behaviour_64_a_topic_made_again_knows_nothing_of_the_old_one() {
+    let broker = TestBroker::start().await;
+    let old = broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    client.produced("topic", 0, &idempotent(7, 5, 0, 1)).await;
+    broker.broker.metadata.delete_topics(vec![old.id]).await.unwrap();
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 5, 1, 1)).await, 3);
+    broker.topic("topic", 1, &[]).await;
+    assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 9, 1)).await, 0);
+}
+
+#[tokio::test]
+async fn a_produce_that_cannot_become_durable_in_time_says_so_and_is_not_lost() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    client.produced("topic", 0, &plain(1)).await;
+    disk.wal.hold();
+    let response = client.call(9, &produce_request("topic", 0, &plain(1)).with_timeout_ms(20)).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 7);
+    let waiting = client.fetch("topic", 0, 1).await;
+    assert_eq!((waiting.error_code, waiting.high_watermark), (0, 1), "not readable before it is durable");
+    assert_eq!(waiting.records.unwrap().len(), 0);
+    let beyond = client.fetch("topic", 0, 2).await;
+    assert_eq!(beyond.error_code, 0, "behaviour 68: up to the log's end nothing is out of range");
+    disk.wal.resume();
+    assert_eq!(client.produced("topic", 0, &plain(1)).await, 2);
+    assert_eq!(client.fetch("topic", 0, 1).await.high_watermark, 3);
+}
+
+#[tokio::test]
+async fn behaviour_16_hostile_produce_requests_harm_nobody() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut bystander = broker.connect().await;
+    let whole = crate::support::frame(9, 1, &produce_request("topic", 0, &plain(3)));
+    for length in 12..whole.len() {
+        let mut cut = whole[..length].to_vec();
+        cut[..4].copy_from_slice(&((length - 4) as i32).to_be_bytes());
+        let mut client = broker.connect().await;
+        client.send_raw(&cut).await;
+        client.closed().await;
+    }
+    assert_eq!(bystander.produced("topic", 0, &plain(1)).await, 0);
+    broker.stop().await;
+}
