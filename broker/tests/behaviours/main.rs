@@ -9,5 +9,6 @@ mod produce;
 mod support;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
+mod topics;
 
 use ottla::partition::batch;

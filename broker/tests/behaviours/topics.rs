@@ -1,7 +1,6 @@
 //! Topics and the cluster over real connections: every API of theirs, at every version that is advertised.
 
-mod support;
-
+use crate::support::TestBroker;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -11,7 +10,6 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla::api::versions::supported;
-use support::TestBroker;
 
 fn versions(key: ApiKey) -> std::ops::RangeInclusive<i16> {
     let row = supported(key as i16).expect("supported");
