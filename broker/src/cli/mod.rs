@@ -2,7 +2,14 @@
 //!
 //! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood.
 
+mod client;
+mod consume;
+mod group;
 mod options;
+mod output;
+mod produce;
+mod tools;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -21,13 +28,16 @@ pub fn run() -> ExitCode {
 }
 
 fn command() -> Command {
-    Command::new("ottla")
+    let command = Command::new("ottla")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A Kafka-compatible broker whose only dependency is a bucket")
-        .subcommand(options::command())
+        .about("A Kafka-compatible broker whose only dependency is a bucket");
+    tools::augment(command).subcommand(options::command())
 }
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {
+    if let Some(result) = tools::run(matches) {
+        return result;
+    }
     match matches.subcommand() {
         Some(("options", matches)) => options::run(matches),
         _ => anyhow::bail!("nothing to do; see `ottla --help`"),

@@ -1,0 +1,361 @@
+//! A small Kafka client for the command line: one task, few connections, every failure explained.
+//!
+//! ```text
+//!   commands ── Client ── who leads what, who coordinates whom, retries
+//!                 └── Connection ── frames, correlation ids, version negotiation
+//! ```
+//!
+//! A connection is taken out of the client for a call and put back after it, so a call that is cancelled or fails leaves
+//! no half-read connection behind.
+
+mod connection;
+mod error;
+pub mod records;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use futures::future::join_all;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{
+    BrokerId, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
+};
+use kafka_protocol::protocol::{Request, StrBytes};
+use tokio::time::Instant;
+
+pub use connection::Connection;
+pub use error::{Error, check};
+
+/// For ListOffsets: the first offset that is there.
+pub const EARLIEST: i64 = -2;
+/// For ListOffsets: the offset after the last record.
+pub const LATEST: i64 = -1;
+
+/// Where to find brokers, and how long to try.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Connect {
+    /// A broker of the cluster; several, separated by commas, are tried in turn
+    #[arg(
+        long,
+        env = "OTTLA_BOOTSTRAP",
+        default_value = "127.0.0.1:9092",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub bootstrap: Vec<String>,
+
+    /// How long to keep trying before giving up
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+/// A topic as a broker describes it.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    pub name: String,
+    pub id: uuid::Uuid,
+    /// The leader of each partition.
+    pub leaders: BTreeMap<i32, i32>,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    bootstrap: Vec<String>,
+    timeout: Duration,
+    /// Addresses by node id.
+    nodes: BTreeMap<i32, String>,
+    /// Idle connections by address.
+    idle: HashMap<String, Connection>,
+    /// Whether a broker was ever reached: from then on an unreachable one is taken to be restarting.
+    reached: bool,
+}
+
+impl Client {
+    pub fn new(connect: &Connect) -> Client {
+        Client {
+            bootstrap: connect.bootstrap.clone(),
+            timeout: connect.timeout,
+            nodes: BTreeMap::new(),
+            idle: HashMap::new(),
+            reached: false,
+        }
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub fn retry(&self) -> Retry {
+        Retry {
+            deadline: Instant::now() + self.timeout,
+            pause: Duration::from_millis(50),
+            reconnect: self.reached,
+        }
+    }
+
+    /// The ids of all brokers that the last metadata named.
+    pub fn nodes(&self) -> Vec<i32> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Asks any broker; the first bootstrap address that answers.
+    pub async fn call_any<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
+        let mut last = None;
+        for address in self.bootstrap.clone() {
+            match self.call_address(&address, request, self.timeout).await {
+                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => last = Some(error),
+                other => return other,
+            }
+        }
+        Err(last.expect("the command line demands an address"))
+    }
+
+    /// Asks a certain broker.
+    pub async fn call<R: Request>(&mut self, node: i32, request: &R) -> Result<R::Response, Error> {
+        self.call_within(node, request, self.timeout).await
+    }
+
+    /// As [`call`](Client::call), for requests that the broker may hold back for long.
+    pub async fn call_within<R: Request>(
+        &mut self,
+        node: i32,
+        request: &R,
+        timeout: Duration,
+    ) -> Result<R::Response, Error> {
+        let address = self.address(node)?;
+        self.call_address(&address, request, timeout).await
+    }
+
+    async fn call_address<R: Request>(
+        &mut self,
+        address: &str,
+        request: &R,
+        timeout: Duration,
+    ) -> Result<R::Response, Error> {
+        let mut connection = self.take(address).await?;
+        let response = connection.call(request, timeout).await?;
+        self.put_back(connection);
+        Ok(response)
+    }
+
+    /// A connection to a certain broker, to be given back with [`put_back`](Client::put_back) unless it failed.
+    pub async fn take_node(&mut self, node: i32) -> Result<Connection, Error> {
+        let address = self.address(node)?;
+        self.take(&address).await.map_err(|error| match error {
+            // Not an address that the user gave.
+            Error::Connect { address, reason } => Error::Advertised { node, address, reason },
+            other => other,
+        })
+    }
+
+    pub fn put_back(&mut self, connection: Connection) {
+        self.idle.insert(connection.address().to_owned(), connection);
+    }
+
+    async fn take(&mut self, address: &str) -> Result<Connection, Error> {
+        match self.idle.remove(address) {
+            Some(connection) => Ok(connection),
+            None => {
+                let connection = Connection::open(address, self.timeout).await?;
+                self.reached = true;
+                Ok(connection)
+            }
+        }
+    }
+
+    fn address(&self, node: i32) -> Result<String, Error> {
+        self.nodes.get(&node).cloned().ok_or(Error::NoBroker { node })
+    }
+
+    /// Asks for some topics or, with `None`, for all; remembers where the brokers are.
+    pub async fn metadata(
+        &mut self,
+        topics: Option<&[&str]>,
+        create: bool,
+    ) -> Result<MetadataResponse, Error> {
+        let topics = topics.map(|names| {
+            let topic = |name: &&str| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+            names.iter().map(topic).collect()
+        });
+        let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(create);
+        let response = self.call_any(&request).await?;
+        self.nodes = response
+            .brokers
+            .iter()
+            .map(|broker| (broker.node_id.0, format!("{}:{}", broker.host.as_str(), broker.port)))
+            .collect();
+        Ok(response)
+    }
+
+    /// A topic with all its leaders; waits for them as long as retries last. `create` lets the broker create it.
+    pub async fn topic(&mut self, name: &str, create: bool) -> Result<Topic, Error> {
+        let mut retry = self.retry();
+        loop {
+            let error = match self.metadata(Some(&[name]), create).await {
+                Ok(response) => match read_topic(&response, name) {
+                    // Just created, it may take a moment to appear. Without creation the answer is final.
+                    Err(error) if !create && error.is(ResponseError::UnknownTopicOrPartition) => {
+                        return Err(error);
+                    }
+                    Err(error) => error,
+                    Ok(topic) => return Ok(topic),
+                },
+                Err(error) => error,
+            };
+            retry.pause(error).await?;
+        }
+    }
+
+    /// The node that coordinates `group`.
+    pub async fn coordinator(&mut self, group: &str) -> Result<i32, Error> {
+        let mut retry = self.retry();
+        let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+        loop {
+            let found = match self.call_any(&request).await {
+                Ok(response) => {
+                    let message = response.error_message.as_deref();
+                    check(
+                        response.error_code,
+                        || format!("finding the coordinator of group {group}"),
+                        message,
+                    )
+                    .map(|()| response)
+                }
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(response) => {
+                    let address = format!("{}:{}", response.host.as_str(), response.port);
+                    self.nodes.insert(response.node_id.0, address);
+                    return Ok(response.node_id.0);
+                }
+                Err(error) => retry.pause(error).await?,
+            }
+        }
+    }
+
+    /// [`EARLIEST`], [`LATEST`] or the first offset at a time, for each partition. -1 if there is none.
+    pub async fn offsets(
+        &mut self,
+        topic: &str,
+        partitions: &[i32],
+        timestamp: i64,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let mut retry = self.retry();
+        let mut found = BTreeMap::new();
+        loop {
+            let asked = self.offsets_once(topic, partitions, timestamp, &mut found).await;
+            match asked {
+                Ok(()) => return Ok(found),
+                Err(error) => retry.pause(error).await?,
+            }
+        }
+    }
+
+    async fn offsets_once(
+        &mut self,
+        topic: &str,
+        partitions: &[i32],
+        timestamp: i64,
+        found: &mut BTreeMap<i32, i64>,
+    ) -> Result<(), Error> {
+        let leaders = self.topic(topic, false).await?.leaders;
+        let mut by_leader: BTreeMap<i32, Vec<ListOffsetsPartition>> = BTreeMap::new();
+        for &partition in partitions.iter().filter(|partition| !found.contains_key(partition)) {
+            let leader = *leaders.get(&partition).ok_or_else(|| no_partition(topic, partition))?;
+            let asked =
+                ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
+            by_leader.entry(leader).or_default().push(asked);
+        }
+        let mut calls = Vec::new();
+        for (leader, partitions) in by_leader {
+            let topic = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(partitions);
+            let request =
+                ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+            let mut connection = self.take_node(leader).await?;
+            let timeout = self.timeout;
+            calls.push(async move {
+                connection.call(&request, timeout).await.map(|response| (connection, response))
+            });
+        }
+        for answer in join_all(calls).await {
+            let (connection, response) = answer?;
+            self.put_back(connection);
+            for partition in response.topics.into_iter().flat_map(|topic| topic.partitions) {
+                let what = || format!("asking for offsets of {topic} [{}]", partition.partition_index);
+                check(partition.error_code, what, None)?;
+                found.insert(partition.partition_index, partition.offset);
+            }
+        }
+        match partitions.iter().find(|partition| !found.contains_key(partition)) {
+            Some(partition) => Err(Error::Malformed {
+                address: topic.to_owned(),
+                detail: format!("no offset of partition {partition} in the answer"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bounded patience: pauses grow, and the deadline ends them.
+#[derive(Debug)]
+pub struct Retry {
+    deadline: Instant,
+    pause: Duration,
+    /// Whether an address that does not answer may come back.
+    reconnect: bool,
+}
+
+impl Retry {
+    /// Waits a little if `error` may pass, otherwise gives it back.
+    pub async fn pause(&mut self, error: Error) -> Result<(), Error> {
+        let hope = error.is_retriable() || (self.reconnect && error.is_unreachable());
+        if !hope || Instant::now() + self.pause > self.deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(Duration::from_secs(1));
+        Ok(())
+    }
+}
+
+pub fn topic_name(name: &str) -> TopicName {
+    TopicName(StrBytes::from_string(name.to_owned()))
+}
+
+pub fn no_partition(topic: &str, partition: i32) -> Error {
+    Error::Usage(format!(
+        "topic {topic} has no partition {partition}; `ottla topic describe {topic}` shows those it has"
+    ))
+}
+
+fn read_topic(response: &MetadataResponse, name: &str) -> Result<Topic, Error> {
+    let found =
+        response.topics.iter().find(|topic| topic.name.as_ref().is_some_and(|found| found.as_str() == name));
+    let Some(topic) = found else {
+        return Err(Error::Malformed {
+            address: name.to_owned(),
+            detail: "the broker's metadata does not mention the topic".to_owned(),
+        });
+    };
+    check(topic.error_code, || format!("topic {name}"), None)?;
+    let mut leaders = BTreeMap::new();
+    for partition in &topic.partitions {
+        // 5: no leader now. 9: a replica is missing, which does not matter here.
+        if partition.error_code != ResponseError::ReplicaNotAvailable.code() {
+            check(
+                partition.error_code,
+                || format!("partition {name} [{}]", partition.partition_index),
+                None,
+            )?;
+        }
+        leaders.insert(partition.partition_index, partition.leader_id.0);
+    }
+    if leaders.is_empty() {
+        return check(ResponseError::LeaderNotAvailable.code(), || format!("topic {name}"), None)
+            .map(|()| unreachable!("an error code is an error"));
+    }
+    Ok(Topic { name: name.to_owned(), id: topic.topic_id, leaders })
+}

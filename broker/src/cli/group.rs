@@ -1,0 +1,188 @@
+//! `ottla group list|describe`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use kafka_protocol::messages::{
+    DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
+    describe_groups_response::DescribedGroup,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use super::client::{Client, Connect, Error, LATEST, check};
+use super::consume::decode_assignment;
+use super::output;
+
+#[derive(Debug, Args)]
+pub struct Group {
+    #[command(subcommand)]
+    command: GroupCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupCommand {
+    /// List groups
+    List(List),
+    /// Show a group's members, committed offsets and lag
+    Describe(Describe),
+}
+
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct Describe {
+    group: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+pub async fn run(group: Group) -> anyhow::Result<()> {
+    match group.command {
+        GroupCommand::List(arguments) => list(arguments).await,
+        GroupCommand::Describe(arguments) => describe(arguments).await,
+    }
+}
+
+async fn list(arguments: List) -> anyhow::Result<()> {
+    let mut client = Client::new(&arguments.connect);
+    client.metadata(Some(&[]), false).await?;
+    let mut rows = BTreeSet::new();
+    // Each broker knows the groups that it coordinates.
+    for node in client.nodes() {
+        let response = client.call(node, &ListGroupsRequest::default()).await?;
+        check(response.error_code, || format!("listing the groups of broker {node}"), None)?;
+        rows.extend(
+            response.groups.iter().map(|group| {
+                vec![group.group_id.to_string(), group.group_state.to_string(), node.to_string()]
+            }),
+        );
+    }
+    if rows.is_empty() {
+        eprintln!("there are no groups; `ottla consume TOPIC --group NAME` makes one");
+        return Ok(());
+    }
+    let mut table = vec![["GROUP", "STATE", "COORDINATOR"].map(str::to_owned).to_vec()];
+    table.extend(rows);
+    let mut out = output::stdout();
+    output::table(&mut out, &table)?;
+    Ok(out.flush()?)
+}
+
+async fn describe(arguments: Describe) -> anyhow::Result<()> {
+    let mut client = Client::new(&arguments.connect);
+    let coordinator = client.coordinator(&arguments.group).await?;
+    let group_id = GroupId(StrBytes::from_string(arguments.group.clone()));
+    let request = DescribeGroupsRequest::default().with_groups(vec![group_id.clone()]);
+    let response = client.call(coordinator, &request).await?;
+    let Some(group) = response.groups.into_iter().next() else {
+        bail!("the coordinator's answer does not mention group {}", arguments.group);
+    };
+    check(group.error_code, || format!("group {}", arguments.group), group.error_message.as_deref())?;
+    let committed = committed(&mut client, coordinator, &group_id).await?;
+    if group.group_state.as_str() == "Dead" && committed.is_empty() {
+        bail!("there is no group {}; `ottla group list` shows those there are", arguments.group);
+    }
+    let owners = owners(&group)?;
+    let lag = lag(&mut client, &committed, &owners).await?;
+    let mut out = output::stdout();
+    writeln!(out, "group {}: {}", arguments.group, group.group_state.as_str())?;
+    if !group.members.is_empty() {
+        writeln!(out)?;
+        output::table(&mut out, &members(&group))?;
+    }
+    if lag.len() > 1 {
+        writeln!(out)?;
+        output::table(&mut out, &lag)?;
+    }
+    Ok(out.flush()?)
+}
+
+type Partition = (String, i32);
+
+/// Every offset that the group has committed.
+async fn committed(
+    client: &mut Client,
+    coordinator: i32,
+    group: &GroupId,
+) -> Result<BTreeMap<Partition, i64>, Error> {
+    let request = OffsetFetchRequest::default().with_group_id(group.clone()).with_topics(None);
+    let response = client.call(coordinator, &request).await?;
+    let what = || format!("reading the offsets of group {}", group.as_str());
+    check(response.error_code, what, None)?;
+    let mut committed = BTreeMap::new();
+    for topic in response.topics {
+        for partition in topic.partitions {
+            check(partition.error_code, what, None)?;
+            committed.insert((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+        }
+    }
+    Ok(committed)
+}
+
+/// Which member has which partition.
+fn owners(group: &DescribedGroup) -> anyhow::Result<BTreeMap<Partition, String>> {
+    let mut owners = BTreeMap::new();
+    if group.protocol_type.as_str() != "consumer" {
+        return Ok(owners);
+    }
+    for member in &group.members {
+        for (topic, partitions) in decode_assignment(member.member_assignment.clone())? {
+            for partition in partitions {
+                owners.insert((topic.clone(), partition), member.member_id.to_string());
+            }
+        }
+    }
+    Ok(owners)
+}
+
+fn members(group: &DescribedGroup) -> Vec<Vec<String>> {
+    let mut rows = vec![["MEMBER", "CLIENT", "HOST"].map(str::to_owned).to_vec()];
+    rows.extend(group.members.iter().map(|member| {
+        vec![member.member_id.to_string(), member.client_id.to_string(), member.client_host.to_string()]
+    }));
+    rows
+}
+
+/// A row for every partition that is committed or assigned.
+async fn lag(
+    client: &mut Client,
+    committed: &BTreeMap<Partition, i64>,
+    owners: &BTreeMap<Partition, String>,
+) -> Result<Vec<Vec<String>>, Error> {
+    let all: BTreeSet<&Partition> = committed.keys().chain(owners.keys()).collect();
+    let mut by_topic: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for (topic, partition) in &all {
+        by_topic.entry(topic).or_default().push(*partition);
+    }
+    let mut rows =
+        vec![["TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER"].map(str::to_owned).to_vec()];
+    for (topic, partitions) in by_topic {
+        // The topic may be gone while its offsets are still there.
+        let ends = match client.offsets(topic, &partitions, LATEST).await {
+            Ok(ends) => ends,
+            Err(Error::Kafka { .. } | Error::Usage(_)) => BTreeMap::new(),
+            Err(error) => return Err(error),
+        };
+        for partition in partitions {
+            let key = (topic.to_owned(), partition);
+            let offset = committed.get(&key).copied().filter(|offset| *offset >= 0);
+            let end = ends.get(&partition).copied();
+            let show = |value: Option<i64>| value.map_or("-".to_owned(), |value| value.to_string());
+            rows.push(vec![
+                topic.to_owned(),
+                partition.to_string(),
+                show(offset),
+                show(end),
+                show(end.zip(offset).map(|(end, offset)| (end - offset).max(0))),
+                owners.get(&key).cloned().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,102 @@
+//! The commands that speak to a broker: their command line, and how they are run.
+
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+
+use super::{consume, group, produce, topic};
+
+/// The client half of the command.
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Create, list, describe and delete topics
+    Topic(topic::Topic),
+    /// Write records to a topic
+    Produce(produce::Produce),
+    /// Read records of a topic
+    Consume(consume::Consume),
+    /// List and describe consumer groups
+    Group(group::Group),
+}
+
+/// Adds the tools' subcommands.
+pub(super) fn augment(command: Command) -> Command {
+    Tool::augment_subcommands(command)
+}
+
+/// Runs the subcommand if it is a tool.
+pub(super) fn run(matches: &ArgMatches) -> Option<anyhow::Result<()>> {
+    let tool = Tool::from_arg_matches(matches).ok()?;
+    Some(run_tool(tool))
+}
+
+fn run_tool(tool: Tool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match tool {
+            Tool::Topic(topic) => topic::run(topic).await,
+            Tool::Produce(produce) => produce::run(produce).await,
+            Tool::Consume(consume) => consume::run(consume).await,
+            Tool::Group(group) => group::run(group).await,
+        }
+    });
+    // A read of standard input that nobody waits for any more must not hold the process.
+    runtime.shutdown_background();
+    match result {
+        Err(error) if super::output::is_broken_pipe(&error) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Tool, clap::Error> {
+        let matches = augment(Command::new("ottla")).try_get_matches_from(line.split(' '))?;
+        Tool::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        augment(Command::new("ottla")).debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        for line in [
+            "ottla topic create greetings",
+            "ottla topic create t -p 3 --config a.b=c --config d=",
+            "ottla topic list --internal --bootstrap a:1,b:2",
+            "ottla topic delete a b c",
+            "ottla produce t hello world",
+            "ottla produce t -k : -H trace=1 -p 2",
+            "ottla consume t",
+            "ottla consume t --from-beginning -f --json -n 5 --timeout 5s",
+            "ottla consume t -p 0 -p 1 -o 17 -k =",
+            "ottla consume t -g readers",
+            "ottla group list",
+            "ottla group describe readers",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "ottla topic",
+            "ottla topic delete",
+            "ottla topic create t -p 0",
+            "ottla topic create t --config novalue",
+            "ottla produce",
+            "ottla consume t --group g --offset 1",
+            "ottla consume t --group g --partition 1",
+            "ottla consume t --from-beginning --offset 1",
+            "ottla consume t --count 0",
+            "ottla consume t --json --key-separator :",
+            "ottla consume t --timeout soon",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}
