@@ -11,6 +11,7 @@ use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use s3stream::{ReadError, StreamRecord};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -56,9 +57,43 @@ impl Answer {
     }
 }
 
+/// The bytes of records in responses that are not written yet. They keep memory from being freed, and how quickly they
+/// are written is up to the peers.
+#[derive(Debug)]
+pub struct ResponseBudget {
+    bytes: Arc<Semaphore>,
+    max: usize,
+}
+
+impl ResponseBudget {
+    pub fn new(max: usize) -> ResponseBudget {
+        ResponseBudget { bytes: Arc::new(Semaphore::new(max)), max }
+    }
+
+    /// Takes the share of `answers`. If there is not so much left, all but the first batch is dropped from them, which
+    /// clients fetch again; for that one there is a wait, unless the peer goes.
+    async fn take(&self, answers: &mut [Answer], gone: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        let bytes: usize = answers.iter().map(Answer::bytes).sum();
+        let share = |bytes: usize| bytes.min(self.max) as u32;
+        if let Ok(permit) = self.bytes.clone().try_acquire_many_owned(share(bytes)) {
+            return Some(permit);
+        }
+        let mut first = 0;
+        for answer in answers {
+            answer.records.truncate(usize::from(first == 0));
+            first += answer.bytes();
+        }
+        tokio::select! {
+            permit = self.bytes.clone().acquire_many_owned(share(first)) => Some(permit.expect("never closed")),
+            () = gone.cancelled() => None,
+        }
+    }
+}
+
 /// `gone` is cancelled when the peer has left or the broker stops: then there is nobody to wait for.
 pub async fn handle(
     broker: &Broker,
+    budget: &ResponseBudget,
     gone: &CancellationToken,
     version: i16,
     request: FetchRequest,
@@ -74,8 +109,10 @@ pub async fn handle(
         min_bytes: request.min_bytes.clamp(0, request.max_bytes.max(0)) as usize,
         deadline: Instant::now() + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
-    let answers = fetch.answers(&plan, gone).await;
-    respond(&fetch, plan, answers, request.isolation_level == READ_COMMITTED)
+    let mut answers = fetch.answers(&plan, gone).await;
+    let permit = budget.take(&mut answers, gone).await;
+    let response = respond(&fetch, plan, answers, request.isolation_level == READ_COMMITTED);
+    FetchResponse { permit, ..response }
 }
 
 struct Fetch<'a> {
@@ -313,5 +350,43 @@ fn add_endpoint(endpoints: &mut Vec<Endpoint>, image: &ImageRef, leader: i32) {
             port: broker.listener.port,
             rack: broker.rack.clone(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn answer(sizes: &[usize]) -> Answer {
+        let record = |bytes: &usize| {
+            let body = Bytes::from(vec![0; *bytes]);
+            StreamRecord { base: 0, end: 1, max_timestamp: -1, body }
+        };
+        Answer {
+            records: sizes.iter().map(record).collect(),
+            error: None,
+            ..Answer::failed(ResponseError::Unknown(0))
+        }
+    }
+
+    #[tokio::test]
+    async fn responses_share_a_budget_and_shrink_to_one_batch_without_it() {
+        let budget = ResponseBudget::new(1000);
+        let gone = CancellationToken::new();
+        let mut whole = [answer(&[]), answer(&[300, 300])];
+        let held = budget.take(&mut whole, &gone).await.unwrap();
+        assert_eq!(whole[1].bytes(), 600);
+        let mut shrunk = [answer(&[]), answer(&[300, 300]), answer(&[100])];
+        let second = budget.take(&mut shrunk, &gone).await.unwrap();
+        assert_eq!(shrunk.iter().map(Answer::bytes).collect::<Vec<_>>(), [0, 300, 0]);
+        let mut waiting = [answer(&[500])];
+        assert!(budget.take(&mut waiting, &gone).now_or_never().is_none());
+        drop(held);
+        let third = budget.take(&mut waiting, &gone).now_or_never().expect("there is room again");
+        drop((second, third));
+        let mut larger_than_all = [answer(&[5000])];
+        assert!(budget.take(&mut larger_than_all, &gone).await.is_some());
+        assert_eq!(budget.bytes.available_permits(), 1000);
     }
 }

@@ -21,6 +21,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::wire::Writer;
@@ -39,6 +40,8 @@ pub struct FetchResponse {
     pub session_id: i32,
     pub topics: Vec<TopicResponse>,
     pub endpoints: Vec<Endpoint>,
+    /// The records' share of the budget for responses that are not written yet.
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,9 @@ impl FetchResponse {
         rope.push(writer.bytes.freeze());
         let mut frame = Rope::from(Bytes::copy_from_slice(&(rope.len() as i32).to_be_bytes()));
         frame.append(rope);
+        if let Some(permit) = self.permit {
+            frame.charge(permit);
+        }
         frame
     }
 }
@@ -214,6 +220,7 @@ mod tests {
                 ],
             }],
             endpoints: vec![Endpoint { node_id: 2, host: "there".into(), port: 9093, rack: None }],
+            permit: None,
         }
     }
 

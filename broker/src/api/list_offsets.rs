@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures::stream::{self, StreamExt};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{
@@ -13,6 +14,9 @@ use super::{Context, error, fetch};
 use crate::broker::Broker;
 use crate::metadata::ImageRef;
 use crate::partition::Partition;
+
+/// Partitions that are looked at concurrently: a search by time may read from the bucket.
+const LOOKUPS_AT_ONCE: usize = 8;
 
 /// Timestamps with a meaning, and the version that brought each (`ListOffsetsRequest.java`).
 const LATEST: i64 = -1;
@@ -41,15 +45,16 @@ pub async fn handle(
     }
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for wanted in &topic.partitions {
+        let answers = topic.partitions.iter().map(|wanted| async {
             let answer = if twice.contains(&(topic.name.as_str(), wanted.partition_index)) {
                 Err(ResponseError::InvalidRequest)
             } else {
                 answer(broker, &image, version, &topic.name, wanted).await
             };
-            partitions.push(respond(version, wanted.partition_index, answer));
-        }
+            respond(version, wanted.partition_index, answer)
+        });
+        let answers: Vec<_> = answers.collect();
+        let partitions = stream::iter(answers).buffered(LOOKUPS_AT_ONCE).collect().await;
         let response = ListOffsetsTopicResponse::default().with_name(topic.name.clone());
         topics.push(response.with_partitions(partitions));
     }

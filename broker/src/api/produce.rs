@@ -41,6 +41,9 @@ const TOPIC_IDS_FROM: i16 = 13;
 const ZSTD_FROM: i16 = 7;
 const CURRENT_LEADER_FROM: i16 = 10;
 
+/// A peer that has left holds a place for no longer than this, whatever time it gave its request.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
 /// Kafka's own tool for repairing internal topics; nobody else may write to them (behaviour 41).
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
@@ -62,7 +65,7 @@ fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
     let mut reader = Reader { bytes: body, flexible: version >= FLEXIBLE_FROM };
     reader.nullable_string()?;
     let acks = reader.i16()?;
-    let timeout = Duration::from_millis(reader.i32()?.max(0) as u64);
+    let timeout = Duration::from_millis(reader.i32()?.max(0) as u64).min(TIMEOUT_MAX);
     let topic_count = reader.array(if version >= TOPIC_IDS_FROM { 17 } else { 2 })?;
     let mut topics = Vec::with_capacity(topic_count);
     for _ in 0..topic_count {
@@ -170,11 +173,10 @@ pub async fn enqueue(
         checked.push((topic.name, topic.id, partitions));
     }
 
-    let admission = match batches {
+    let mut admission = match batches {
         0 => Ok(None),
         _ => admit(broker, bytes, batches, deadline).await.map(Some),
     };
-    let mut admission = admission.map_err(|code| (code, ()));
     let mut topics = Vec::with_capacity(checked.len());
     let mut endpoints = Vec::new();
     for (name, id, partitions) in checked {
@@ -186,7 +188,7 @@ pub async fn enqueue(
                         let admission = admission.as_mut().expect("there is a batch");
                         place(&partition, checked, log_append_time, admission, now_ms)
                     }
-                    Err((code, ())) => Err((*code).into()),
+                    Err(code) => Err((*code).into()),
                 });
                 if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
                     add_endpoint(&mut endpoints, &image, *leader);

@@ -17,6 +17,7 @@ use tracing::debug;
 use super::dispatch::{self, Close, Parsed};
 use super::frame::{Budget, Frame, FrameReader};
 use super::{Config, Rope};
+use crate::api::fetch::ResponseBudget;
 use crate::api::{Advertised, Context};
 use crate::broker::Broker;
 
@@ -38,9 +39,10 @@ pub(super) struct Connection {
     pub config: Arc<Config>,
     pub broker: Arc<Broker>,
     pub budget: Budget,
+    pub responses: Arc<ResponseBudget>,
     pub peer: SocketAddr,
     pub advertised: Advertised,
-    /// Cancelled at shutdown; a child of it when the peer is gone.
+    /// Cancelled when the peer is gone, and with its parent at shutdown.
     pub closing: CancellationToken,
 }
 
@@ -165,7 +167,7 @@ impl Connection {
             return Ok(Queued { response: produce.finish().boxed(), _turn: turn });
         }
         let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
-        let response = dispatch::handle(&self.broker, context, &self.closing, request).await?;
+        let response = dispatch::handle(self, context, request).await?;
         Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn })
     }
 

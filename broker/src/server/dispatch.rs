@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable};
-use tokio_util::sync::CancellationToken;
 
 use super::Rope;
+use super::connection::Connection;
 use super::header::{Header, PREFIX_BYTES};
 use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
@@ -67,17 +67,15 @@ pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
     encode(ApiKey::ApiVersions, 0, correlation_id, &api_versions::unsupported_version())
 }
 
-/// Answers any request but Produce, which has two phases.
-///
-/// Decodes, calls the handler, encodes. `gone` ends waits that only serve the peer.
+/// Answers any request but Produce, which has two phases: decodes, calls the handler, encodes.
 pub(super) async fn handle(
-    broker: &Broker,
+    connection: &Connection,
     context: &Context,
-    gone: &CancellationToken,
     request: Request,
 ) -> Result<Rope, Close> {
     let Request { api, header, body } = request;
     let (version, correlation_id) = (header.version, header.correlation_id);
+    let broker = &*connection.broker;
     let body = body.freeze();
     macro_rules! answer {
         ($api:ident) => {{
@@ -88,7 +86,9 @@ pub(super) async fn handle(
     match api {
         ApiKey::Fetch => {
             let request = decode(api, version, body)?;
-            Ok(fetch::handle(broker, gone, version, request).await.encode(version, correlation_id))
+            let (responses, gone) = (&connection.responses, &connection.closing);
+            let response = fetch::handle(broker, responses, gone, version, request).await;
+            Ok(response.encode(version, correlation_id))
         }
         ApiKey::ListOffsets => answer!(list_offsets),
         ApiKey::Metadata => answer!(metadata),

@@ -17,6 +17,7 @@ use super::Config;
 use super::connection::Connection;
 use super::frame::Budget;
 use crate::api::Advertised;
+use crate::api::fetch::ResponseBudget;
 use crate::broker::Broker;
 
 /// After a failed accept (no file descriptors, most likely), so that the loop does not spin.
@@ -41,6 +42,7 @@ pub struct Server {
     broker: Arc<Broker>,
     listeners: Vec<(TcpListener, SocketAddr, Advertised)>,
     queued: Arc<Semaphore>,
+    responses: Arc<ResponseBudget>,
     counts: Arc<Counts>,
 }
 
@@ -68,7 +70,9 @@ impl Server {
             bound.push((listener, local, advertised));
         }
         let queued = Arc::new(Semaphore::new(config.queued_bytes_max));
-        Ok(Server { config: Arc::new(config), broker, listeners: bound, queued, counts: Arc::default() })
+        let responses = Arc::new(ResponseBudget::new(config.response_bytes_max));
+        let config = Arc::new(config);
+        Ok(Server { config, broker, listeners: bound, queued, responses, counts: Arc::default() })
     }
 
     /// Where the listeners are bound, and what each advertises, in the order given to [`bind`](Server::bind).
@@ -141,6 +145,7 @@ impl Server {
             config: self.config.clone(),
             broker: self.broker.clone(),
             budget: Budget::new(&self.config, self.queued.clone()),
+            responses: self.responses.clone(),
             peer,
             advertised: advertised.clone(),
             closing: shutdown.child_token(),

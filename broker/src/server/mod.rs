@@ -48,6 +48,9 @@ pub struct Config {
     pub queued_bytes_max: usize,
     /// The same for one connection, bytes; one request may be larger. Default 16 MiB.
     pub queued_bytes_per_connection_max: usize,
+    /// Records in Fetch responses of all connections that are not written yet, bytes. Default 256 MiB. While it is used
+    /// up, a response carries one batch.
+    pub response_bytes_max: usize,
     /// Requests of one connection that wait for their turn, and Produce requests of one connection that wait for
     /// durability, each at most this many. Default 64.
     pub pipelined_requests_max: usize,
@@ -74,6 +77,7 @@ impl Default for Config {
             control_request_bytes_max: 8 << 20,
             queued_bytes_max: 256 << 20,
             queued_bytes_per_connection_max: 16 << 20,
+            response_bytes_max: 256 << 20,
             pipelined_requests_max: 64,
             frame_timeout: Duration::from_secs(30),
             frame_rate_min: 16 << 10,
@@ -93,6 +97,7 @@ impl Config {
             ("control_request_bytes_max", self.control_request_bytes_max),
             ("queued_bytes_max", self.queued_bytes_max),
             ("queued_bytes_per_connection_max", self.queued_bytes_per_connection_max),
+            ("response_bytes_max", self.response_bytes_max),
             ("pipelined_requests_max", self.pipelined_requests_max),
             ("frame_rate_min", self.frame_rate_min),
             ("connections_max", self.connections_max),

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes to be written one after the other.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Rope {
     segments: VecDeque<Bytes>,
     len: usize,
+    /// Shares of a budget, given back when the rope is dropped.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// What one system call is given at most; Linux takes 1024 (IOV_MAX).
@@ -32,6 +35,12 @@ impl Rope {
     pub fn append(&mut self, mut other: Rope) {
         self.len += other.len;
         self.segments.append(&mut other.segments);
+        self.permits.append(&mut other.permits);
+    }
+
+    /// Keeps a share of a budget for as long as the bytes are here.
+    pub fn charge(&mut self, permit: OwnedSemaphorePermit) {
+        self.permits.push(permit);
     }
 
     pub fn len(&self) -> usize {

@@ -218,3 +218,27 @@ async fn shutdown_is_awaited_and_closes_connections() {
     broker.stop().await;
     client.closed().await;
 }
+
+/// Four bytes that ask the decoder for room for 2^31-1 topics, and five in the compact encoding (kafka.md 1.3).
+#[tokio::test]
+async fn behaviour_16_declared_lengths_allocate_nothing() {
+    let broker = TestBroker::start().await;
+    let mut bystander = broker.connect().await;
+    let bodies: [(i16, &[u8]); 4] = [
+        (1, b"\x7f\xff\xff\xff"),
+        (9, b"\x00\xff\xff\xff\xff\x0f"),
+        (12, b"\x00\xff\xff\xff\xff\x07"),
+        (0, b"\x7f\xff\xff\xff"),
+    ];
+    for (version, body) in bodies {
+        let mut request = ((10 + body.len()) as i32).to_be_bytes().to_vec();
+        request.extend((ApiKey::Metadata as i16).to_be_bytes());
+        request.extend(version.to_be_bytes());
+        request.extend([0, 0, 0, 1, 0xff, 0xff]);
+        request.extend(body);
+        let mut client = broker.connect().await;
+        client.send_raw(&request).await;
+        client.closed().await;
+    }
+    answers(&mut bystander).await;
+}

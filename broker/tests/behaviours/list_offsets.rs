@@ -1,10 +1,10 @@
 //! kafka.md 4.F: ListOffsets.
 
-use kafka_protocol::messages::ListOffsetsRequest;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{ListOffsetsRequest, ProduceRequest};
 use ottla::partition::batch::Codec;
 
-use crate::support::{Client, Disk, Options, TestBroker, name};
+use crate::support::{Client, Disk, Options, TestBroker, name, produce_request, within};
 use crate::testing;
 
 fn request(topic: &str, partitions: &[(i32, i64)]) -> ListOffsetsRequest {
@@ -132,4 +132,31 @@ async fn a_broker_without_the_right_does_not_say_what_is_latest() {
     let mut client = broker.connect().await;
     broker.broker.right.revoke("a test");
     assert_eq!(ask(&mut client, 5, -1).await, (6, -1, -1));
+}
+
+/// N2: whatever follows a Produce on its connection is processed after it, as Kafka does by muting the channel.
+#[tokio::test]
+async fn behaviour_9_a_request_behind_a_produce_sees_what_it_wrote() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    produce(&mut client, Codec::None, 1000, 1).await;
+    disk.wal.hold();
+    let batch = testing::batch(1, |_| {});
+    let first = client.send(9, &produce_request("topic", 0, &batch)).await;
+    let second = client.send(9, &produce_request("topic", 0, &batch)).await;
+    let third = client.send(5, &request("topic", &[(0, -1)])).await;
+    // Until both are on their way to the log; only then may they get there.
+    within(async {
+        while disk.wal.held().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    disk.wal.resume();
+    client.receive::<ProduceRequest>(9, first).await;
+    client.receive::<ProduceRequest>(9, second).await;
+    let response = client.receive::<ListOffsetsRequest>(5, third).await;
+    assert_eq!(response.topics[0].partitions[0].offset, 3);
 }
