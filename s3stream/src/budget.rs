@@ -49,6 +49,10 @@ impl<T> Budget<T> {
         self.used
     }
 
+    pub fn free(&self) -> usize {
+        self.limit - self.used
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiters.len()
     }
@@ -61,7 +65,7 @@ impl<T> Budget<T> {
             return Asked::TooLarge;
         }
         self.forget_the_gone();
-        if self.waiters.is_empty() && charge <= self.limit - self.used {
+        if self.waiters.is_empty() && charge <= self.free() {
             self.used += charge;
             return Asked::Granted(Granted(charge));
         }
@@ -79,7 +83,7 @@ impl<T> Budget<T> {
     pub fn shortfall(&mut self) -> usize {
         self.forget_the_gone();
         let Some(next) = self.waiters.front() else { return 0 };
-        next.charge.saturating_sub(self.limit - self.used)
+        next.charge.saturating_sub(self.free())
     }
 
     /// The next waiter, if it fits; call until `None`, then send outside of any lock.

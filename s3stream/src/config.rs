@@ -8,7 +8,7 @@ use crate::block_cache;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Budget of the log cache: records not yet uploaded, records kept for tail reads, and admissions not yet used,
-    /// each with [`RECORD_OVERHEAD_BYTES`](crate::log_cache::RECORD_OVERHEAD_BYTES). Default 256 MiB.
+    /// each with [`RECORD_OVERHEAD_BYTES`](crate::RECORD_OVERHEAD_BYTES). Default 256 MiB.
     pub log_cache_bytes: usize,
     /// The active block of the log cache is sealed and uploaded at this size. Default 64 MiB.
     pub upload_bytes: usize,

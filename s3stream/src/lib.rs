@@ -9,7 +9,7 @@
 //!                                                        ▼
 //!                                                   wal.trim, cache block becomes evictable
 //!
-//!   Stream::fetch ◄── log cache ◄── block cache (moka, read-ahead, single flight) ◄── data objects
+//!   Stream::read ◄── log cache ◄── block cache (moka, read-ahead, single flight) ◄── data objects
 //! ```
 //!
 //! A stream is a sequence of *records*: opaque bodies, each covering a range of offsets `[base, end)`. (In Kafka's
@@ -27,7 +27,21 @@
 //! - **S5** Every byte that leaves an object is covered by a CRC that was checked on the way.
 //! - **S6** Memory: the log cache, the block cache and reads in flight each have a budget in bytes.
 //!
-//! Reading order: [`stream`], [`metadata`], `storage`, `log_cache`, `upload`, `object`, `block_cache`, `recovery`.
+//! # How to use it
+//!
+//! ```text
+//! recovery::recover(..)            for each fenced incarnation: its WAL becomes committed objects
+//! medium.open(..), Storage::start  the engine of this incarnation
+//! storage.open_stream(id, listener)
+//! storage.admit(bytes).await       back-pressure, before the order is fixed
+//! stream.append(admission, record) fixes the order at once; the future it returns means durable
+//! stream.read_cached(..)           tail reads without a wait; stream.read(..).await for everything
+//! storage.failed().await           stop serving
+//! storage.shutdown().await         leaves an empty WAL
+//! ```
+//!
+//! Reading order: [`stream`], [`metadata`], [`storage`], `log_cache`, `ack`, `upload`, [`object`], [`block_cache`],
+//! [`recovery`].
 
 mod ack;
 mod backoff;
@@ -35,7 +49,7 @@ pub mod block_cache;
 mod budget;
 pub mod config;
 pub mod error;
-pub mod log_cache;
+mod log_cache;
 pub mod metadata;
 pub mod object;
 pub mod record;
@@ -46,6 +60,7 @@ mod upload;
 
 pub use config::Config;
 pub use error::{Error, ReadError};
+pub use log_cache::RECORD_OVERHEAD_BYTES;
 pub use metadata::{ObjectId, StreamId, StreamMetadata};
 pub use record::StreamRecord;
 pub use storage::{Admission, Listener, Status, Storage};

@@ -12,7 +12,8 @@
 //!
 //! # Invariants
 //! - **C1** A tail is contiguous and its last record ends at `next`; `start <= confirmed <= next`.
-//! - **C2** Blocks leave in order and only once committed: a record that is not in a data object is in its tail.
+//! - **C2** Blocks leave in order and only once committed, a few records at a time: a record that is not in a data object
+//!   is in its tail.
 //! - **C3** A block's records lie behind those of the blocks before it, in their streams and in the WAL.
 
 use std::collections::{HashMap, VecDeque};
@@ -116,11 +117,18 @@ impl Tail {
         records
     }
 
-    /// Drops the records below `upto`.
-    pub fn evict(&mut self, upto: u64) {
-        while self.records.front().is_some_and(|record| record.end <= upto) {
+    /// Drops the oldest records below `upto` until their charges reach `wanted`. Returns the charges, and whether
+    /// nothing below `upto` is left.
+    pub fn evict(&mut self, upto: u64, wanted: usize) -> (usize, bool) {
+        let mut freed = 0;
+        while let Some(record) = self.records.front().filter(|record| record.end <= upto) {
+            if freed >= wanted {
+                return (freed, false);
+            }
+            freed += charge_of(record.body.len());
             self.records.pop_front();
         }
+        (freed, true)
     }
 
     /// The first confirmed cached record that is not wholly trimmed and has `timestamp` or a later one.
@@ -168,6 +176,8 @@ pub(crate) struct Slice {
     pub base: u64,
     pub end: u64,
     pub body_bytes: usize,
+    /// What the budget still counts for it.
+    pub charge: usize,
 }
 
 #[derive(Debug)]
@@ -175,18 +185,13 @@ struct Block {
     phase: Phase,
     opened: Instant,
     slices: HashMap<StreamId, Slice>,
+    /// The slices once more, from the commit on: those that eviction has not taken yet.
+    evictable: Vec<(StreamId, Slice)>,
     charge: usize,
     appended: usize,
     confirmed: usize,
     /// Positions of the first and of the last record confirmed so far.
     positions: Option<(Position, Position)>,
-}
-
-/// A block that left the cache: what to drop from the tails, and what comes back to the budget.
-#[derive(Debug)]
-pub(crate) struct Evicted {
-    pub slices: HashMap<StreamId, Slice>,
-    pub charge: usize,
 }
 
 /// How far the WAL may be trimmed.
@@ -238,6 +243,7 @@ impl Blocks {
                 phase: Phase::Active,
                 opened: now,
                 slices: HashMap::new(),
+                evictable: Vec::new(),
                 charge: 0,
                 appended: 0,
                 confirmed: 0,
@@ -251,10 +257,12 @@ impl Blocks {
             base: record.base,
             end: record.base,
             body_bytes: 0,
+            charge: 0,
         });
         assert_eq!(slice.end, record.base, "a block's range of a stream is contiguous");
         slice.end = record.end;
         slice.body_bytes += record.body.len();
+        slice.charge += charge;
         block.charge += charge;
         block.appended += 1;
         self.uncommitted_bytes += charge;
@@ -348,17 +356,31 @@ impl Blocks {
         let block = &mut self.blocks[at];
         assert_eq!(block.phase, Phase::Uploading);
         block.phase = Phase::Committed;
+        block.evictable = std::mem::take(&mut block.slices).into_iter().collect();
         self.uncommitted_bytes -= block.charge;
     }
 
-    /// Gives up the oldest block, if it may go (C2).
-    pub fn evict(&mut self) -> Option<Evicted> {
-        if self.blocks.front()?.phase != Phase::Committed {
-            return None;
+    /// A slice of the oldest block, if that may go (C2).
+    pub fn evictable(&self) -> Option<(StreamId, Slice)> {
+        self.blocks.front().filter(|block| block.phase == Phase::Committed)?.evictable.last().copied()
+    }
+
+    /// Records of the slice that [`evictable`](Blocks::evictable) named were dropped, with charges of `freed` in all, and
+    /// with `done` it is used up. Returns what to give back to the budget.
+    pub fn evicted(&mut self, freed: usize, done: bool) -> usize {
+        let front = self.blocks.front_mut().expect("a slice was evictable");
+        let (_, slice) = front.evictable.last_mut().expect("a slice was evictable");
+        // A stream that was opened anew has dropped its records before.
+        let freed = if done { slice.charge } else { freed };
+        slice.charge -= freed;
+        if done {
+            front.evictable.pop();
         }
-        let block = self.blocks.pop_front()?;
-        self.first += 1;
-        Some(Evicted { slices: block.slices, charge: block.charge })
+        if front.evictable.is_empty() {
+            self.blocks.pop_front();
+            self.first += 1;
+        }
+        freed
     }
 
     /// Charges of records that are not in committed objects yet.

@@ -8,7 +8,7 @@
 //!                                                    uploader (upload): sealed and durable blocks ──► objects ──► commit ──► trim
 //! ```
 //!
-//! **Locks.** The [`Ledger`] is one short critical section that fixes the order of appends across all streams; a
+//! **Locks.** The ledger is one short critical section that fixes the order of appends across all streams; a
 //! stream's state has a lock of its own, taken inside the ledger's or alone. Neither is held across an await, a
 //! listener, or the completion of a future.
 //!
@@ -285,16 +285,22 @@ impl Ledger {
         }
     }
 
-    /// Drops the oldest committed block and its records. `false` if there is none.
-    fn evict(&mut self) -> bool {
-        let Some(evicted) = self.blocks.evict() else { return false };
-        for (id, slice) in &evicted.slices {
-            let Some(shared) = self.streams.get(id) else { continue };
-            if shared.evict(slice.end) {
-                self.streams.remove(id);
+    /// Drops some of the oldest committed records, not many more than `wanted` bytes' worth: nobody else gets on
+    /// meanwhile. `false` if there are none.
+    fn evict(&mut self, wanted: usize) -> bool {
+        let Some((id, slice)) = self.blocks.evictable() else { return false };
+        let (freed, done) = match self.streams.get(&id) {
+            None => (0, true),
+            Some(shared) => {
+                let evicted = shared.evict(slice.end, wanted);
+                if evicted.forgettable {
+                    self.streams.remove(&id);
+                }
+                (evicted.freed, evicted.done)
             }
-        }
-        self.budget.release(evicted.charge);
+        };
+        let freed = self.blocks.evicted(freed, done);
+        self.budget.release(freed);
         true
     }
 
@@ -303,7 +309,12 @@ impl Ledger {
     fn settle(&mut self) -> (Vec<(oneshot::Sender<Admission>, Granted)>, bool) {
         let mut grants = Vec::new();
         loop {
-            while self.budget.shortfall() > 0 && self.evict() {}
+            loop {
+                let shortfall = self.budget.shortfall();
+                if shortfall == 0 || !self.evict(shortfall) {
+                    break;
+                }
+            }
             match self.budget.grant() {
                 Some(grant) => grants.push(grant),
                 None => break,
@@ -380,7 +391,10 @@ impl Inner {
             let mut ledger = self.ledger.lock();
             ledger.check_usable()?;
             if ledger.budget.waiting() == 0 {
-                while ledger.budget.limit() - ledger.budget.used() < charge && ledger.evict() {}
+                while let wanted @ 1.. = charge.saturating_sub(ledger.budget.free())
+                    && charge <= ledger.budget.limit()
+                    && ledger.evict(wanted)
+                {}
             }
             ledger.budget.ask(charge)
         };

@@ -34,6 +34,16 @@ struct State {
     tail: Tail,
 }
 
+/// What an eviction did.
+pub(crate) struct Evicted {
+    /// Charges of what was dropped.
+    pub freed: usize,
+    /// Nothing below the bound is left.
+    pub done: bool,
+    /// The stream is closed and has nothing cached.
+    pub forgettable: bool,
+}
+
 impl std::fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Stream").field("id", &self.id).finish_non_exhaustive()
@@ -75,11 +85,11 @@ impl Shared {
         state.listener.clone()
     }
 
-    /// Drops cached records below `upto`. `true` if the stream is closed and has none left.
-    pub fn evict(&self, upto: u64) -> bool {
+    /// Drops cached records below `upto`, oldest first, until their charges reach `wanted`.
+    pub fn evict(&self, upto: u64, wanted: usize) -> Evicted {
         let mut state = self.state.lock();
-        state.tail.evict(upto);
-        !state.open && state.tail.is_empty()
+        let (freed, done) = state.tail.evict(upto, wanted);
+        Evicted { freed, done, forgettable: !state.open && state.tail.is_empty() }
     }
 
     /// The records of a block's slice, for upload.
@@ -88,7 +98,7 @@ impl Shared {
     }
 }
 
-/// An open stream. A cheap handle.
+/// An open stream. A cheap handle. The stream stays open, handles or not, until [`close`](Stream::close).
 #[derive(Clone, Debug)]
 pub struct Stream {
     storage: Storage,

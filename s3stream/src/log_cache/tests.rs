@@ -64,12 +64,16 @@ async fn a_trim_point_never_passes_what_is_not_committed() {
     blocks.confirm(second, Position(300));
     assert_eq!(blocks.trimmable_after(first), Trimmable::To(Position(300)));
     assert_eq!(blocks.begins_at(first), Position(100));
-    assert!(blocks.evict().is_none(), "not committed yet");
+    assert!(blocks.evictable().is_none(), "not committed yet");
     assert_eq!(blocks.uncommitted_bytes(), 30);
     blocks.commit(first);
     assert_eq!(blocks.uncommitted_bytes(), 10);
-    assert_eq!(blocks.evict().expect("committed").charge, 20);
-    assert!(blocks.evict().is_none());
+    let (stream, slice) = blocks.evictable().expect("committed");
+    assert_eq!((stream, slice.end, slice.charge), (A, 2, 20));
+    assert_eq!(blocks.evicted(10, false), 10);
+    assert_eq!(blocks.evictable().expect("half of it").1.charge, 10);
+    assert_eq!(blocks.evicted(0, true), 10, "what was dropped otherwise counts, too");
+    assert!(blocks.evictable().is_none());
     assert_eq!(blocks.end(), BlockId(2));
 }
 
@@ -115,7 +119,7 @@ proptest! {
     fn a_tail_equals_a_list(steps in prop::collection::vec((0u8..6, 0u64..50, 0usize..100), 1..200)) {
         let mut tail = Tail::new(3, 7);
         let mut all: Vec<StreamRecord> = Vec::new();
-        let (mut start, mut confirmed, mut evicted) = (3, 7, 7);
+        let (mut start, mut confirmed, mut evicted) = (3, 7, 7u64);
         for (step, at, bytes) in steps {
             match step {
                 0 | 1 => {
@@ -134,9 +138,19 @@ proptest! {
                 }
                 4 => {
                     let upto = confirmed.min(at);
-                    tail.evict(upto);
-                    let gone = all.iter().take_while(|record| record.end <= upto).last();
-                    evicted = evicted.max(gone.map_or(0, |record| record.end));
+                    let wanted = bytes * 10;
+                    let (freed, done) = tail.evict(upto, wanted);
+                    let mut left = 0;
+                    let before = evicted;
+                    for record in all.iter().filter(|record| record.base >= before && record.end <= upto) {
+                        if left >= wanted {
+                            break;
+                        }
+                        left += charge_of(record.body.len());
+                        evicted = record.end;
+                    }
+                    prop_assert_eq!(freed, left);
+                    prop_assert_eq!(done, !all.iter().any(|record| record.base >= evicted && record.end <= upto));
                 }
                 _ => {
                     let end = if at % 2 == 0 { u64::MAX } else { at + 5 };

@@ -1,6 +1,6 @@
 //! Reads: the log cache first, then data objects.
 //!
-//! What is not in the log cache when it is looked at was committed before (C2 of [`log_cache`](crate::log_cache)), so the
+//! What is not in the log cache when it is looked at was committed before (C2 of `log_cache`), so the
 //! metadata, looked at second, names it. The other order could miss what moves in between.
 
 use std::cmp::Reverse;

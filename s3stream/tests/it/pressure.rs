@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use s3stream::log_cache::RECORD_OVERHEAD_BYTES;
-use s3stream::{Config, Error, StreamMetadata};
+
+use s3stream::{Config, Error, RECORD_OVERHEAD_BYTES, StreamMetadata};
 use tokio::time::timeout;
 use wal::memory::{MemoryMedium, Options};
 
@@ -134,6 +134,33 @@ async fn a_request_that_waits_for_memory_does_not_wait_for_a_full_block() {
     let broker = world.start(&[id]).await;
     timeout(Duration::from_secs(50), broker.fill(0, 30, 10_000)).await.expect("room is made");
     assert_eq!(read_all(&broker.streams[0], 0).await.len(), 30);
+}
+
+#[tokio::test]
+async fn eviction_gives_everything_back_and_no_more_than_is_wanted() {
+    let world = World::new(small());
+    let ids: Vec<_> = (0..3).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    for stream in 0..3 {
+        broker.fill(stream, 15, 1000).await;
+    }
+    broker.storage.flush().await.expect("flushes");
+    let status = broker.storage.status();
+    let free = status.cache_limit_bytes - status.cache_used_bytes;
+    let admission = broker.storage.admit(free).await.expect("fits");
+    let record_charge = 1000 + RECORD_OVERHEAD_BYTES;
+    let used = broker.storage.status().cache_used_bytes;
+    assert!(used > status.cache_limit_bytes - record_charge, "{used}: one record had to go, or none");
+    drop(admission);
+    // One stream is closed, another was opened anew and has forgotten what it had cached.
+    broker.streams[0].close();
+    broker.streams[1].close();
+    world.metadata.open_stream(ids[1], broker.owner);
+    broker.storage.open_stream(ids[1], None).expect("opens");
+    let all = status.cache_limit_bytes - RECORD_OVERHEAD_BYTES;
+    drop(broker.storage.admit(all).await.expect("fits"));
+    let status = broker.storage.status();
+    assert_eq!((status.cache_used_bytes, status.cache_blocks, status.streams), (0, 0, 2));
 }
 
 #[tokio::test]
