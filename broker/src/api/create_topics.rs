@@ -12,7 +12,7 @@ use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicN
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Context, metadata_error, new_topic, topic_name};
+use super::{Context, error, new_topic, topic_name};
 use crate::broker::Broker;
 use crate::config::{self, describe};
 use crate::metadata::{CreateTopicError, ImageRef, TopicRejection, TopicSpec};
@@ -80,7 +80,7 @@ pub async fn handle(
 }
 
 fn refusal(error: &CreateTopicError) -> Refused {
-    (metadata_error::create_topic_code(error), error.to_string())
+    (error::of_create_topic(error), error.to_string())
 }
 
 fn check(broker: &Broker, image: &ImageRef, topic: &CreatableTopic) -> Result<Checked, Refused> {

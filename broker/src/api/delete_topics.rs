@@ -9,7 +9,7 @@ use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicN
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Context, metadata_error};
+use super::{Context, error};
 use crate::broker::Broker;
 use crate::metadata::ImageRef;
 
@@ -61,7 +61,7 @@ pub async fn handle(
             }
         }
         Err(error) => {
-            let code = metadata_error::code(&error);
+            let code = error::of_metadata(&error);
             results.extend(found.iter().map(|(topic, _)| failed(topic, code, &error.to_string())));
         }
     }

@@ -1,5 +1,7 @@
 //! DescribeConfigs (behaviour 109; Kafka's `ConfigHelper`).
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
@@ -26,9 +28,12 @@ pub async fn handle(
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let image = broker.metadata.image();
+    // A resource that is asked for twice is answered once: an answer is a hundred times as long as its question.
+    let mut seen = BTreeSet::new();
     let results = request
         .resources
         .iter()
+        .filter(|wanted| seen.insert((wanted.resource_type, wanted.resource_name.as_str())))
         .map(|wanted| {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(wanted.resource_type)

@@ -6,6 +6,7 @@
 use kafka_protocol::error::ResponseError;
 use s3stream::ReadError;
 
+use crate::metadata::{self, CreateTopicError, TopicRejection};
 use crate::partition::state::Refused;
 use crate::partition::validate::Reason;
 use crate::partition::{AppendError, GetError, OpenError};
@@ -62,5 +63,47 @@ pub fn of_get(error: &GetError) -> ResponseError {
         GetError::NotLeader { .. } => ResponseError::NotLeaderOrFollower,
         GetError::Open(OpenError::Storage(error)) => of_storage(error),
         GetError::Open(OpenError::Read(_) | OpenError::Corrupt(_)) => ResponseError::KafkaStorageError,
+    }
+}
+
+/// For requests that Kafka's controller would answer.
+pub fn of_metadata(error: &metadata::Error) -> ResponseError {
+    match error {
+        // To look again is what these clients do after a time-out, and the outcome is as open as after one.
+        metadata::Error::Unavailable(_) | metadata::Error::Unknown(_) | metadata::Error::Conflict(_) => {
+            ResponseError::RequestTimedOut
+        }
+        // Somebody else answers for the cluster now: clients look for them.
+        metadata::Error::Fenced(_) | metadata::Error::Failed(_) => ResponseError::NotController,
+        metadata::Error::Refused(_) => ResponseError::UnknownServerError,
+    }
+}
+
+pub fn of_create_topic(error: &CreateTopicError) -> ResponseError {
+    match error {
+        CreateTopicError::Metadata(error) => of_metadata(error),
+        CreateTopicError::Rejected(rejection) => match rejection {
+            TopicRejection::Exists(_) => ResponseError::TopicAlreadyExists,
+            TopicRejection::Collides { .. } | TopicRejection::InvalidName(_) => {
+                ResponseError::InvalidTopicException
+            }
+            TopicRejection::NoPartitions => ResponseError::InvalidPartitions,
+            TopicRejection::TooManyPartitions { .. } => ResponseError::PolicyViolation,
+            TopicRejection::IdTaken(_) => ResponseError::UnknownServerError,
+        },
+    }
+}
+
+/// COORDINATOR_LOAD_IN_PROGRESS is what Kafka says while it gets no producer ids from its controller; clients try again.
+/// A broker that was fenced says so too, and closes the connection soon: to an idempotent producer NOT_COORDINATOR makes
+/// no sense.
+pub fn of_producer_id(error: &metadata::Error) -> ResponseError {
+    match error {
+        metadata::Error::Unavailable(_)
+        | metadata::Error::Unknown(_)
+        | metadata::Error::Conflict(_)
+        | metadata::Error::Fenced(_)
+        | metadata::Error::Failed(_) => ResponseError::CoordinatorLoadInProgress,
+        metadata::Error::Refused(_) => ResponseError::UnknownServerError,
     }
 }

@@ -8,9 +8,8 @@
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
-use super::Context;
+use super::{Context, error};
 use crate::broker::Broker;
-use crate::metadata::Error;
 
 pub async fn handle(
     broker: &Broker,
@@ -28,20 +27,7 @@ pub async fn handle(
     }
     match broker.metadata.next_producer_id().await {
         Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
-        Err(error) => refuse(code(&error)),
-    }
-}
-
-/// COORDINATOR_LOAD_IN_PROGRESS is what Kafka says while it gets no ids from its controller; clients try again. A broker
-/// that was fenced says so too, and closes the connection soon: to an idempotent producer NOT_COORDINATOR makes no sense.
-fn code(error: &Error) -> ResponseError {
-    match error {
-        Error::Unavailable(_)
-        | Error::Unknown(_)
-        | Error::Conflict(_)
-        | Error::Fenced(_)
-        | Error::Failed(_) => ResponseError::CoordinatorLoadInProgress,
-        Error::Refused(_) => ResponseError::UnknownServerError,
+        Err(error) => refuse(error::of_producer_id(&error)),
     }
 }
 

@@ -142,8 +142,9 @@ struct Leads(BTreeSet<u32>);
 impl Leads {
     fn of(broker: &Broker, image: &ImageRef) -> Leads {
         let mut live: BTreeSet<u32> = image.live_brokers().map(|(id, _)| id).collect();
-        // A later life of this broker leads, and this process is not it.
-        if !broker.metadata.incarnation().is_some_and(|own| image.is_live(own)) {
+        // A later life of this broker may lead, and this process is not it: it says that it leads only on a fresh view.
+        let fenced = !broker.metadata.incarnation().is_some_and(|own| image.is_live(own));
+        if fenced || !broker.right.holds() {
             live.remove(&(broker.node_id as u32));
         }
         Leads(live)

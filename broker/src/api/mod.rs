@@ -22,7 +22,6 @@ pub mod leave_group;
 pub mod list_groups;
 pub mod list_offsets;
 pub mod metadata;
-pub mod metadata_error;
 pub mod new_topic;
 pub mod offset_commit;
 pub mod offset_fetch;

@@ -244,6 +244,19 @@ async fn behaviour_27_every_partition_is_there_though_nobody_leads_it() {
     }
 }
 
+/// A deposed leader must not mislead: without a fresh view it does not say that it leads.
+#[tokio::test(start_paused = true)]
+async fn behaviour_27_leadership_is_told_on_a_fresh_view_alone() {
+    let mut broker = broker().await;
+    create(&broker, 7, vec![topic("t", 1, 1)]).await;
+    broker.right = Arc::new(wal::AckRight::leased());
+    let stale = ask(&broker, 12, named(&["t"])).await.topics.remove(0);
+    assert_eq!((stale.partitions[0].error_code, stale.partitions[0].leader_id.0), (5, -1));
+    broker.right.renew(wal::right::boottime(), std::time::Duration::from_secs(3600));
+    let fresh = ask(&broker, 12, named(&["t"])).await.topics.remove(0);
+    assert_eq!((fresh.partitions[0].error_code, fresh.partitions[0].leader_id.0), (0, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn behaviour_28_internal_topics() {
     let broker = broker().await;
@@ -542,6 +555,8 @@ async fn behaviour_109_keys_resources_and_errors() {
     assert_eq!(ask(resource(2, "t").with_configuration_keys(keys(&[]))).await.configs.len(), 33);
     assert_eq!(ask(resource(2, "unknown")).await.error_code, 3);
     assert_eq!(ask(resource(2, "a b")).await.error_code, 17);
+    let twice = DescribeConfigsRequest::default().with_resources(vec![resource(2, "t"), resource(2, "t")]);
+    assert_eq!(describe_configs::handle(&broker, &context(), 4, twice).await.results.len(), 1);
     let own = ask(resource(4, "1")).await;
     let node = own.configs.iter().find(|config| config.name.as_str() == "node.id").unwrap();
     assert_eq!((node.value.as_deref(), node.config_source, node.read_only), (Some("1"), 4, true));
