@@ -1,6 +1,7 @@
 //! The numbered behaviours of a Kafka broker, each shown over TCP against a whole broker in this process. One program,
 //! so that it is linked once.
 
+mod command;
 mod connection;
 mod fetch;
 mod list_offsets;

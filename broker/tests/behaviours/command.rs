@@ -1,0 +1,165 @@
+//! The `ottla` command as people use it, against a whole broker.
+
+use std::process::{Output, Stdio};
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::support::{TestBroker, within};
+
+/// Runs `ottla` with these arguments and this standard input.
+async fn ottla(broker: &TestBroker, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(arguments)
+        .env("OTTLA_BOOTSTRAP", broker.address.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start ottla");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    // A command that reads no input may be gone before it is written.
+    let write = async move { drop(stdin.write_all(&input).await) };
+    let (output, ()) = within(async { tokio::join!(child.wait_with_output(), write) }).await;
+    output.expect("wait for ottla")
+}
+
+/// Runs it and demands success; returns standard output.
+async fn done(broker: &TestBroker, arguments: &[&str], input: &[u8]) -> String {
+    let output = ottla(broker, arguments, input).await;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Runs it and demands failure; returns standard error.
+async fn refused(broker: &TestBroker, arguments: &[&str]) -> String {
+    let output = ottla(broker, arguments, b"").await;
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).expect("text")
+}
+
+#[tokio::test]
+async fn topics_are_created_listed_described_and_deleted() {
+    let broker = TestBroker::start().await;
+    let created =
+        done(&broker, &["topic", "create", "greetings", "-p", "2", "--config", "retention.ms=5000"], b"");
+    assert_eq!(created.await, "created topic greetings with 2 partitions\n");
+    assert!(refused(&broker, &["topic", "create", "greetings"]).await.contains("TopicAlreadyExists"));
+    let list = done(&broker, &["topic", "list"], b"").await;
+    assert_eq!(list, "TOPIC      PARTITIONS\ngreetings  2\n");
+    let described = done(&broker, &["topic", "describe", "greetings"], b"").await;
+    assert!(described.contains("retention.ms = 5000\n"), "{described}");
+    assert!(
+        described.contains("PARTITION  LEADER  START  END\n0          1       0      0\n"),
+        "{described}"
+    );
+    assert_eq!(done(&broker, &["topic", "delete", "greetings"], b"").await, "deleted topic greetings\n");
+    let error = refused(&broker, &["topic", "describe", "greetings"]).await;
+    assert!(error.contains("`ottla topic create TOPIC`"), "{error}");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_produced_is_consumed() {
+    let broker = TestBroker::start().await;
+    assert_eq!(done(&broker, &["produce", "greetings", "hello"], b"").await, "1 record to greetings\n");
+    done(&broker, &["produce", "greetings", "-k", ":", "-H", "trace=7", "ann:world"], b"").await;
+    let all = done(&broker, &["consume", "greetings", "-k", "="], b"").await;
+    assert_eq!(all, "null=hello\nann=world\n");
+    let line = done(&broker, &["consume", "greetings", "-p", "0", "-o", "1", "--json"], b"").await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+    assert_eq!((&line["offset"], &line["key"], &line["value"]), (&1.into(), &"ann".into(), &"world".into()));
+    assert_eq!(line["headers"], serde_json::json!([{"name": "trace", "value": "7"}]));
+    assert_eq!(done(&broker, &["consume", "greetings", "-n", "1"], b"").await, "hello\n");
+    let error = refused(&broker, &["consume", "greetings", "-p", "9"]).await;
+    assert!(error.contains("no partition 9"), "{error}");
+    let error = refused(&broker, &["consume", "greetings", "-p", "0", "-o", "9"]).await;
+    assert!(error.contains("it holds 0 to 2"), "{error}");
+    broker.stop().await;
+}
+
+/// More than one lot, more than one batch in flight, several partitions.
+#[tokio::test]
+async fn long_input_arrives_whole_and_in_order() {
+    let broker = TestBroker::start().await;
+    broker.topic("lines", 1, &[]).await;
+    broker.topic("spread", 3, &[]).await;
+    let padding = "x".repeat(100);
+    let input: String = (0..100_000).map(|line| format!("{line} {padding}\n")).collect();
+    for topic in ["lines", "spread"] {
+        let produced = done(&broker, &["produce", topic], input.as_bytes()).await;
+        assert_eq!(produced, format!("100000 records to {topic}\n"));
+    }
+    let output = done(&broker, &["consume", "lines"], b"").await;
+    assert!(output == input, "{} bytes came back of {}", output.len(), input.len());
+    let output = done(&broker, &["consume", "spread"], b"").await;
+    let mut lines: Vec<usize> = output
+        .lines()
+        .map(|line| line.split(' ').next().expect("a number").parse().expect("a number"))
+        .collect();
+    lines.sort_unstable();
+    assert!(lines.into_iter().eq(0..100_000));
+    broker.stop().await;
+}
+
+/// It follows, takes what comes, and ends in order on SIGTERM.
+#[tokio::test]
+async fn following_waits_for_more_until_it_is_told_to_stop() {
+    let broker = TestBroker::start().await;
+    broker.topic("live", 1, &[]).await;
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(["consume", "live", "--follow", "--from-beginning"])
+        .env("OTTLA_BOOTSTRAP", broker.address.to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start ottla");
+    let stdout = follower.stdout.take().expect("piped");
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+    for word in ["one", "two"] {
+        done(&broker, &["produce", "live", word], b"").await;
+        let line = within(lines.next_line()).await.expect("read").expect("a line");
+        assert_eq!(line, word);
+    }
+    let pid = rustix::process::Pid::from_raw(follower.id().expect("running") as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+    assert!(within(follower.wait()).await.expect("wait").success());
+    broker.stop().await;
+}
+
+/// `ottla consume | head -1`.
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_it_quietly() {
+    let broker = TestBroker::start().await;
+    let input = "some line\n".repeat(200_000);
+    done(&broker, &["produce", "long"], input.as_bytes()).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(["consume", "long"])
+        .env("OTTLA_BOOTSTRAP", broker.address.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start ottla");
+    drop(child.stdout.take());
+    let output = within(child.wait_with_output()).await.expect("wait");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn exit_codes_and_errors_tell_people_what_to_do() {
+    let broker = TestBroker::start().await;
+    let usage = ottla(&broker, &["consume", "t", "--group", "g", "--offset", "1"], b"").await;
+    assert_eq!(usage.status.code(), Some(2));
+    let nobody = ottla(&broker, &["topic", "list", "--bootstrap", "127.0.0.1:1"], b"").await;
+    assert_eq!(nobody.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&nobody.stderr);
+    assert!(error.contains("Is the broker running? `ottla serve` starts one"), "{error}");
+    let error = refused(&broker, &["produce", "t", "-k", ":", "no key"]).await;
+    assert!(error.contains("record 1 has no key"), "{error}");
+    broker.stop().await;
+}
