@@ -6,6 +6,7 @@ use wal::AckRight;
 
 use crate::api::fetch_session::Sessions;
 use crate::config::BrokerConfig;
+use crate::group::Groups;
 use crate::metadata::Metadata;
 use crate::partition::Partitions;
 
@@ -20,6 +21,8 @@ pub struct Broker {
     pub config: Arc<BrokerConfig>,
     pub metadata: Arc<Metadata>,
     pub partitions: Arc<Partitions>,
+    /// To be shut down before the partitions are.
+    pub groups: Arc<Groups>,
     /// Whether what this broker says about the present may be believed: out-of-range and latest offsets are answered
     /// only while it holds.
     pub right: Arc<AckRight>,
@@ -41,11 +44,19 @@ impl Broker {
         let wal = medium.open(owner, wal::Vacated::new_medium(), right.clone()).await.expect("an empty WAL");
         let storage =
             s3stream::Storage::start(s3stream::Config::default(), store, metadata.clone(), wal, owner);
+        let config = Arc::new(config);
+        let partitions = Partitions::start(Default::default(), owner.broker, storage, metadata.clone());
         Broker {
             node_id: owner.broker as i32,
             cluster_id: metadata.cluster_id().to_string(),
-            config: Arc::new(config),
-            partitions: Partitions::start(Default::default(), owner.broker, storage, metadata.clone()),
+            groups: Arc::new(Groups::of_broker(
+                metadata.clone(),
+                partitions.clone(),
+                right.clone(),
+                config.clone(),
+            )),
+            config,
+            partitions,
             metadata,
             right,
             fetch_sessions: Sessions::default(),

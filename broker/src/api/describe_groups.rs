@@ -4,28 +4,33 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
+use super::Context;
+use super::authorized;
 use super::strings::{shared, wire};
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::state::{DescribedMember, Description};
 
-/// What anybody may do with a group as long as there are no ACLs, as bits of `AclOperation`: READ 3, DELETE 6,
-/// DESCRIBE 8, DESCRIBE_CONFIGS 10, ALTER_CONFIGS 11 (Kafka: `AclEntry.supportedOperations(GROUP)`).
-const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
-
 /// Of a group that is not there.
 const DEAD: &str = "Dead";
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: DescribeGroupsRequest,
+) -> DescribeGroupsResponse {
+    answer(&broker.groups, version, request).await
+}
 
 pub async fn answer(groups: &Groups, version: i16, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let mut described = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let row = match groups.describe(shared(&id)).await {
             Ok(Some(description)) => {
-                let row = known(version, description);
-                if request.include_authorized_operations {
-                    row.with_authorized_operations(ALL_OPERATIONS)
-                } else {
-                    row
-                }
+                let asked = request.include_authorized_operations;
+                known(version, description)
+                    .with_authorized_operations(authorized::if_asked(asked, authorized::GROUP))
             }
             Ok(None) => unknown(version, &id),
             Err(no_answer) => DescribedGroup::default().with_error_code(no_answer.response().code()),

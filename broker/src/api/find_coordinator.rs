@@ -11,8 +11,10 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::Advertised;
 use super::strings::wire;
+use super::topic_name::CONSUMER_OFFSETS;
+use super::{Advertised, Context};
+use crate::broker::Broker;
 use crate::group::Groups;
 
 const GROUP: i8 = 0;
@@ -30,6 +32,26 @@ pub struct Brokers<'a> {
     pub this: Node,
     /// The leader of a partition of `__consumer_offsets`; `None` if it has none now.
     pub leader: &'a (dyn Fn(i32) -> Option<Node> + Send + Sync),
+}
+
+pub async fn handle(
+    broker: &Broker,
+    context: &Context,
+    version: i16,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let this = Node { id: broker.node_id, address: context.advertised.clone() };
+    let leader = |partition: i32| {
+        let image = broker.metadata.image();
+        let topic = image.topic_named(CONSUMER_OFFSETS)?;
+        let leader = topic.partitions.get(usize::try_from(partition).ok()?)?.leader;
+        if i32::try_from(leader).is_ok_and(|leader| leader == broker.node_id) {
+            return Some(Node { id: broker.node_id, address: context.advertised.clone() });
+        }
+        let (id, info) = image.live_brokers().find(|(id, _)| *id == leader)?;
+        Some(Node::new(id as i32, info.listener.host.clone(), info.listener.port))
+    };
+    answer(&broker.groups, &Brokers { this, leader: &leader }, version, request).await
 }
 
 pub async fn answer(

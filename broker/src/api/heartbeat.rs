@@ -3,8 +3,19 @@
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
 
+use super::Context;
 use super::strings::shared;
+use crate::broker::Broker;
 use crate::group::Groups;
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    _version: i16,
+    request: HeartbeatRequest,
+) -> HeartbeatResponse {
+    answer(&broker.groups, request).await
+}
 
 pub async fn answer(groups: &Groups, request: HeartbeatRequest) -> HeartbeatResponse {
     let beat = if request.group_id.is_empty() {

@@ -9,10 +9,20 @@ use uuid::Uuid;
 
 use super::Context;
 use super::strings::{shared, wire};
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::state::{JoinAnswer, JoinRequest, Protocol};
 
 const NO_GENERATION: i32 = -1;
+
+pub async fn handle(
+    broker: &Broker,
+    context: &Context,
+    version: i16,
+    request: JoinGroupRequest,
+) -> JoinGroupResponse {
+    answer(&broker.groups, context, version, request).await
+}
 
 pub async fn answer(
     groups: &Groups,

@@ -5,9 +5,20 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
 
+use super::Context;
 use super::strings::shared;
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::state::Leaving;
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: LeaveGroupRequest,
+) -> LeaveGroupResponse {
+    answer(&broker.groups, version, request).await
+}
 
 pub async fn answer(groups: &Groups, version: i16, request: LeaveGroupRequest) -> LeaveGroupResponse {
     let refused = |error: ResponseError| LeaveGroupResponse::default().with_error_code(error.code());

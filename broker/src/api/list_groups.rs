@@ -4,11 +4,22 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use super::Context;
 use super::strings::wire;
+use crate::broker::Broker;
 use crate::group::Groups;
 
 /// The type of every group so far, in Kafka's spelling.
 const CLASSIC: &str = "classic";
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: ListGroupsRequest,
+) -> ListGroupsResponse {
+    answer(&broker.groups, version, request).await
+}
 
 pub async fn answer(groups: &Groups, version: i16, request: ListGroupsRequest) -> ListGroupsResponse {
     let wanted = |filter: &[StrBytes], value: &str| {

@@ -11,7 +11,9 @@ use kafka_protocol::messages::offset_commit_response::{
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 use uuid::Uuid;
 
+use super::Context;
 use super::strings::shared;
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::offsets::TopicPartition;
 use crate::group::records::CommittedOffset;
@@ -28,6 +30,15 @@ enum Checked {
     /// Its error, unless the coordinator refuses the whole commit.
     Unacceptable(ResponseError),
     Offered,
+}
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: OffsetCommitRequest,
+) -> OffsetCommitResponse {
+    answer(&broker.groups, version, request).await
 }
 
 pub async fn answer(groups: &Groups, version: i16, request: OffsetCommitRequest) -> OffsetCommitResponse {

@@ -14,7 +14,9 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::Context;
 use super::strings::{shared, wire};
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::coordinator::Fetched;
 use crate::group::groups::NoAnswer;
@@ -25,6 +27,15 @@ const NO_LEADER_EPOCH: i32 = -1;
 
 /// What is asked of one group: topics with their partitions, or everything.
 type Wanted = Option<Vec<(TopicName, Vec<i32>)>>;
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: OffsetFetchRequest,
+) -> OffsetFetchResponse {
+    answer(&broker.groups, version, request).await
+}
 
 pub async fn answer(groups: &Groups, version: i16, request: OffsetFetchRequest) -> OffsetFetchResponse {
     if version >= 8 {

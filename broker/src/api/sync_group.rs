@@ -4,9 +4,20 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 
+use super::Context;
 use super::strings::{shared, wire};
+use crate::broker::Broker;
 use crate::group::Groups;
 use crate::group::state::SyncRequest;
+
+pub async fn handle(
+    broker: &Broker,
+    _context: &Context,
+    version: i16,
+    request: SyncGroupRequest,
+) -> SyncGroupResponse {
+    answer(&broker.groups, version, request).await
+}
 
 pub async fn answer(groups: &Groups, version: i16, request: SyncGroupRequest) -> SyncGroupResponse {
     let refused = |error: ResponseError| SyncGroupResponse::default().with_error_code(error.code());

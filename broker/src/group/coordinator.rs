@@ -354,7 +354,7 @@ impl Actor {
                 Some((items, result)) = in_flight.next(), if !in_flight.is_empty() => {
                     if let Err(error) = self.landed(items, result) {
                         tracing::warn!(partition = self.partition, %error, "an append failed; starting over");
-                        return self.give_up(error.response());
+                        return self.wind_down(in_flight, admitting, error.response()).await;
                     }
                 }
                 appended = admitted => {
@@ -364,7 +364,7 @@ impl Actor {
                         Err(error) => {
                             tracing::warn!(partition = self.partition, %error, "an append failed; starting over");
                             self.queue.extend(items);
-                            return self.give_up(error.response());
+                            return self.wind_down(in_flight, None, error.response()).await;
                         }
                     }
                 }
@@ -384,8 +384,7 @@ impl Actor {
                 },
             }
         }
-        messages.close();
-        self.finish(in_flight, admitting).await;
+        self.wind_down(in_flight, admitting, ResponseError::NotCoordinator).await;
     }
 
     /// What else has come already, so that it may share a batch.
@@ -396,8 +395,14 @@ impl Actor {
         }
     }
 
-    /// The broker stops: what was handed to the log is awaited, so that as many as can be are answered.
-    async fn finish(&mut self, mut in_flight: FuturesOrdered<Flight>, admitting: Option<Admitting>) {
+    /// The end, one way or another. What was handed to the log is awaited: those whose append succeeds are answered so,
+    /// and a successor, which is not started before this one has ended, replays all that can ever be in the log.
+    async fn wind_down(
+        &mut self,
+        mut in_flight: FuturesOrdered<Flight>,
+        admitting: Option<Admitting>,
+        error: ResponseError,
+    ) {
         if let Some(Admitting(append, items)) = admitting {
             match append.await {
                 Ok(durable) => in_flight.push_back(durable.map(move |result| (items, result)).boxed()),
@@ -406,11 +411,11 @@ impl Actor {
         }
         let mut in_flight = pin!(in_flight);
         while let Some((items, result)) = in_flight.next().await {
-            if self.landed(items, result).is_err() {
-                break;
+            if let Err(error) = self.landed(items, result) {
+                tracing::warn!(partition = self.partition, %error, "an append failed while its coordinator ended");
             }
         }
-        self.give_up(ResponseError::NotCoordinator);
+        self.give_up(error);
     }
 
     fn expire(&mut self) {

@@ -7,12 +7,16 @@ use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wal::AckRight;
 
-use super::Options;
 use super::coordinator::{Coordinator, FetchScope, Fetched, LeaveAnswer, Listed, Message, Unasked};
 use super::log::{KnownTopic, LogError, Surroundings};
 use super::shard::{Budget, CommitRequest};
 use super::state::{Description, JoinAnswer, JoinRefused, JoinRequest, Leaving, SyncAnswer, SyncRequest};
+use super::{BrokerSurroundings, Options};
+use crate::config::BrokerConfig;
+use crate::metadata::Metadata;
+use crate::partition::Partitions;
 
 /// The group coordinators of one broker: an actor for each partition of `__consumer_offsets` that is in use.
 #[derive(Debug)]
@@ -75,6 +79,17 @@ impl Groups {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// The coordinators of a broker, with its configs.
+    pub fn of_broker(
+        metadata: Arc<Metadata>,
+        partitions: Arc<Partitions>,
+        right: Arc<AckRight>,
+        config: Arc<BrokerConfig>,
+    ) -> Groups {
+        let options = Options::of(&config);
+        Groups::new(options, Arc::new(BrokerSurroundings { metadata, partitions, right, config }))
     }
 
     pub fn options(&self) -> &Options {

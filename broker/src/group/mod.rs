@@ -11,7 +11,7 @@
 //!                                              records.rs in batch.rs: Kafka's own formats, in an ordinary partition
 //! ```
 //!
-//! Reading order: [`state`], [`records`], [`shard`], [`coordinator`], [`groups`].
+//! Reading order: [`state`], [`records`], [`shard`], [`coordinator`], [`groups`], [`surroundings`].
 
 pub mod batch;
 pub mod coordinator;
@@ -21,10 +21,14 @@ pub mod offsets;
 pub mod records;
 pub mod shard;
 pub mod state;
+pub mod surroundings;
 
 use std::time::Duration;
 
+use crate::config::BrokerConfig;
+
 pub use groups::Groups;
+pub use surroundings::BrokerSurroundings;
 
 /// Options of the group coordinators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +57,23 @@ pub struct Options {
     pub load_chunk_bytes: usize,
     /// How long a request waits for the replay before it is told that the coordinator loads.
     pub load_wait_max: Duration,
+}
+
+impl Options {
+    /// What Kafka's broker configs say, and defaults for the rest.
+    pub fn of(config: &BrokerConfig) -> Options {
+        let millis = |value: i32| Duration::from_millis(u64::try_from(value).unwrap_or(0));
+        let count = |value: i32| usize::try_from(value).unwrap_or(0);
+        let rules = state::Rules {
+            session_timeout_min: millis(config.group_min_session_timeout_ms),
+            session_timeout_max: millis(config.group_max_session_timeout_ms),
+            initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms),
+            group_size_max: count(config.group_max_size),
+            ..state::Rules::default()
+        };
+        let offset_metadata_bytes_max = count(config.offset_metadata_max_bytes);
+        Options { rules, offset_metadata_bytes_max, ..Options::default() }
+    }
 }
 
 impl Default for Options {

@@ -12,8 +12,9 @@ use super::header::{Header, PREFIX_BYTES};
 use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
-    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs, fetch,
-    init_producer_id, list_offsets, metadata,
+    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs, describe_groups,
+    fetch, find_coordinator, heartbeat, init_producer_id, join_group, leave_group, list_groups, list_offsets,
+    metadata, offset_commit, offset_fetch, sync_group,
 };
 use crate::broker::Broker;
 
@@ -92,6 +93,15 @@ pub(super) async fn handle(
         }
         ApiKey::ListOffsets => answer!(list_offsets),
         ApiKey::Metadata => answer!(metadata),
+        ApiKey::OffsetCommit => answer!(offset_commit),
+        ApiKey::OffsetFetch => answer!(offset_fetch),
+        ApiKey::FindCoordinator => answer!(find_coordinator),
+        ApiKey::JoinGroup => answer!(join_group),
+        ApiKey::Heartbeat => answer!(heartbeat),
+        ApiKey::LeaveGroup => answer!(leave_group),
+        ApiKey::SyncGroup => answer!(sync_group),
+        ApiKey::DescribeGroups => answer!(describe_groups),
+        ApiKey::ListGroups => answer!(list_groups),
         ApiKey::ApiVersions => {
             let request = decode::<ApiVersionsRequest>(api, version, body)?;
             encode(api, version, correlation_id, &api_versions::handle(version, &request))

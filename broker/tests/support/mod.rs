@@ -18,6 +18,7 @@ use object_store::memory::InMemory;
 use ottla::api::fetch_session::Sessions;
 use ottla::broker::Broker;
 use ottla::config::BrokerConfig;
+use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
 use ottla::metadata::{Metadata, TopicSpec};
 use ottla::partition::Partitions;
@@ -61,6 +62,7 @@ impl Disk {
 pub struct Options {
     pub server: Config,
     pub partitions: ottla::partition::Config,
+    pub config: BrokerConfig,
 }
 
 /// A running broker. Dropping it stops it without waiting.
@@ -109,10 +111,13 @@ impl TestBroker {
         metadata.open_leaderships().await.expect("open leaderships");
         let storage = Storage::start(storage_config, store, streams, wal, by);
         let partitions = Partitions::start(options.partitions, by.broker, storage.clone(), metadata.clone());
+        let config = Arc::new(options.config);
+        let groups = Groups::of_broker(metadata.clone(), partitions.clone(), right.clone(), config.clone());
         let broker = Arc::new(Broker {
             node_id: 1,
             cluster_id: metadata.cluster_id().to_string(),
-            config: Arc::new(BrokerConfig::default()),
+            config,
+            groups: Arc::new(groups),
             metadata,
             partitions,
             right,
@@ -143,6 +148,7 @@ impl TestBroker {
     pub async fn stop(self) {
         drop(self.shutdown);
         within(self.serving).await.expect("the server panicked").expect("the server failed");
+        within(self.broker.groups.shutdown()).await;
         within(self.broker.partitions.shutdown()).await;
         within(self.storage.shutdown()).await.expect("shut the storage down");
         within(self.broker.metadata.close(true)).await.expect("close the metadata");
