@@ -4,6 +4,7 @@
 mod command;
 mod connection;
 mod fetch;
+mod groups;
 mod list_offsets;
 mod produce;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,251 @@
+//! Groups over TCP, against a whole broker: behaviours 81 to 101 where the wire, the log or a restart matters.
+
+use bytes::Bytes;
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponsePartitions;
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::StrBytes;
+use ottla::config::BrokerConfig;
+
+use crate::support::{Client, Disk, Options, TestBroker, name};
+
+/// Without the initial delay, as suites run Kafka.
+fn options() -> Options {
+    let set = [("group.initial.rebalance.delay.ms".to_owned(), "0".to_owned())];
+    let config = BrokerConfig::new(&set.into()).expect("a valid config");
+    Options { config, ..Options::default() }
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn group(id: &str) -> GroupId {
+    GroupId(text(id))
+}
+
+fn join_request(id: &str, member_id: &str) -> JoinGroupRequest {
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(text("range"))
+        .with_metadata(Bytes::from_static(b"topics"));
+    JoinGroupRequest::default()
+        .with_group_id(group(id))
+        .with_session_timeout_ms(45_000)
+        .with_rebalance_timeout_ms(60_000)
+        .with_member_id(text(member_id))
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol])
+}
+
+async fn join(client: &mut Client, id: &str) -> JoinGroupResponse {
+    let required = client.call(9, &join_request(id, "")).await;
+    assert_eq!(required.error_code, 79);
+    let joined = client.call(9, &join_request(id, &required.member_id)).await;
+    assert_eq!(joined.error_code, 0);
+    joined
+}
+
+fn sync_request(
+    id: &str,
+    joined: &JoinGroupResponse,
+    assignments: &[(&StrBytes, &'static str)],
+) -> SyncGroupRequest {
+    let assignments = assignments.iter().map(|(member_id, assignment)| {
+        SyncGroupRequestAssignment::default()
+            .with_member_id((*member_id).clone())
+            .with_assignment(Bytes::from_static(assignment.as_bytes()))
+    });
+    SyncGroupRequest::default()
+        .with_group_id(group(id))
+        .with_generation_id(joined.generation_id)
+        .with_member_id(joined.member_id.clone())
+        .with_protocol_type(Some(text("consumer")))
+        .with_protocol_name(Some(text("range")))
+        .with_assignments(assignments.collect())
+}
+
+fn heartbeat(id: &str, joined: &JoinGroupResponse) -> HeartbeatRequest {
+    HeartbeatRequest::default()
+        .with_group_id(group(id))
+        .with_generation_id(joined.generation_id)
+        .with_member_id(joined.member_id.clone())
+}
+
+fn commit_request(id: &str, topic: &str, offset: i64) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition::default()
+        .with_partition_index(0)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(5)
+        .with_committed_metadata(Some(text("note")));
+    let topic = OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    OffsetCommitRequest::default()
+        .with_group_id(group(id))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+async fn commit(client: &mut Client, request: &OffsetCommitRequest) -> i16 {
+    client.call(9, request).await.topics[0].partitions[0].error_code
+}
+
+async fn committed(client: &mut Client, id: &str, topic: &str) -> OffsetFetchResponsePartitions {
+    let topic = OffsetFetchRequestTopics::default().with_name(name(topic)).with_partition_indexes(vec![0]);
+    let asked = OffsetFetchRequestGroup::default().with_group_id(group(id)).with_topics(Some(vec![topic]));
+    let response = client.call(9, &OffsetFetchRequest::default().with_groups(vec![asked])).await;
+    assert_eq!(response.groups[0].error_code, 0);
+    response.groups[0].topics[0].partitions[0].clone()
+}
+
+#[tokio::test]
+async fn behaviour_81_the_coordinator_is_this_broker_at_the_address_of_the_listener() {
+    let broker = TestBroker::on(&Disk::new(), options()).await;
+    let mut client = broker.connect().await;
+    for version in 0..=3 {
+        let found = client.call(version, &FindCoordinatorRequest::default().with_key(text("g"))).await;
+        assert_eq!((found.error_code, *found.node_id), (0, 1));
+        assert_eq!((&*found.host, found.port), ("127.0.0.1", i32::from(broker.address.port())));
+    }
+    for version in 4..=6 {
+        let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text("a"), text("b")]);
+        let found = client.call(version, &request).await;
+        assert_eq!(found.coordinators.len(), 2);
+        assert!(found.coordinators.iter().all(|row| row.error_code == 0 && *row.node_id == 1));
+    }
+    let listed = client.call(12, &MetadataRequest::default().with_topics(None)).await;
+    let internal = listed.topics.iter().find(|topic| topic.is_internal).expect("the offsets topic is listed");
+    assert_eq!((&*internal.name.as_ref().unwrap().0, internal.partitions.len()), ("__consumer_offsets", 50));
+}
+
+#[tokio::test]
+async fn behaviour_85_89_two_members_share_a_generation() {
+    let broker = TestBroker::on(&Disk::new(), options()).await;
+    let (mut first, mut second) = (broker.connect().await, broker.connect().await);
+    let alone = join(&mut first, "g").await;
+    first.call(5, &sync_request("g", &alone, &[(&alone.member_id, "all")])).await;
+    let required = second.call(9, &join_request("g", "")).await;
+    let waiting = second.send(9, &join_request("g", &required.member_id)).await;
+    // Behaviour 90: a heartbeat tells the first of the rebalance, once the second's join has come in.
+    while first.call(4, &heartbeat("g", &alone)).await.error_code == 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = first.call(9, &join_request("g", &alone.member_id)).await;
+    let joined = second.receive::<JoinGroupRequest>(9, waiting).await;
+    assert_eq!((again.generation_id, joined.generation_id), (2, 2));
+    assert_eq!(
+        (again.leader.clone(), again.members.len(), joined.members.len()),
+        (joined.leader.clone(), 2, 0)
+    );
+    let assignments = [(&again.member_id, "one"), (&joined.member_id, "two")];
+    let follower = second.send(5, &sync_request("g", &joined, &[])).await;
+    let leader = first.call(5, &sync_request("g", &again, &assignments)).await;
+    let follower = second.receive::<SyncGroupRequest>(5, follower).await;
+    assert_eq!((&leader.assignment[..], &follower.assignment[..]), (&b"one"[..], &b"two"[..]));
+}
+
+#[tokio::test]
+async fn behaviour_94_95_101_offsets_survive_an_orderly_restart() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, -1);
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 41)).await, 0);
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 42)).await, 0);
+    drop(client);
+    broker.stop().await;
+    let broker = TestBroker::on(&disk.with_new_wal(), options()).await;
+    let mut client = broker.connect().await;
+    let row = committed(&mut client, "g", "t").await;
+    assert_eq!((row.committed_offset, row.committed_leader_epoch), (42, 5));
+    assert_eq!(row.metadata.as_deref(), Some("note"));
+}
+
+#[tokio::test]
+async fn behaviour_101_a_crash_loses_no_offset_and_causes_no_rebalance() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    let joined = join(&mut client, "g").await;
+    let synced = client.call(5, &sync_request("g", &joined, &[(&joined.member_id, "mine")])).await;
+    assert_eq!(&synced.assignment[..], b"mine");
+    let of_member = |offset| {
+        commit_request("g", "t", offset)
+            .with_generation_id_or_member_epoch(joined.generation_id)
+            .with_member_id(joined.member_id.clone())
+    };
+    for offset in 0..50 {
+        assert_eq!(commit(&mut client, &of_member(offset)).await, 0);
+    }
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(client.call(4, &heartbeat("g", &joined)).await.error_code, 0, "the generation stands");
+    let again = client.call(5, &sync_request("g", &joined, &[])).await;
+    assert_eq!(&again.assignment[..], b"mine", "and so does the assignment");
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, 49);
+    assert_eq!(commit(&mut client, &of_member(50)).await, 0);
+    let listed = client.call(5, &ListGroupsRequest::default()).await;
+    let row = &listed.groups[0];
+    assert_eq!((&*row.group_id.0, &*row.group_state, &*row.group_type), ("g", "Stable", "classic"));
+}
+
+#[tokio::test]
+async fn behaviour_91_leaving_members_empty_the_group() {
+    let broker = TestBroker::on(&Disk::new(), options()).await;
+    let mut client = broker.connect().await;
+    let joined = join(&mut client, "g").await;
+    client.call(5, &sync_request("g", &joined, &[])).await;
+    let member = MemberIdentity::default().with_member_id(joined.member_id.clone());
+    let request = LeaveGroupRequest::default().with_group_id(group("g")).with_members(vec![member]);
+    assert_eq!(client.call(5, &request).await.members[0].error_code, 0);
+    let described = client.call(6, &DescribeGroupsRequest::default().with_groups(vec![group("g")])).await;
+    assert_eq!((&*described.groups[0].group_state, described.groups[0].members.len()), ("Empty", 0));
+}
+
+#[tokio::test]
+async fn behaviour_97_a_topic_made_again_has_no_offsets() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    let topic = broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 41)).await, 0);
+    broker.broker.metadata.delete_topics(vec![topic.id]).await.expect("delete");
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, -1);
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 42)).await, 3);
+    broker.topic("t", 1, &[]).await;
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, -1);
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, -1);
+}
+
+#[tokio::test]
+async fn behaviour_92_a_static_member_that_restarts_keeps_its_place_across_a_crash() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    let instance = |member_id: &str| join_request("g", member_id).with_group_instance_id(Some(text("one")));
+    let joined = client.call(9, &instance("")).await;
+    assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+    client.call(5, &sync_request("g", &joined, &[(&joined.member_id, "mine")])).await;
+    let replaced = client.call(9, &instance("")).await;
+    assert_eq!((replaced.generation_id, replaced.skip_assignment), (1, true));
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    let fenced = heartbeat("g", &joined).with_group_instance_id(Some(text("one")));
+    assert_eq!(client.call(4, &fenced).await.error_code, 82, "the replacement was durable");
+    let synced = client.call(5, &sync_request("g", &replaced, &[])).await;
+    assert_eq!(&synced.assignment[..], b"mine");
+}
