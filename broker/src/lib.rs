@@ -10,6 +10,7 @@
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
 //!   cli/         the `ottla` command: serve, and a small Kafka client
 //!   store/       the object store: from URL to clients
+//!   startup/     from options to a running broker, and back
 //!   broker.rs    how they are wired together
 //! ```
 //!
@@ -24,4 +25,5 @@ pub mod metadata;
 pub mod options;
 pub mod partition;
 pub mod server;
+pub mod startup;
 pub mod store;

@@ -8,6 +8,8 @@ mod group;
 mod options;
 mod output;
 mod produce;
+mod serve;
+mod store;
 mod tools;
 mod topic;
 
@@ -30,8 +32,11 @@ pub fn run() -> ExitCode {
 fn command() -> Command {
     let command = Command::new("ottla")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("A Kafka-compatible broker whose only dependency is a bucket");
-    tools::augment(command).subcommand(options::command())
+        .about("A Kafka-compatible broker whose only dependency is a bucket")
+        .after_help("Without a command, `ottla` runs a broker: the same as `ottla serve`.");
+    tools::augment(command.subcommand(serve::command()))
+        .subcommand(store::command())
+        .subcommand(options::command())
 }
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {
@@ -39,7 +44,10 @@ fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {
         return result;
     }
     match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("store", matches)) => store::run(matches),
         Some(("options", matches)) => options::run(matches),
-        _ => anyhow::bail!("nothing to do; see `ottla --help`"),
+        Some((name, _)) => unreachable!("{name} is a subcommand without an arm"),
+        None => serve::run(&serve::command().get_matches_from(["serve"])),
     }
 }

@@ -54,6 +54,15 @@ pub enum WalChoice {
     Block(wal::Uri),
 }
 
+impl std::fmt::Display for WalChoice {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WalChoice::Object => formatter.write_str("object (slots in the store)"),
+            WalChoice::Block(uri) => uri.fmt(formatter),
+        }
+    }
+}
+
 /// `HOST:PORT`; IPv6 addresses in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {

@@ -1,0 +1,49 @@
+//! `ottla serve`: a broker, until it is told to stop.
+
+use anyhow::Context;
+use clap::{ArgMatches, Command};
+use tracing_subscriber::EnvFilter;
+
+use crate::options::{Options, arguments, gather};
+use crate::startup;
+
+pub(super) fn command() -> Command {
+    Command::new("serve")
+        .about("Run a broker (also what `ottla` without a command does)")
+        .long_about(
+            "Run a broker.\n\n\
+             Without options it listens on 127.0.0.1:9092 and keeps its data in ./ottla-data. It stops on SIGTERM or \
+             Ctrl-C, after it has uploaded what is only in its write-ahead log; a second signal stops it at once, and \
+             then the next start recovers that part.\n\n\
+             Every option is also a variable (OTTLA_LISTEN=…) and a key of a TOML file (listen = \"…\").",
+        )
+        .args_override_self(true)
+        .args(arguments())
+}
+
+pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    start_logging(&options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let running = startup::start(options).await?;
+        println!("{}", running.banner());
+        running.until_stopped().await
+    });
+    // Whatever still blocks a thread (a store that does not answer) must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn start_logging(options: &Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).with_context(|| {
+        format!("log: {:?} is not a filter such as info or ottla=debug,wal=info", options.log)
+    })?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if options.log_json {
+        subscriber.json().init();
+    } else {
+        subscriber.with_target(false).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! `ottla store check`: does a store keep the one promise that everything rests on?
+
+use anyhow::Context;
+use clap::{ArgMatches, Command};
+
+use crate::options::{Options, arguments, gather};
+use crate::store;
+
+pub(super) fn command() -> Command {
+    Command::new("store").about("Examine an object store").subcommand_required(true).subcommand(
+        Command::new("check")
+            .about("Race conditional creates against each other and see that exactly one wins")
+            .long_about(
+                "Race conditional creates against each other and see that exactly one wins each time.\n\n\
+                 Ottla's metadata log and object write-ahead log rest on that. `ottla serve` does the same before it \
+                 formats a store. The objects of the check are deleted again.",
+            )
+            .args_override_self(true)
+            .args(arguments().into_iter().filter(|argument| {
+                let name = argument.get_id().as_str();
+                name == "store" || name == "config" || name.starts_with("s3-")
+            })),
+    )
+}
+
+pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let (_, matches) = matches.subcommand().expect("clap requires one");
+    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    let stores = store::open(options.store.clone(), &options.s3)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime
+        .block_on(metalog::probe::probe(stores.metadata.clone(), metalog::probe::Options::default()))
+        .with_context(|| format!("the store {} cannot be used", options.store))?;
+    println!(
+        "{}: ok. {} rounds of {} racing creates had exactly one winner each.",
+        options.store, report.rounds, report.writers
+    );
+    Ok(())
+}

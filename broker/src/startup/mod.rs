@@ -1,0 +1,216 @@
+//! From options to a running broker, and back to nothing left to recover.
+//!
+//! ```text
+//!   store ─► probe, if it is new ─► metadata ─► is the predecessor alive? ─► volume locked
+//!         ─► register (fences the predecessor) ─► recover its WAL ─► open ours ─► partitions ─► listen
+//! ```
+//!
+//! - **A1** Nothing is written to a store that failed the probe, but the probe's own objects.
+//! - **A2** The volume is locked before the predecessor is fenced: a start that must be refused disturbs nobody.
+//! - **A3** No partition is opened before the recovery of every earlier incarnation is complete (O2).
+//! - **A4** Clients are accepted only after all of that.
+//!
+//! A crash anywhere in between leaves an incarnation that the next start fences and recovers like any other.
+
+mod address;
+mod banner;
+mod host;
+mod predecessor;
+mod running;
+mod store_ready;
+mod wal_medium;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use s3stream::StreamMetadata;
+use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
+
+use crate::config::BrokerConfig;
+use crate::metadata::image::Listener;
+use crate::metadata::{self, Metadata, cluster_id};
+use crate::options::Options;
+use crate::store::{self, Stores};
+
+use address::Addresses;
+use wal_medium::{Media, Opened};
+
+pub use running::Running;
+
+/// Added to a predecessor's lease before its volume is read: what two clocks may disagree about over that time.
+const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Starts a broker. On an error nothing is left running, and the predecessor, if there is one, is undisturbed unless the
+/// error came after it was fenced.
+pub async fn start(options: Options) -> anyhow::Result<Running> {
+    let began = Instant::now();
+    host::prepare(options.connections_max);
+    let config = Arc::new(
+        BrokerConfig::new(&options.kafka).map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
+    );
+    let addresses = Addresses::resolve(&options).await?;
+    let stores = store::open(options.store.clone(), &options.s3)?;
+    store_ready::until_ready(&stores).await?;
+    let metadata = open_metadata(&options, &stores).await?;
+    match assemble(&options, config, addresses, stores, metadata.clone(), began).await {
+        Ok(running) => Ok(running),
+        Err(error) => {
+            // What was registered stays in the log as it is; the next start deals with it.
+            let _ = metadata.close(false).await;
+            Err(error)
+        }
+    }
+}
+
+async fn open_metadata(options: &Options, stores: &Stores) -> anyhow::Result<Arc<Metadata>> {
+    let defaults = metadata::Options::default();
+    let metadata_options = metadata::Options {
+        lease: options.lease,
+        log: metalog::Config { poll_interval: options.metadata_poll, ..defaults.log },
+        ..defaults
+    };
+    Metadata::open(stores.metadata.clone(), metadata_options)
+        .await
+        .with_context(|| format!("the metadata in {} cannot be read", stores.location))
+}
+
+async fn assemble(
+    options: &Options,
+    config: Arc<BrokerConfig>,
+    addresses: Addresses,
+    stores: Stores,
+    metadata: Arc<Metadata>,
+    began: Instant,
+) -> anyhow::Result<Running> {
+    let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
+    refuse_beside_a_living_broker(options, &addresses, &metadata).await?;
+    let media = Media { options, cluster, store: stores.data.clone() };
+    // A2.
+    let ours = media.ours()?;
+    let right = Arc::new(AckRight::leased());
+    let advertised = addresses.advertised();
+    let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
+    let rack = options.rack.as_deref().map(Arc::from);
+    let registered = metadata
+        .register(options.node_id as u32, ours.medium.uri(), listener, rack)
+        .await
+        .context("this broker cannot register in the metadata")?;
+    metadata.keep_lease(right.clone())?;
+
+    let incarnation = registered.incarnation;
+    let engine = engine_config(options);
+    // A3.
+    let mut vacated = None;
+    let recovered = !registered.previous.is_empty();
+    for previous in &registered.previous {
+        let uri = Uri(previous.wal_uri.to_string());
+        let is_ours = uri == *ours.medium.uri();
+        let theirs = if is_ours { None } else { Some(media.theirs(&uri)?) };
+        let Opened { medium, exclusive } = theirs.as_ref().unwrap_or(&ours);
+        if !exclusive {
+            let wait = previous.lease + LEASE_MARGIN;
+            tracing::warn!("waiting {wait:?} until no other host can acknowledge anything on {uri}");
+            tokio::time::sleep(wait).await;
+        }
+        let proof =
+            recover(&engine, &stores, &metadata, &**medium, incarnation, previous.incarnation, previous.trim)
+                .await?;
+        if is_ours {
+            vacated = Some(proof);
+        }
+    }
+    let vacated = vacated.unwrap_or_else(Vacated::new_medium);
+    let wal = ours
+        .medium
+        .open(incarnation, vacated, right.clone())
+        .await
+        .context("the write-ahead log cannot be opened")?;
+    let parts = Parts { options, config, stores, metadata, wal, right, incarnation, engine };
+    parts.serve(addresses, recovered, began).await
+}
+
+/// Refuses to start where the registered broker of this id answers on its address (unless told to take over).
+async fn refuse_beside_a_living_broker(
+    options: &Options,
+    addresses: &Addresses,
+    metadata: &Metadata,
+) -> anyhow::Result<()> {
+    let image = metadata.image();
+    let id = options.node_id as u32;
+    let Some(info) = image.broker(id) else { return Ok(()) };
+    let registered = &info.listener;
+    // Clean shutdowns leave nobody to ask.
+    let may_live = image.is_live(Incarnation { broker: id, epoch: info.epoch });
+    // Our own address: we hold it already, so nobody else on this host does.
+    let ours = *addresses.advertised() == *registered;
+    if !may_live || options.takeover || ours {
+        return Ok(());
+    }
+    let alive =
+        predecessor::is_alive(&registered.host, registered.port, &metadata.cluster_id(), options.node_id)
+            .await;
+    ensure!(
+        !alive,
+        "broker {id} of {} is alive at {}:{}. Stop it first, or say --takeover to replace it",
+        options.store,
+        registered.host,
+        registered.port
+    );
+    Ok(())
+}
+
+async fn recover(
+    engine: &s3stream::Config,
+    stores: &Stores,
+    metadata: &Arc<Metadata>,
+    medium: &dyn Medium,
+    by: Incarnation,
+    of: Incarnation,
+    from: Position,
+) -> anyhow::Result<Vacated> {
+    let began = Instant::now();
+    let mut from = from;
+    loop {
+        let streams = metadata.clone() as Arc<dyn StreamMetadata>;
+        match s3stream::recovery::recover(engine, stores.data.clone(), streams, medium, by, of, from).await {
+            Ok(vacated) => {
+                tracing::info!("recovered {of:?} from {} in {:?}", medium.uri(), began.elapsed());
+                return Ok(vacated);
+            }
+            Err(s3stream::Error::Unavailable(reason)) => {
+                tracing::warn!("recovery of {of:?}: {reason}; starting over from where the metadata stands");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let image = metadata.refresh().await?;
+                let Some(life) = image.life(of) else { bail!("{of:?} was recovered by somebody else") };
+                from = life.trim;
+            }
+            Err(error) => return Err(error).with_context(|| format!("{} cannot be recovered", medium.uri())),
+        }
+    }
+}
+
+fn engine_config(options: &Options) -> s3stream::Config {
+    s3stream::Config {
+        log_cache_bytes: options.log_cache_bytes,
+        upload_bytes: options.upload_bytes,
+        upload_interval_max: options.upload_interval,
+        block_cache: s3stream::block_cache::Options {
+            cache_bytes: options.block_cache_bytes,
+            ..s3stream::block_cache::Options::default()
+        },
+        ..s3stream::Config::default()
+    }
+}
+
+/// What [`assemble`] has gathered once the log is open.
+struct Parts<'a> {
+    options: &'a Options,
+    config: Arc<BrokerConfig>,
+    stores: Stores,
+    metadata: Arc<Metadata>,
+    wal: Arc<dyn Wal>,
+    right: Arc<AckRight>,
+    incarnation: Incarnation,
+    engine: s3stream::Config,
+}

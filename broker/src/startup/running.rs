@@ -1,0 +1,198 @@
+//! A broker that serves, and how it stops.
+//!
+//! | what happens | what it does | exit |
+//! |---|---|---|
+//! | SIGTERM, SIGINT | stops accepting, finishes requests, writes checkpoints, uploads, says that nothing is left | 0 |
+//! | the same again | stops where it stands; the next start recovers | 1 |
+//! | fenced, or the WAL or the metadata failed | stops where it stands, with the reason | 1 |
+//! | an invariant of ours is broken in a connection | the same | 1 |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use s3stream::{Storage, StreamMetadata};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wal::AckRight;
+
+use super::banner::Banner;
+use super::{Addresses, Parts};
+use crate::api::Advertised;
+use crate::api::fetch_session;
+use crate::broker::Broker;
+use crate::options::Options;
+use crate::partition;
+use crate::server::{self, Server};
+use crate::store::Stores;
+
+/// A broker that accepts clients. [`until_stopped`](Running::until_stopped) is its life.
+pub struct Running {
+    broker: Arc<Broker>,
+    storage: Storage,
+    right: Arc<AckRight>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), server::Error>>,
+    shutdown_timeout: Duration,
+    banner: String,
+    /// Keeps a directory locked until everything has ended.
+    _stores: Stores,
+}
+
+impl Parts<'_> {
+    /// Opens the partitions, and lets clients in (A4).
+    pub(super) async fn serve(
+        self,
+        addresses: Addresses,
+        recovered: bool,
+        began: Instant,
+    ) -> anyhow::Result<Running> {
+        let Parts { options, config, stores, metadata, wal, right, incarnation, engine } = self;
+        metadata.open_leaderships().await.context("the partitions cannot be opened")?;
+        let streams: Arc<dyn StreamMetadata> = metadata.clone();
+        let wal_name = options.wal.to_string();
+        let storage = Storage::start(engine, stores.data.clone(), streams, wal, incarnation);
+        let partitions = partition::Partitions::start(
+            partition_config(&config),
+            incarnation.broker,
+            storage.clone(),
+            metadata.clone(),
+        );
+        let sessions =
+            fetch_session::Limits { sessions_max: config.fetch_session_slots, ..Default::default() };
+        let broker = Arc::new(Broker {
+            node_id: options.node_id,
+            cluster_id: metadata.cluster_id().to_string(),
+            config: config.clone(),
+            metadata,
+            partitions,
+            right: right.clone(),
+            fetch_sessions: fetch_session::Sessions::new(sessions),
+        });
+        let advertised = addresses.advertised();
+        let advertise = Advertised { host: advertised.host.as_str().into(), port: advertised.port };
+        let listeners: Vec<_> =
+            addresses.sockets.iter().map(|socket| (*socket, Some(advertise.clone()))).collect();
+        let server = Server::bind(server_config(options, &config), broker.clone(), &listeners)
+            .await
+            .with_context(|| format!("listen: {} cannot be listened on", addresses.listening))?;
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(server.run(shutdown.clone()));
+        let banner = Banner {
+            options,
+            listening: &addresses.listening,
+            advertised,
+            cluster_id: &broker.cluster_id,
+            wal: &wal_name,
+            recovered,
+            took: began.elapsed(),
+        }
+        .text();
+        let shutdown_timeout = options.shutdown_timeout;
+        Ok(Running { broker, storage, right, shutdown, serving, shutdown_timeout, banner, _stores: stores })
+    }
+}
+
+fn partition_config(config: &crate::config::BrokerConfig) -> partition::Config {
+    let defaults = partition::Config::default();
+    let limits = partition::Limits {
+        producer_expiration_ms: i64::from(config.producer_id_expiration_ms),
+        ..defaults.limits
+    };
+    partition::Config { limits, ..defaults }
+}
+
+fn server_config(options: &Options, config: &crate::config::BrokerConfig) -> server::Config {
+    let request_bytes_max = config.socket_request_max_bytes.max(1) as usize;
+    server::Config {
+        request_bytes_max,
+        queued_bytes_max: options.request_memory_bytes.max(request_bytes_max),
+        idle_timeout: match u64::try_from(config.connections_max_idle_ms) {
+            Ok(millis) => Duration::from_millis(millis.max(1)),
+            // Kafka: a negative value means never.
+            Err(_) => Duration::from_secs(u64::from(u32::MAX)),
+        },
+        connections_max: options.connections_max,
+        connections_per_ip_max: options.connections_per_ip_max,
+        ..server::Config::default()
+    }
+}
+
+impl Running {
+    /// What to tell the person who started it.
+    pub fn banner(&self) -> &str {
+        &self.banner
+    }
+
+    /// Serves until it is told to stop or cannot go on.
+    pub async fn until_stopped(mut self) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let outcome = tokio::select! {
+            name = signals.next() => {
+                tracing::info!("{name}: stopping; a second one stops at once");
+                Ok(())
+            }
+            error = self.storage.failed() => Err(anyhow!(error).context("the storage engine cannot go on")),
+            error = self.broker.metadata.failed() => Err(anyhow!(error).context("this broker cannot go on")),
+            served = &mut self.serving => Err(match served {
+                Ok(Ok(())) => anyhow!("the server ended by itself"),
+                Ok(Err(error)) => anyhow!(error).context("the server cannot go on"),
+                Err(panic) => anyhow!(panic).context("the server cannot go on"),
+            }),
+        };
+        if let Err(error) = outcome {
+            // Whoever is still connected hears nothing more from this process that could be wrong.
+            self.right.revoke(format!("{error:#}"));
+            self.shutdown.cancel();
+            let _ = self.broker.metadata.close(false).await;
+            return Err(error);
+        }
+        let timeout = self.shutdown_timeout;
+        tokio::select! {
+            stopped = tokio::time::timeout(timeout, self.stop()) => match stopped {
+                Ok(stopped) => stopped,
+                Err(_) => bail!(
+                    "not everything was uploaded within shutdown-timeout ({timeout:?}); the next start recovers the rest \
+                     from the write-ahead log"
+                ),
+            },
+            name = signals.next() => bail!("{name} again: stopped at once; the next start recovers"),
+        }
+    }
+
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        self.shutdown.cancel();
+        if !self.serving.is_finished() {
+            (&mut self.serving).await.context("a connection panicked")??;
+        }
+        self.broker.partitions.shutdown().await;
+        self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
+        self.broker.metadata.close(true).await?;
+        tracing::info!("stopped in {:?}; nothing is left to recover", began.elapsed());
+        Ok(())
+    }
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
