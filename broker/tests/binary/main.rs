@@ -1,0 +1,6 @@
+//! The real binary as a process of its own, with real clients, a real S3 server, and real kills.
+
+mod crash;
+mod process;
+mod real_clients;
+mod refusals;

@@ -1,0 +1,321 @@
+//! Runs the real `ottla` binary, a real S3 server and real clients as processes of their own.
+//!
+//! What the tests need besides Rust is under `.test/`, put there by `./test --install`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Far beyond anything that works; only a hang meets it.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// `.test/` at the top of the tree.
+pub fn installed(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.test").join(path);
+    assert!(path.exists(), "{} is missing; run ./test --install once", path.display());
+    path
+}
+
+/// A file beside the tests.
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Runs to the end, and panics with everything it printed unless it succeeds.
+pub fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+    stdout.into_owned()
+}
+
+/// How a process ended; `None` if it had to be killed after `deadline`.
+pub fn exit_within(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
+    let began = Instant::now();
+    while began.elapsed() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+/// One of the four ways to keep data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    DirectoryBlock,
+    DirectoryObject,
+    BucketObject,
+    BucketBlock,
+}
+
+/// A broker's place in the world: its directory or bucket, its port, and the process while it runs.
+pub struct Ottla {
+    pub port: u16,
+    pub directory: Arc<tempfile::TempDir>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+impl Ottla {
+    /// A broker that has not been started yet, with a store of its own.
+    pub fn new(storage: Storage) -> Ottla {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let path = directory.path().display();
+        let mut arguments = vec!["serve".to_owned()];
+        let mut environment = Vec::new();
+        match storage {
+            Storage::DirectoryBlock | Storage::DirectoryObject => {
+                arguments.extend(["--store".to_owned(), format!("file:{path}/store")]);
+            }
+            Storage::BucketObject | Storage::BucketBlock => {
+                let server = S3Server::shared();
+                let bucket = server.create_bucket();
+                arguments.extend(["--store".to_owned(), format!("s3://{bucket}/cluster")]);
+                arguments.extend([
+                    "--s3-endpoint".to_owned(),
+                    server.endpoint(),
+                    "--s3-allow-http".to_owned(),
+                ]);
+                environment.push(("AWS_ACCESS_KEY_ID".to_owned(), "test".to_owned()));
+                environment.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "test-secret".to_owned()));
+            }
+        }
+        match storage {
+            Storage::DirectoryBlock | Storage::BucketBlock => {
+                arguments.extend(["--wal".to_owned(), format!("block://{path}/wal?capacity=64MiB")]);
+            }
+            Storage::DirectoryObject | Storage::BucketObject => {
+                arguments.extend(["--wal".to_owned(), "object".to_owned()]);
+            }
+        }
+        // Groups of one test run start empty all the time; waiting three seconds each time proves nothing.
+        arguments.extend(["--kafka".to_owned(), "group.initial.rebalance.delay.ms=0".to_owned()]);
+        let port = free_port();
+        let log = directory.path().join(format!("broker-{port}.log"));
+        Ottla { port, directory, arguments, environment, child: None, log }
+    }
+
+    /// Another process for the same store and WAL, on a port of its own. Not started.
+    pub fn successor(&self) -> Ottla {
+        let port = free_port();
+        Ottla {
+            port,
+            directory: self.directory.clone(),
+            arguments: self.arguments.clone(),
+            environment: self.environment.clone(),
+            child: None,
+            log: self.directory.path().join(format!("broker-{port}.log")),
+        }
+    }
+
+    /// Adds options, for the next start.
+    pub fn with(mut self, arguments: &[&str]) -> Ottla {
+        self.arguments.extend(arguments.iter().map(|argument| argument.to_string()));
+        self
+    }
+
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The command that starts the broker, for tests that expect it to fail.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        command.args(&self.arguments).args(["--listen", &self.bootstrap()]);
+        command.envs(self.environment.iter().cloned()).current_dir(self.directory.path());
+        command
+    }
+
+    /// Starts the broker and waits until it says that it is ready.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "it is running");
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut child =
+            self.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (ready, is_ready) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.contains("is ready") {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        self.child = Some(child);
+        if is_ready.recv_timeout(DEADLINE).is_err() {
+            self.kill();
+            panic!("the broker did not become ready:\n{}", self.log());
+        }
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+
+    /// SIGKILL: what a crash looks like from outside.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("it is running");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit it leads to.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        let status = self.exit();
+        assert!(status.success(), "the broker left with {status}:\n{}", self.log());
+    }
+
+    /// Waits until the broker leaves by itself, with a failure, and returns its log.
+    pub fn wait_for_failure(&mut self) -> String {
+        let status = self.exit();
+        assert!(!status.success(), "it left as if all were well:\n{}", self.log());
+        self.log()
+    }
+
+    fn exit(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it is running");
+        match exit_within(&mut child, DEADLINE) {
+            Some(status) => status,
+            None => panic!("the broker did not leave:\n{}", self.log()),
+        }
+    }
+
+    /// Sends a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        run(Command::new("kill").arg(format!("-{name}")).arg(self.process_id().to_string()));
+    }
+
+    /// What the broker has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Runs `ottla ARGUMENTS` as a client of this broker.
+    pub fn cli(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        command.args(arguments).env("OTTLA_BOOTSTRAP", self.bootstrap()).current_dir(self.directory.path());
+        command
+    }
+}
+
+impl Drop for Ottla {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            if std::thread::panicking() {
+                eprintln!("--- the broker's log\n{}", self.log());
+            }
+        }
+    }
+}
+
+/// A server that lives as long as this process: the shell ends it when this process's end of the pipe is gone, however
+/// the tests end.
+struct Server {
+    port: u16,
+    child: Mutex<Child>,
+}
+
+impl Server {
+    fn start(command: &str, port: u16) -> Server {
+        let script = format!("{command} >/dev/null 2>&1 & server=$!; cat >/dev/null; kill $server");
+        let child = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(began.elapsed() < DEADLINE, "the server did not start: {command}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Server { port, child: Mutex::new(child) }
+    }
+
+    fn endpoint(&self) -> String {
+        assert!(self.child.lock().unwrap().try_wait().unwrap().is_none(), "the server is gone");
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// moto: an S3 server whose conditional creates hold under a race. One for all tests of a process.
+pub struct S3Server(Server);
+
+impl S3Server {
+    pub fn shared() -> &'static S3Server {
+        static SERVER: OnceLock<S3Server> = OnceLock::new();
+        SERVER.get_or_init(|| {
+            let port = free_port();
+            S3Server(Server::start(
+                &format!("{} -H 127.0.0.1 -p {port}", installed("venv/bin/moto_server").display()),
+                port,
+            ))
+        })
+    }
+
+    pub fn endpoint(&self) -> String {
+        self.0.endpoint()
+    }
+
+    /// A bucket of its own for whoever asks.
+    pub fn create_bucket(&self) -> String {
+        let bucket = format!("test-{}", uuid::Uuid::new_v4());
+        let mut stream = TcpStream::connect(("127.0.0.1", self.0.port)).unwrap();
+        let credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
+        write!(
+            stream,
+            "PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {credential}\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "the bucket is made: {answer}");
+        bucket
+    }
+}
+
+/// s3rver: a real S3 server that ignores `If-None-Match`. What must be refused.
+pub struct CarelessS3Server(Server);
+
+impl CarelessS3Server {
+    /// Its one bucket.
+    pub const BUCKET: &str = "careless";
+    /// Its access key, and its secret as well.
+    pub const KEY: &str = "S3RVER";
+
+    pub fn start(directory: &Path) -> CarelessS3Server {
+        let port = free_port();
+        CarelessS3Server(Server::start(
+            &format!(
+                "{} --address 127.0.0.1 --port {port} --directory {} --configure-bucket {}",
+                installed("s3rver/node_modules/.bin/s3rver").display(),
+                directory.display(),
+                Self::BUCKET,
+            ),
+            port,
+        ))
+    }
+
+    pub fn endpoint(&self) -> String {
+        self.0.endpoint()
+    }
+}

@@ -1,0 +1,85 @@
+//! The clients that people use, against the real binary, with every kind of storage: create, produce with every codec,
+//! consume in groups with rebalances, offsets by time, and all of it again after a restart in between.
+
+use std::process::Command;
+
+use crate::process::{Ottla, Storage, installed, run, source};
+
+/// Runs a client's scenario: its first part, a restart of the broker, its second part.
+fn scenario(storage: Storage, restart: Restart, client: impl Fn() -> Command) {
+    let mut broker = Ottla::new(storage);
+    broker.start();
+    let topic = format!("topic-{}", uuid::Uuid::new_v4());
+    let part = |part: &str, broker: &Ottla| {
+        let printed = run(client().arg(part).arg(broker.bootstrap()).arg(&topic));
+        assert!(printed.contains(&format!("{part}: ok")), "the client got to its end: {printed}");
+    };
+    part("first", &broker);
+    match restart {
+        Restart::Orderly => broker.stop(),
+        Restart::Crash => broker.kill(),
+    }
+    broker.start();
+    part("second", &broker);
+    broker.stop();
+}
+
+#[derive(Clone, Copy)]
+enum Restart {
+    Orderly,
+    Crash,
+}
+
+fn java() -> Command {
+    let mut command = Command::new("java");
+    let classes = format!("{}:{}/*", installed("java/classes").display(), installed("java/lib").display());
+    command.args([
+        "-Xmx256m",
+        "-XX:+UseSerialGC",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        &classes,
+    ]);
+    command.arg("ottla.Scenario");
+    command
+}
+
+fn python(script: &str) -> Command {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg(source(&format!("clients/python/{script}.py")));
+    command
+}
+
+fn kcat() -> Command {
+    Command::new(source("clients/kcat/scenario.sh"))
+}
+
+macro_rules! scenarios {
+    ($($name:ident: $storage:ident, $restart:ident, $client:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                scenario(Storage::$storage, Restart::$restart, || $client);
+            }
+        )*
+    };
+}
+
+scenarios! {
+    java_on_a_directory_with_a_block_wal: DirectoryBlock, Crash, java();
+    java_on_a_directory_with_an_object_wal: DirectoryObject, Orderly, java();
+    java_on_s3_with_an_object_wal: BucketObject, Crash, java();
+    java_on_s3_with_a_block_wal: BucketBlock, Orderly, java();
+    librdkafka_on_a_directory_with_a_block_wal: DirectoryBlock, Crash, python("confluent");
+    librdkafka_on_a_directory_with_an_object_wal: DirectoryObject, Orderly, python("confluent");
+    librdkafka_on_s3_with_an_object_wal: BucketObject, Crash, python("confluent");
+    librdkafka_on_s3_with_a_block_wal: BucketBlock, Orderly, python("confluent");
+    kafka_python_on_a_directory_with_a_block_wal: DirectoryBlock, Orderly, python("kafka_python");
+    kafka_python_on_a_directory_with_an_object_wal: DirectoryObject, Crash, python("kafka_python");
+    kafka_python_on_s3_with_an_object_wal: BucketObject, Orderly, python("kafka_python");
+    kafka_python_on_s3_with_a_block_wal: BucketBlock, Crash, python("kafka_python");
+    kcat_on_a_directory_with_a_block_wal: DirectoryBlock, Orderly, kcat();
+    kcat_on_a_directory_with_an_object_wal: DirectoryObject, Crash, kcat();
+    kcat_on_s3_with_an_object_wal: BucketObject, Orderly, kcat();
+    kcat_on_s3_with_a_block_wal: BucketBlock, Crash, kcat();
+}

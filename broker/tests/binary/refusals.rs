@@ -1,0 +1,140 @@
+//! What a broker refuses at start, and how a successor takes over: never two owners of one store or volume.
+
+use std::process::{Command, Stdio};
+
+use crate::process::{CarelessS3Server, DEADLINE, Ottla, S3Server, Storage, exit_within, free_port, run};
+
+/// Starts the command, expects it to leave by itself with exit code 1, and returns what it said.
+fn refusal(mut command: Command) -> String {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(exit_within(&mut child, DEADLINE).is_some(), "it was to be refused and it runs");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+fn produce(broker: &Ottla, value: &str) {
+    run(&mut broker.cli(&["produce", "refusals", value]));
+}
+
+fn consume(broker: &Ottla) -> Vec<String> {
+    run(&mut broker.cli(&["consume", "refusals", "--from-beginning"])).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_second_process_on_a_directory_is_refused() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    let said = refusal(broker.successor().command());
+    assert!(said.contains("in use by another process"), "{said}");
+    assert!(said.contains(&broker.process_id().to_string()), "it names the holder: {said}");
+    produce(&broker, "unharmed");
+    assert_eq!(consume(&broker), ["unharmed"]);
+}
+
+#[test]
+fn a_second_process_on_a_volume_is_refused() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    let other_store = tempfile::tempdir().unwrap();
+    let mut command = broker.successor().command();
+    command.args(["--store", other_store.path().to_str().unwrap()]);
+    let said = refusal(command);
+    assert!(said.contains("in use") || said.contains("another cluster"), "{said}");
+    produce(&broker, "unharmed");
+    assert_eq!(consume(&broker), ["unharmed"]);
+}
+
+#[test]
+fn a_volume_of_another_cluster_is_refused_and_unharmed() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    produce(&broker, "still only in the log");
+    broker.kill();
+    let other_store = tempfile::tempdir().unwrap();
+    let mut command = broker.successor().command();
+    command.args(["--store", other_store.path().to_str().unwrap()]);
+    let said = refusal(command);
+    assert!(said.contains("another cluster"), "{said}");
+    broker.start();
+    assert_eq!(consume(&broker), ["still only in the log"]);
+}
+
+#[test]
+fn a_second_process_on_a_bucket_is_refused_while_the_first_lives() {
+    let mut broker = Ottla::new(Storage::BucketObject);
+    broker.start();
+    let said = refusal(broker.successor().command());
+    assert!(said.contains("is alive"), "{said}");
+    produce(&broker, "unharmed");
+    assert_eq!(consume(&broker), ["unharmed"]);
+}
+
+#[test]
+fn a_second_process_takes_over_from_a_dead_one() {
+    let mut broker = Ottla::new(Storage::BucketObject);
+    broker.start();
+    produce(&broker, "before");
+    broker.kill();
+    let mut successor = broker.successor();
+    successor.start();
+    assert_eq!(consume(&successor), ["before"]);
+}
+
+/// A broker that hangs long enough to be replaced must acknowledge nothing once it wakes up, and must leave.
+#[test]
+fn a_broker_that_was_replaced_while_it_hung_acknowledges_nothing() {
+    let mut hung = Ottla::new(Storage::BucketObject);
+    hung.start();
+    produce(&hung, "before");
+    hung.signal("STOP");
+    let mut successor = hung.successor();
+    successor.start();
+    produce(&successor, "after");
+    hung.signal("CONT");
+    // It may refuse the connection (gone already) or answer with an error; it must not say that all is well.
+    let late = hung.cli(&["produce", "refusals", "never acknowledged", "--timeout", "5s"]).output().unwrap();
+    assert!(
+        !late.status.success(),
+        "a replaced broker acknowledged: {}",
+        String::from_utf8_lossy(&late.stdout)
+    );
+    let said = hung.wait_for_failure();
+    assert!(said.contains("fenced"), "{said}");
+    assert_eq!(consume(&successor), ["before", "after"]);
+}
+
+#[test]
+fn a_store_whose_conditional_creates_do_not_hold_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = CarelessS3Server::start(directory.path());
+    let careless = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        command
+            .args(arguments)
+            .args(["--store", &format!("s3://{}/cluster", CarelessS3Server::BUCKET)])
+            .args(["--s3-allow-http", "--s3-endpoint", &server.endpoint()])
+            .env("AWS_ACCESS_KEY_ID", CarelessS3Server::KEY)
+            .env("AWS_SECRET_ACCESS_KEY", CarelessS3Server::KEY);
+        refusal(command)
+    };
+    let said = careless(&["store", "check"]);
+    assert!(said.contains("conditional"), "{said}");
+    let said = careless(&["serve", "--listen", &format!("127.0.0.1:{}", free_port())]);
+    assert!(said.contains("conditional"), "{said}");
+}
+
+#[test]
+fn a_store_that_keeps_its_promise_passes_the_check() {
+    let server = S3Server::shared();
+    let bucket = server.create_bucket();
+    let said = run(Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(["store", "check", "--s3-allow-http", "--s3-endpoint", &server.endpoint()])
+        .arg("--store")
+        .arg(format!("s3://{bucket}/somewhere"))
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test"));
+    assert!(said.contains("ok"), "{said}");
+}

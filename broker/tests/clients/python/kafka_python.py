@@ -1,0 +1,141 @@
+"""What a kafka-python user does to a broker: kafka_python.py first|second BOOTSTRAP TOPIC."""
+
+import sys
+import time
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.structs import OffsetAndMetadata
+
+PARTITIONS = 3
+PER_CODEC = 200
+CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
+FIRST_TIMESTAMP = 1_700_000_000_000
+DEADLINE = 60
+
+
+def value(i):
+    return None if i % 7 == 0 else f"value {i} ".encode() + b"x" * (i % 300)
+
+
+def produce(bootstrap, topic, codec, start, count):
+    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, acks="all", linger_ms=5)
+    sends = [
+        producer.send(
+            topic,
+            key=f"key-{i}".encode(),
+            value=value(i),
+            partition=i % PARTITIONS,
+            timestamp_ms=FIRST_TIMESTAMP + i,
+            headers=[("number", str(i).encode())],
+        )
+        for i in range(start, start + count)
+    ]
+    for send in sends:
+        send.get(timeout=DEADLINE)
+    producer.close()
+
+
+def consumer(bootstrap, group=None):
+    return KafkaConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        session_timeout_ms=10_000,
+        heartbeat_interval_ms=500,
+    )
+
+
+def poll(member, count):
+    messages = []
+    deadline = time.monotonic() + DEADLINE
+    while len(messages) < count:
+        assert time.monotonic() < deadline, f"got {len(messages)} of {count}"
+        for batch in member.poll(timeout_ms=500).values():
+            messages.extend(batch)
+    return messages
+
+
+def verify(bootstrap, topic, count):
+    reader = consumer(bootstrap)
+    partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    reader.assign(partitions)
+    reader.seek_to_beginning(*partitions)
+    following = [0] * PARTITIONS
+    for message in poll(reader, count):
+        assert message.offset == following[message.partition], (message.offset, following)
+        following[message.partition] += 1
+        i = int(message.key.decode().removeprefix("key-"))
+        assert i == message.offset * PARTITIONS + message.partition, i
+        assert message.value == value(i), i
+        assert message.timestamp == FIRST_TIMESTAMP + i, i
+    assert sum(reader.end_offsets(partitions).values()) == count
+    reader.close()
+
+
+def first(bootstrap, topic):
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+    for number, codec in enumerate(CODECS):
+        produce(bootstrap, topic, codec, number * PER_CODEC, PER_CODEC)
+    total = len(CODECS) * PER_CODEC
+    verify(bootstrap, topic, total)
+    reader = consumer(bootstrap)
+    partition = TopicPartition(topic, 1)
+    # Partition 1 holds 1, 4, 7, ...: the first at or after number 500 is 502, at offset 167.
+    found = reader.offsets_for_times({partition: FIRST_TIMESTAMP + 500})[partition]
+    assert (found.offset, found.timestamp) == (167, FIRST_TIMESTAMP + 502), found
+    reader.close()
+
+    one, two = consumer(bootstrap, topic + "-group"), consumer(bootstrap, topic + "-group")
+    one.subscribe([topic])
+    wait(lambda: one.poll(timeout_ms=100) is None or len(one.assignment()) == PARTITIONS, "the first gets everything")
+    two.subscribe([topic])
+
+    def shared():
+        one.poll(timeout_ms=100), two.poll(timeout_ms=100)
+        held = [len(one.assignment()), len(two.assignment())]
+        return min(held) > 0 and sum(held) == PARTITIONS
+
+    wait(shared, "both members get a share")
+    two.close()
+    wait(lambda: one.poll(timeout_ms=100) is None or len(one.assignment()) == PARTITIONS, "the rest gets everything")
+    one.seek_to_beginning()
+    messages = poll(one, total)
+    ends = {}
+    for message in messages:
+        ends[TopicPartition(topic, message.partition)] = OffsetAndMetadata(message.offset + 1, "up to here", -1)
+    one.commit(ends)
+    one.close()
+    admin.close()
+
+
+def wait(condition, what):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, what
+
+
+def second(bootstrap, topic):
+    total = len(CODECS) * PER_CODEC
+    member = consumer(bootstrap, topic + "-group")
+    committed = [member.committed(TopicPartition(topic, p), metadata=True) for p in range(PARTITIONS)]
+    assert sum(partition.offset for partition in committed) == total, committed
+    assert all(partition.metadata == "up to here" for partition in committed), committed
+    produce(bootstrap, topic, "gzip", total, PER_CODEC)
+    member.subscribe([topic])
+    fresh = poll(member, PER_CODEC)
+    assert all(int(message.key.decode().removeprefix("key-")) >= total for message in fresh)
+    member.close()
+    verify(bootstrap, topic, total + PER_CODEC)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.delete_topics([topic])
+    assert topic not in admin.list_topics()
+    admin.close()
+
+
+if __name__ == "__main__":
+    phase, bootstrap, topic = sys.argv[1:4]
+    {"first": first, "second": second}[phase](bootstrap, topic)
+    print(f"kafka-python {phase}: ok")
