@@ -154,6 +154,7 @@ pub struct Vacated(Proof);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     NeverOwned,
+    NothingLeft,
     Recovered,
 }
 
@@ -162,6 +163,13 @@ impl Vacated {
     /// find another cluster's data, or an owner that the metadata log should have known.
     pub fn new_medium() -> Vacated {
         Vacated(Proof::NeverOwned)
+    }
+
+    /// For a WAL on which, by the metadata log, nothing is left to recover: it never had an owner, or all that it had
+    /// were recovered or closed it empty. Only the metadata log can say so, as of the entry that registered the owner
+    /// to be. Another cluster's data and a later owner are still refused.
+    pub fn nothing_left() -> Vacated {
+        Vacated(Proof::NothingLeft)
     }
 
     pub(crate) fn recovered() -> Vacated {

@@ -30,13 +30,14 @@ pub fn run() -> ExitCode {
 }
 
 fn command() -> Command {
-    let command = Command::new("ottla")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("A Kafka-compatible broker whose only dependency is a bucket")
-        .after_help("Without a command, `ottla` runs a broker: the same as `ottla serve`.");
-    tools::augment(command.subcommand(serve::command()))
+    let command = Command::new("ottla").subcommand(serve::command());
+    // The tools bring texts of their own for the whole command; these are the ones that count.
+    tools::augment(command)
         .subcommand(store::command())
         .subcommand(options::command())
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A Kafka-compatible broker whose only dependency is a bucket")
+        .after_help("Without a command, `ottla` runs a broker: the same as `ottla serve`.")
 }
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {

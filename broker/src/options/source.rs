@@ -56,7 +56,8 @@ fn argument(definition: &'static Definition) -> Arg {
     }
 }
 
-/// Gathers all sources. `environment` is a parameter so that tests need not change the process's own.
+/// Gathers all sources. A command that has only some of the table's arguments gets the others from the other sources.
+/// `environment` is a parameter so that tests need not change the process's own.
 pub fn gather(
     matches: &ArgMatches,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -83,8 +84,9 @@ pub fn gather(
                 .map(|pair| (pair, &variable));
             let flag = format!("--{}", definition.name);
             let from_flags = matches
-                .get_many::<String>(definition.name)
+                .try_get_many::<String>(definition.name)
                 .into_iter()
+                .flatten()
                 .flatten()
                 .map(|pair| (pair.as_str(), &flag));
             for (pair, origin) in from_environment.chain(from_flags) {
@@ -107,9 +109,14 @@ fn winning(
     path: Option<&Path>,
 ) -> Option<Value> {
     let flag = if definition.kind == Kind::Switch {
-        matches.get_flag(definition.name).then(|| "true".to_owned())
+        matches
+            .try_get_one::<bool>(definition.name)
+            .ok()
+            .flatten()
+            .is_some_and(|given| *given)
+            .then(|| "true".to_owned())
     } else {
-        matches.get_one::<String>(definition.name).cloned()
+        matches.try_get_one::<String>(definition.name).ok().flatten().cloned()
     };
     if let Some(text) = flag {
         return Some(Value { text, origin: format!("--{}", definition.name) });

@@ -120,7 +120,8 @@ async fn assemble(
             vacated = Some(proof);
         }
     }
-    let vacated = vacated.unwrap_or_else(Vacated::new_medium);
+    // Where no incarnation with this log is unrecovered, the last one closed it empty, or there was none.
+    let vacated = vacated.unwrap_or_else(Vacated::nothing_left);
     let wal = ours
         .medium
         .open(incarnation, vacated, right.clone())
