@@ -23,9 +23,9 @@ use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
 use crate::options::Options;
-use crate::partition;
 use crate::server::{self, Server};
 use crate::store::Stores;
+use crate::{group, partition};
 
 /// A broker that accepts clients. [`until_stopped`](Running::until_stopped) is its life.
 pub struct Running {
@@ -59,6 +59,8 @@ impl Parts<'_> {
             storage.clone(),
             metadata.clone(),
         );
+        let groups =
+            group::Groups::of_broker(metadata.clone(), partitions.clone(), right.clone(), config.clone());
         let sessions =
             fetch_session::Limits { sessions_max: config.fetch_session_slots, ..Default::default() };
         let broker = Arc::new(Broker {
@@ -67,6 +69,7 @@ impl Parts<'_> {
             config: config.clone(),
             metadata,
             partitions,
+            groups: Arc::new(groups),
             right: right.clone(),
             fetch_sessions: fetch_session::Sessions::new(sessions),
         });
@@ -167,6 +170,7 @@ impl Running {
         if !self.serving.is_finished() {
             (&mut self.serving).await.context("a connection panicked")??;
         }
+        self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
         self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
         self.broker.metadata.close(true).await?;
