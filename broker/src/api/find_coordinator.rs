@@ -46,6 +46,10 @@ pub async fn handle(
         let topic = image.topic_named(CONSUMER_OFFSETS)?;
         let leader = topic.partitions.get(usize::try_from(partition).ok()?)?.leader;
         if i32::try_from(leader).is_ok_and(|leader| leader == broker.node_id) {
+            // Deposed perhaps, and not to be believed: clients ask again, or somebody else.
+            if !broker.right.holds() {
+                return None;
+            }
             return Some(Node { id: broker.node_id, address: context.advertised.clone() });
         }
         let (id, info) = image.live_brokers().find(|(id, _)| *id == leader)?;

@@ -249,3 +249,16 @@ async fn behaviour_92_a_static_member_that_restarts_keeps_its_place_across_a_cra
     let synced = client.call(5, &sync_request("g", &replaced, &[])).await;
     assert_eq!(&synced.assignment[..], b"mine");
 }
+
+#[tokio::test]
+async fn behaviour_81_a_broker_without_the_right_does_not_call_itself_the_coordinator() {
+    let broker = TestBroker::on(&Disk::new(), options()).await;
+    let mut client = broker.connect().await;
+    let request = FindCoordinatorRequest::default().with_key(text("g"));
+    assert_eq!(client.call(3, &request).await.error_code, 0);
+    broker.broker.right.revoke("deposed");
+    assert_eq!(client.call(3, &request).await.error_code, 15);
+    let asked = OffsetFetchRequestGroup::default().with_group_id(group("g"));
+    let fetched = client.call(9, &OffsetFetchRequest::default().with_groups(vec![asked])).await;
+    assert_eq!(fetched.groups[0].error_code, 16);
+}
