@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use faults::{Fault, Operation, Rule};
 use futures::FutureExt;
 use metalog::entry::{Entry, Nonce};
 use metalog::{Config, Error, Replica};
@@ -13,7 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::clock::TestClock;
 use crate::journal::{Journal, command};
-use crate::rough::{Faults, Rough};
+use crate::rough::Rough;
 
 const FOREVER: Duration = Duration::from_secs(1_000_000_000);
 
@@ -26,7 +27,7 @@ fn snapshot_path(number: u64) -> Path {
 }
 
 async fn open(store: &Arc<Rough>, config: &Config) -> Result<Replica<Journal>, Error> {
-    Replica::open(store.clone(), config.clone(), Journal::default()).await
+    Replica::open(store.store(), config.clone(), Journal::default()).await
 }
 
 async fn propose_all(replica: &Replica<Journal>, commands: std::ops::Range<usize>) {
@@ -84,7 +85,7 @@ async fn a_reader_that_meets_a_hidden_entry_stops() {
     let store = Rough::new(0);
     let writer = open(&store, &Config::default()).await.unwrap();
     let (config, clock) = (Config::default(), TestClock::new());
-    let reader = Replica::open_with_clock(store.clone(), config, clock, Journal::default()).await.unwrap();
+    let reader = Replica::open_with_clock(store.store(), config, clock, Journal::default()).await.unwrap();
     propose_all(&writer, 0..2).await;
     assert_eq!(reader.refresh().await.unwrap().number, 2);
     store.hide(&entry_path(3));
@@ -166,7 +167,7 @@ async fn a_log_that_went_back_is_damage() {
     written(&store, &Config::default(), 3).await;
     let clock = TestClock::new();
     let reader =
-        Replica::open_with_clock(store.clone(), idle(), clock.clone(), Journal::default()).await.unwrap();
+        Replica::open_with_clock(store.store(), idle(), clock.clone(), Journal::default()).await.unwrap();
     store.inner().delete(&entry_path(3)).await.unwrap();
     clock.add(Duration::from_secs(60));
     expect_corrupt(reader.refresh().await, &entry_path(3));
@@ -195,11 +196,11 @@ async fn a_snapshot_shortens_the_replay() {
     written(&store, &Config { snapshot_entries: 5, ..Config::default() }, 12).await;
     assert!(store.inner().head(&snapshot_path(5)).await.is_ok());
     assert!(store.inner().head(&snapshot_path(10)).await.is_ok());
-    let before = store.requests("get");
+    let before = store.faulty.counts().gets;
     let reader = open(&store, &idle()).await.unwrap();
     assert_eq!(reader.view().machine.commands(), expected(12));
     // The snapshot, entries 11 and 12, the missing 13 (and 14, read ahead), and a look at both sides of the tail.
-    assert!(store.requests("get") - before <= 8, "{} reads", store.requests("get") - before);
+    assert!(store.faulty.counts().gets - before <= 8, "{} reads", store.faulty.counts().gets - before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,12 +287,12 @@ async fn retention_begins_where_it_stopped() {
     let store = Rough::new(0);
     written(&store, &frequent(), 100).await;
     let writer = open(&store, &frequent()).await.unwrap();
-    let before = store.requests("head");
+    let before = store.faulty.counts().gets;
     propose_all(&writer, 100..105).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(store.inner().head(&snapshot_path(105)).await.is_ok());
-    // Five or so entries that may go, the first that may not, the marker, the snapshot, entry 0's stand-in.
-    assert!(store.requests("head") - before < 15, "{} looks", store.requests("head") - before);
+    // Five or so entries that may go and the first that may not, not the fifty that went; two snapshots; commits.
+    assert!(store.faulty.counts().gets - before < 30, "{} reads", store.faulty.counts().gets - before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -355,7 +356,7 @@ struct Slept {
 async fn slept(at: u64) -> Slept {
     let (store, clock) = (Rough::new(0), TestClock::new());
     let open_sleeper = || {
-        Replica::open_with_clock(store.clone(), idle(), clock.clone(), Journal::default()).map(Result::unwrap)
+        Replica::open_with_clock(store.store(), idle(), clock.clone(), Journal::default()).map(Result::unwrap)
     };
     clock.stop();
     let mut sleeper = open_sleeper().await;
@@ -503,14 +504,14 @@ async fn a_store_that_is_down_is_named_and_nothing_is_lost() {
     let store = Rough::new(0);
     let replica = open(&store, &Config::default()).await.unwrap();
     propose_all(&replica, 0..3).await;
-    store.set_faults(Faults { refused: 1.0, ..Faults::default() });
+    store.faulty.set_outage(true);
     match replica.propose(command(0, 3)).await {
         Err(Error::Unknown(detail)) => assert!(detail.contains("503"), "{detail}"),
         other => panic!("{other:?}"),
     }
     assert!(matches!(replica.refresh().await, Err(Error::Unavailable(_))));
     assert!(matches!(open(&store, &Config::default()).await, Err(Error::Unavailable(_))));
-    store.set_faults(Faults::default());
+    store.faulty.heal();
     propose_all(&replica, 4..6).await;
     let commands = replica.view().machine.commands();
     assert_eq!(commands, ["0:0", "0:1", "0:2", "0:4", "0:5"]);
@@ -524,15 +525,14 @@ async fn a_command_of_unknown_outcome_takes_effect_once_or_never() {
         let store = Rough::new(0);
         let replica = open(&store, &idle()).await.unwrap();
         propose_all(&replica, 0..1).await;
-        let late_max = Duration::from_secs(60);
-        let (late, conflict) = if lands { (1.0, 0.0) } else { (0.0, 1.0) };
+        let fault = if lands { Fault::Late } else { Fault::Conflict };
         // The one put that comes through is late or lost; nothing else is answered.
-        let faults = Faults { late, late_max, conflict, refused: 1.0, ..Faults::default() };
-        let faulty = store.clone();
-        store.before_next_put(move || faulty.set_faults(faults));
+        store.faulty.add(Rule::new(Operation::Put, fault).times(1));
+        store.faulty.add(Rule::new(Operation::Put, Fault::Refuse));
+        store.faulty.add(Rule::new(Operation::Get, Fault::Refuse));
         assert!(matches!(replica.propose(command(1, 0)).await, Err(Error::Unknown(_))));
-        tokio::time::sleep(2 * late_max).await;
-        store.set_faults(Faults::default());
+        assert_eq!(store.faulty.land_late().await, usize::from(lands));
+        store.faulty.heal();
         propose_all(&replica, 1..3).await;
         let mut commands = replica.view().machine.commands();
         let before = commands.len();
@@ -548,13 +548,14 @@ async fn closing_answers_what_was_sent_as_unknown_and_what_was_not_as_closed() {
     let store = Rough::new(0);
     let config = Config { entry_bytes_max: 200, queue_bytes_max: 1000, ..idle() };
     let replica = open(&store, &config).await.unwrap();
-    store.set_faults(Faults { hang: 1.0, ..Faults::default() });
+    store.faulty.add(Rule::new(Operation::Put, Fault::Hang));
+    store.faulty.add(Rule::new(Operation::Get, Fault::Hang));
     let large = || Bytes::from(vec![b'x'; config.command_bytes_max()]);
     let first = tokio::spawn({
         let (replica, large) = (replica.clone(), large());
         async move { replica.propose(large).await }
     });
-    while store.requests("put") == 0 {
+    while store.faulty.counts().puts == 0 {
         tokio::task::yield_now().await;
     }
     let second = tokio::spawn({

@@ -8,7 +8,7 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use crate::rough::{Creates, Faults, Rough};
+use crate::rough::{Faults, Rough};
 
 #[tokio::test(start_paused = true)]
 async fn a_store_in_memory_is_accepted_and_left_clean() {
@@ -25,17 +25,18 @@ async fn a_local_directory_is_accepted() {
     probe(Arc::new(store), Options::default()).await.unwrap();
 }
 
-async fn refused(creates: Creates) -> (Seen, String) {
-    let store = Rough::with_creates(1, creates);
-    match probe(store, Options::default()).await {
+async fn refused(store: &Rough) -> (Seen, String) {
+    match probe(store.store(), Options::default()).await {
         Err(ProbeFailure::Unsafe(seen)) => (seen, ProbeFailure::Unsafe(seen).to_string()),
-        other => panic!("{creates:?} creates must be refused, not {other:?}"),
+        other => panic!("this store must be refused, not {other:?}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_checks_and_then_writes_is_refused() {
-    let (seen, text) = refused(Creates::Racy).await;
+    let store = Rough::new(1);
+    store.faulty.careless();
+    let (seen, text) = refused(&store).await;
     assert_eq!((seen.several_winners, seen.overwritten), (16, 0));
     assert!(text.contains("in 16 of 16 rounds more than one of 8 concurrent creates"), "{text}");
     assert!(text.contains("Use a store that"), "{text}");
@@ -43,7 +44,9 @@ async fn a_store_that_checks_and_then_writes_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_ignores_the_header_is_refused() {
-    let (seen, text) = refused(Creates::Ignored).await;
+    let store = Rough::new(1);
+    store.ignore_creates();
+    let (seen, text) = refused(&store).await;
     assert_eq!(seen.overwritten, 16);
     assert!(text.contains("a create of a key that existed already succeeded"), "{text}");
 }
@@ -53,18 +56,27 @@ async fn a_store_that_ignores_the_header_is_refused() {
 async fn a_rough_store_that_keeps_its_promise_is_accepted() {
     for seed in 0..50 {
         let store = Rough::new(seed);
+        store.set_delay(Duration::from_millis(50));
         store.set_faults(Faults {
-            delay_max: Duration::from_millis(50),
             refused: 0.1,
             lost_reply: 0.1,
             hidden_retry: 0.1,
             conflict: 0.1,
             late: 0.1,
-            late_max: Duration::from_secs(1),
             duplicate: 0.1,
             hang: 0.01,
         });
-        match probe(store, Options::default()).await {
+        let landing = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                store.faulty.land_late().await;
+            }
+        };
+        let probed = tokio::select! {
+            probed = probe(store.store(), Options::default()) => probed,
+            () = landing => unreachable!("it has no end"),
+        };
+        match probed {
             Ok(report) => assert!(report.unclear > 0),
             // Too rough to tell is an honest answer.
             Err(ProbeFailure::Unavailable(_)) => {}
@@ -77,9 +89,10 @@ async fn a_rough_store_that_keeps_its_promise_is_accepted() {
 #[tokio::test(start_paused = true)]
 async fn a_rough_store_that_breaks_its_promise_is_refused() {
     for seed in 0..20 {
-        let store = Rough::with_creates(seed, Creates::Racy);
-        store.set_faults(Faults { delay_max: Duration::from_millis(2), refused: 0.05, ..Faults::default() });
-        match probe(store, Options::default()).await {
+        let store = Rough::new(seed);
+        store.faulty.careless();
+        store.set_faults(Faults { refused: 0.05, hidden_retry: 0.2, ..Faults::default() });
+        match probe(store.store(), Options::default()).await {
             Err(ProbeFailure::Unsafe(seen)) => assert!(seen.several_winners > 0),
             other => panic!("seed {seed}: {other:?}"),
         }
@@ -89,13 +102,13 @@ async fn a_rough_store_that_breaks_its_promise_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_down_is_not_judged() {
     let store = Rough::new(0);
-    store.set_faults(Faults { refused: 1.0, ..Faults::default() });
-    match probe(store.clone(), Options::default()).await {
+    store.faulty.set_outage(true);
+    match probe(store.store(), Options::default()).await {
         Err(ProbeFailure::Unavailable(detail)) => assert!(detail.contains("503"), "{detail}"),
         other => panic!("{other:?}"),
     }
     store.set_faults(Faults { hang: 1.0, ..Faults::default() });
-    match probe(store, Options::default()).await {
+    match probe(store.store(), Options::default()).await {
         Err(ProbeFailure::Unavailable(detail)) => assert!(detail.contains("no answer"), "{detail}"),
         other => panic!("{other:?}"),
     }
@@ -106,7 +119,7 @@ async fn a_store_that_is_down_is_not_judged() {
 async fn a_store_on_which_nobody_ever_wins_is_not_accepted() {
     let store = Rough::new(0);
     store.set_faults(Faults { conflict: 1.0, ..Faults::default() });
-    match probe(store, Options::default()).await {
+    match probe(store.store(), Options::default()).await {
         Err(ProbeFailure::Unavailable(detail)) => assert!(detail.contains("nobody could create"), "{detail}"),
         other => panic!("{other:?}"),
     }
@@ -115,10 +128,9 @@ async fn a_store_on_which_nobody_ever_wins_is_not_accepted() {
 #[tokio::test(start_paused = true)]
 async fn what_is_written_can_be_read_and_deleted_by_hand() {
     let store = Rough::new(0);
-    store.set_faults(Faults { late: 0.5, late_max: Duration::from_secs(100), ..Faults::default() });
-    let _ = probe(store.clone(), Options { retries: 0, ..Options::default() }).await;
-    store.set_faults(Faults::default());
-    tokio::time::sleep(Duration::from_secs(200)).await;
+    store.set_faults(Faults { late: 0.5, ..Faults::default() });
+    let _ = probe(store.store(), Options { retries: 0, ..Options::default() }).await;
+    assert!(store.faulty.land_late().await > 0);
     for left in store.inner().list_with_delimiter(Some(&"probe".into())).await.unwrap().common_prefixes {
         for object in store.inner().list_with_delimiter(Some(&left)).await.unwrap().objects {
             let body = store.inner().get(&object.location).await.unwrap().bytes().await.unwrap();

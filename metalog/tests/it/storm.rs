@@ -81,13 +81,11 @@ fn check(told: &[Told], journal: &Journal) -> usize {
 
 fn storm() -> Faults {
     Faults {
-        delay_max: Duration::from_millis(50),
         refused: 0.05,
         lost_reply: 0.05,
         hidden_retry: 0.05,
         conflict: 0.05,
         late: 0.03,
-        late_max: Duration::from_secs(60),
         duplicate: 0.05,
         hang: 0.01,
     }
@@ -116,7 +114,7 @@ fn stormy() -> Config {
 const WRITERS: usize = 8;
 
 async fn open(store: &Arc<Rough>, clock: Arc<TestClock>) -> Result<Replica<Journal>, Error> {
-    Replica::open_with_clock(store.clone(), stormy(), clock, Journal::default()).await
+    Replica::open_with_clock(store.store(), stormy(), clock, Journal::default()).await
 }
 
 /// Opens again and again, waits in between, and gives what it saw; a reader's view is always a prefix of the log.
@@ -142,6 +140,7 @@ async fn read_again_and_again(store: Arc<Rough>, until: Instant) -> Vec<Journal>
 /// Everything that goes wrong in one simulated run; the count of unknown outcomes.
 async fn run(seed: u64, commands: usize, pause: Duration) -> (usize, usize) {
     let store = Rough::new(seed);
+    store.set_delay(Duration::from_millis(50));
     store.set_faults(storm());
     let mut random = StdRng::seed_from_u64(seed);
     let clocks: Vec<_> = (0..WRITERS).map(|_| TestClock::new()).collect();
@@ -163,10 +162,11 @@ async fn run(seed: u64, commands: usize, pause: Duration) -> (usize, usize) {
                 None => break,
             },
             () = tokio::time::sleep(Duration::from_secs(3)) => {
-                // Somebody was suspended, or the store is down for a while, or nothing.
+                // Somebody was suspended, the store goes down or comes back, or late puts land.
                 match random.random_range(0..20) {
                     0..10 => clocks[random.random_range(0..WRITERS)].add(random.random_range(0..30) * SECOND),
                     10..13 => store.set_faults(outage()),
+                    13 => _ = store.faulty.land_late().await,
                     _ => store.set_faults(storm()),
                 }
             }
@@ -174,9 +174,8 @@ async fn run(seed: u64, commands: usize, pause: Duration) -> (usize, usize) {
     }
     let readers = readers.await.expect("readers that end");
 
-    store.set_faults(Faults::default());
-    // Until the last late put has landed.
-    tokio::time::sleep(Duration::from_secs(100)).await;
+    store.faulty.heal();
+    store.faulty.land_late().await;
     let fresh = open(&store, TestClock::new()).await.expect("a store that behaves");
     let truth = fresh.view();
     for replica in &replicas {
