@@ -301,6 +301,11 @@ impl Partition {
         self.waiters.register(wait)
     }
 
+    /// Fetches that wait for data now.
+    pub fn fetches_waiting(&self) -> usize {
+        self.waiters.waiting()
+    }
+
     /// The leader epoch in which `offset` was written; -1 if unknown. The metadata's table of the stream's epochs is
     /// Kafka's leader epoch cache.
     pub fn epoch_of(&self, offset: u64) -> i32 {

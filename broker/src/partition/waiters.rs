@@ -90,6 +90,11 @@ impl Waiters {
         Registration { waiters: self.clone(), wait: wait.clone() }
     }
 
+    /// Fetches that wait now.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().fetches.len()
+    }
+
     /// Resolves when everything below `end` is confirmed; with an error if the partition is closed before.
     pub fn confirmed_upto(&self, end: u64) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();

@@ -3,9 +3,10 @@
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use ottla::partition::batch::BatchHeader;
+use ottla::server::Config;
 use uuid::Uuid;
 
-use crate::support::{TestBroker, fetch_request, name, within};
+use crate::support::{TestBroker, fetch_request, name, until};
 use crate::testing;
 
 fn plain(count: i32) -> Vec<u8> {
@@ -101,7 +102,7 @@ async fn behaviour_66_the_first_batch_is_whole_and_the_rest_fits() {
 #[tokio::test]
 async fn behaviour_67_a_fetch_is_woken_by_the_append_that_satisfies_it() {
     let broker = TestBroker::start().await;
-    broker.topic("topic", 2, &[]).await;
+    let topic = broker.topic("topic", 2, &[]).await;
     let mut consumer = broker.connect().await;
     let mut producer = broker.connect().await;
     let size = of_bytes(1000).len() as i32;
@@ -110,6 +111,8 @@ async fn behaviour_67_a_fetch_is_woken_by_the_append_that_satisfies_it() {
         .with_max_wait_ms(3_600_000)
         .with_min_bytes(2 * size);
     let id = consumer.send(12, &request).await;
+    let partition = broker.partition(&topic, 0).await;
+    until(|| partition.fetches_waiting() == 1).await;
     producer.produced("topic", 0, &of_bytes(1000)).await;
     producer.produced("topic", 1, &of_bytes(1000)).await;
     let response = consumer.receive::<FetchRequest>(12, id).await;
@@ -136,6 +139,8 @@ async fn behaviour_67_max_wait_and_errors_end_the_wait() {
     assert_eq!(response.responses[0].partitions[1].error_code, 3);
 
     let id = client.send(12, &patient().with_max_wait_ms(3_600_000)).await;
+    let partition = broker.partition(&topic, 0).await;
+    until(|| partition.fetches_waiting() == 1).await;
     broker.broker.metadata.delete_topics(vec![topic.id]).await.unwrap();
     let response = client.receive::<FetchRequest>(12, id).await;
     assert_eq!(response.responses[0].partitions[0].error_code, 3, "deletion wakes");
@@ -144,14 +149,15 @@ async fn behaviour_67_max_wait_and_errors_end_the_wait() {
 #[tokio::test]
 async fn a_waiting_fetch_does_not_hold_up_the_shutdown() {
     let broker = TestBroker::start().await;
-    broker.topic("topic", 1, &[]).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
     let mut client = broker.connect().await;
-    let id =
-        client.send(12, &fetch_request("topic", 0, 0).with_min_bytes(1).with_max_wait_ms(3_600_000)).await;
-    // One that is answered tells that the waiting one is being processed: they share nothing but the broker.
-    broker.connect().await.fetch("topic", 0, 0).await;
-    within(broker.stop()).await;
-    drop((client, id));
+    let patient = fetch_request("topic", 0, 0).with_min_bytes(1).with_max_wait_ms(3_600_000);
+    client.send(12, &patient).await;
+    until(|| partition.fetches_waiting() == 1).await;
+    // Not even for the grace that is given to requests under way.
+    let stopped = tokio::time::timeout(Config::default().shutdown_grace, broker.stop()).await;
+    assert!(stopped.is_ok());
 }
 
 #[tokio::test]

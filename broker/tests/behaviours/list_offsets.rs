@@ -4,7 +4,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::{ListOffsetsRequest, ProduceRequest};
 use ottla::partition::batch::Codec;
 
-use crate::support::{Client, Disk, Options, TestBroker, name, produce_request, within};
+use crate::support::{Client, Disk, Options, TestBroker, name, produce_request, until};
 use crate::testing;
 
 fn request(topic: &str, partitions: &[(i32, i64)]) -> ListOffsetsRequest {
@@ -139,7 +139,8 @@ async fn a_broker_without_the_right_does_not_say_what_is_latest() {
 async fn behaviour_9_a_request_behind_a_produce_sees_what_it_wrote() {
     let disk = Disk::new();
     let broker = TestBroker::on(&disk, Options::default()).await;
-    broker.topic("topic", 1, &[]).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
     let mut client = broker.connect().await;
     produce(&mut client, Codec::None, 1000, 1).await;
     disk.wal.hold();
@@ -147,13 +148,7 @@ async fn behaviour_9_a_request_behind_a_produce_sees_what_it_wrote() {
     let first = client.send(9, &produce_request("topic", 0, &batch)).await;
     let second = client.send(9, &produce_request("topic", 0, &batch)).await;
     let third = client.send(5, &request("topic", &[(0, -1)])).await;
-    // Until both are on their way to the log; only then may they get there.
-    within(async {
-        while disk.wal.held().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until(|| partition.log_end() == 3).await;
     disk.wal.resume();
     client.receive::<ProduceRequest>(9, first).await;
     client.receive::<ProduceRequest>(9, second).await;

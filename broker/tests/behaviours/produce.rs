@@ -8,7 +8,7 @@ use ottla::partition::wall_clock_ms;
 use uuid::Uuid;
 
 use crate::support::{
-    Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, within,
+    Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, until,
 };
 use crate::testing::{self, Spec};
 
@@ -67,7 +67,7 @@ async fn behaviour_39_log_append_time_is_the_brokers_and_is_answered() {
 async fn behaviour_9_pipelined_produce_requests_are_appended_and_answered_in_order() {
     let disk = Disk::new();
     let broker = TestBroker::on(&disk, Options::default()).await;
-    broker.topic("topic", 1, &[]).await;
+    let topic = broker.topic("topic", 1, &[]).await;
     let mut client = broker.connect().await;
     client.produced("topic", 0, &plain(1)).await;
     // With the WAL held back none can be acknowledged: all of them are enqueued before the first is done.
@@ -79,14 +79,8 @@ async fn behaviour_9_pipelined_produce_requests_are_appended_and_answered_in_ord
         }
         ids
     };
-    let log = broker.broker.metadata.image().topic_named("topic").unwrap().clone();
-    let partition = broker.broker.partitions.get(&log, 0).await.unwrap();
-    within(async {
-        while partition.log_end() < 11 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let partition = broker.partition(&topic, 0).await;
+    until(|| partition.log_end() == 11).await;
     assert_eq!(partition.high_watermark(), 1, "appended, and not yet readable");
     disk.wal.resume();
     for (at, id) in ids.into_iter().enumerate() {
@@ -216,25 +210,19 @@ async fn behaviour_48_a_duplicate_batch_returns_its_original_offset() {
 async fn behaviour_48_a_duplicate_of_a_batch_in_flight_is_not_acknowledged_before_it() {
     let disk = Disk::new();
     let broker = TestBroker::on(&disk, Options::default()).await;
-    broker.topic("topic", 1, &[]).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
     let mut client = broker.connect().await;
     client.produced("topic", 0, &idempotent(7, 0, 0, 1)).await;
     disk.wal.hold();
     let mut other = broker.connect().await;
     let first = client.send(9, &produce_request("topic", 0, &idempotent(7, 0, 1, 1))).await;
-    // A time-out of nothing: the duplicate cannot be acknowledged yet, and says so.
-    let again = produce_request("topic", 0, &idempotent(7, 0, 1, 1)).with_timeout_ms(0);
-    within(async {
-        loop {
-            let response = other.call(9, &again).await;
-            let partition = &response.responses[0].partition_responses[0];
-            assert_eq!(partition.error_code, 7, "REQUEST_TIMED_OUT, not an acknowledgement");
-            if disk.wal.held().len() == 1 {
-                return;
-            }
-        }
-    })
-    .await;
+    until(|| partition.log_end() == 2).await;
+    // With little time the duplicate says that it has run out: it cannot be acknowledged yet.
+    let hurried = produce_request("topic", 0, &idempotent(7, 0, 1, 1)).with_timeout_ms(20);
+    let response = other.call(9, &hurried).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 7);
+    assert_eq!(partition.log_end(), 2, "and was not appended again");
     let second = other.send(9, &produce_request("topic", 0, &idempotent(7, 0, 1, 1))).await;
     disk.wal.resume();
     for (client, id) in [(&mut client, first), (&mut other, second)] {

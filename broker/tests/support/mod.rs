@@ -21,7 +21,7 @@ use ottla::config::BrokerConfig;
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
 use ottla::metadata::{Metadata, TopicSpec};
-use ottla::partition::Partitions;
+use ottla::partition::{Partition, Partitions};
 use ottla::server::{Config, Server};
 use s3stream::{Storage, StreamMetadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -144,6 +144,10 @@ impl TestBroker {
         self.broker.metadata.create_topics(vec![spec]).await.remove(0).expect("create the topic")
     }
 
+    pub async fn partition(&self, topic: &Arc<Topic>, index: i32) -> Arc<Partition> {
+        self.broker.partitions.get(topic, index).await.expect("a partition")
+    }
+
     /// An orderly end; what it leaves needs no recovery.
     pub async fn stop(self) {
         drop(self.shutdown);
@@ -165,6 +169,16 @@ impl TestBroker {
 /// `future`, or a failed test if it hangs.
 pub async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.expect("the broker hangs")
+}
+
+/// Returns once `condition` holds.
+pub async fn until(condition: impl Fn() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// One connection.
