@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wal::Medium;
 use wal::conformance::{Fault, Harness, InFlight, Subject};
 use wal::memory::{MemoryMedium, Options};
+use wal::{AckRight, Error, Incarnation, Medium, Meta, Position, Record, Vacated};
 
 struct Memory;
 
@@ -80,4 +81,21 @@ impl Subject for MemorySubject {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passes_the_conformance_suite() {
     wal::conformance::run(&Memory).await;
+}
+
+/// M3: a lying medium lost the middle of what was acknowledged, and what came later shows it.
+#[tokio::test]
+async fn what_was_provably_acknowledged_is_missed() {
+    let medium = MemoryMedium::new("lying", Options::default());
+    let life = Incarnation { broker: 1, epoch: 1 };
+    let wal = medium.open(life, Vacated::new_medium(), Arc::new(AckRight::unlimited())).await.unwrap();
+    medium.lie(true);
+    let mut positions = Vec::new();
+    for kind in 0..3 {
+        let record = Record { kind, meta: Meta::new(&[]), body: Bytes::from_static(b"x") };
+        positions.push(wal.append(record).unwrap().await.unwrap());
+    }
+    medium.crash(|position| position != positions[1]);
+    let recovered = medium.recover(life, Position(0)).await.map(drop);
+    assert!(matches!(recovered, Err(Error::Corrupt { .. })), "{recovered:?}");
 }

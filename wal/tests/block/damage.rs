@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::poll;
 use wal::conformance::InFlight;
-use wal::{AckRight, Error, Incarnation, Medium, Meta, Position, Record, Vacated, Wal};
+use wal::{AckRight, AppendError, Error, Incarnation, Medium, Meta, Position, Record, Vacated, Wal};
 
 use crate::faulty::{Disk, RING_OFFSET, VOLUME_BYTES};
 
@@ -111,8 +112,10 @@ async fn a_closed_log_misses_its_last_frame() {
 #[tokio::test]
 async fn a_read_error_ends_the_recovery_with_an_error() {
     let (disk, records, offsets) = six_frames().await;
-    disk.fail_reads_at(Some(offsets[3]));
-    assert!(matches!(recover(&disk, 1, 0).await, Err(Error::Failed(reason)) if reason.contains("read")));
+    for offset in [offsets[0], offsets[3]] {
+        disk.fail_reads_at(Some(offset));
+        assert!(matches!(recover(&disk, 1, 0).await, Err(Error::Failed(reason)) if reason.contains("read")));
+    }
     disk.fail_reads_at(None);
     assert_eq!(recover(&disk, 1, 0).await.unwrap().0, records);
 }
@@ -238,6 +241,79 @@ async fn frames_of_a_wiped_volume_are_not_data() {
     assert_eq!(recover(&disk, 1, 0).await.unwrap().0, frames[..20]);
 }
 
+/// W5: a frame that just filled its lap is lost, the first one of the next lap arrived. It may look as if the end of the
+/// ring had been skipped; but that frame says where its predecessor ended.
+#[tokio::test]
+async fn a_hole_at_the_end_of_a_lap_is_not_skipped() {
+    let disk = formatted(Disk::in_memory());
+    let wal = open(&disk, 1, Vacated::new_medium()).await;
+    let block = |number| record(number, 4_096 - 72 - 8 - 3);
+    let lap: Vec<_> = (0..255).map(block).collect();
+    let offsets = append_frames(&*wal, &lap).await;
+    wal.trim(Position(offsets[250] - RING_OFFSET)).await.unwrap();
+    disk.hold();
+    for number in [1, 2] {
+        let held = disk.held();
+        let _append = wal.append(block(number)).unwrap();
+        while disk.held() == held {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+    disk.complete(1);
+    disk.crash(InFlight::Lost);
+    assert_eq!(recover(&disk, 1, offsets[250] - RING_OFFSET).await.unwrap().0, lap[250..]);
+}
+
+/// W5: everything is trimmed, and just where the log ends a whole frame of the lap before begins.
+#[tokio::test]
+async fn a_frame_of_an_earlier_lap_is_not_data() {
+    let disk = formatted(Disk::in_memory());
+    let wal = open(&disk, 1, Vacated::new_medium()).await;
+    for number in 0..300u64 {
+        let position = wal.append(record(number as u8, 100)).unwrap().await.unwrap();
+        assert_eq!(position, Position(number * 4_096));
+        wal.trim(position).await.unwrap();
+    }
+    let end = wal.status().durable;
+    wal.trim(end).await.unwrap();
+    disk.crash(InFlight::Lost);
+    assert!(recover(&disk, 1, end.0).await.unwrap().0.is_empty());
+}
+
+/// W6: no space comes back before the superblock with the trim point is durable; trims that wait share one.
+#[tokio::test]
+async fn space_comes_back_with_the_superblock() {
+    let disk = formatted(Disk::in_memory());
+    let wal = open(&disk, 1, Vacated::new_medium()).await;
+    let mut positions = Vec::new();
+    loop {
+        match wal.append(record(1, 60_000)) {
+            Ok(append) => positions.push(append.await.unwrap()),
+            Err(AppendError::OverCapacity { .. }) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let full = wal.status();
+    let writes = disk.superblock_writes();
+    disk.hold_superblocks();
+    let mut trims: Vec<_> = positions.iter().map(|position| Box::pin(wal.trim(*position))).collect();
+    for trim in &mut trims[1..] {
+        assert!(poll!(trim).is_pending());
+    }
+    while disk.held() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert_eq!(wal.status(), full);
+    assert!(matches!(wal.append(record(2, 60_000)), Err(AppendError::OverCapacity { .. })));
+    disk.resume();
+    for trim in trims {
+        trim.await.unwrap();
+    }
+    assert_eq!(wal.status().trimmed, *positions.last().unwrap());
+    assert!(disk.superblock_writes() - writes <= 2, "trims that wait share a superblock");
+    wal.append(record(2, 60_000)).unwrap().await.unwrap();
+}
+
 /// F13: a flush that failed is not tried again, and what it covered is not acknowledged by a later one.
 #[tokio::test]
 async fn nothing_is_written_after_a_failed_flush() {
@@ -267,6 +343,19 @@ async fn nothing_is_written_after_a_fence() {
     assert!(wal.append(record(2, 10)).is_err());
     wal.close().await;
     assert!(disk.bytes(0, VOLUME_BYTES as usize) == before, "a fenced log wrote to its volume");
+}
+
+/// B2: a log whose right has lapsed may have been recovered already; its close leaves the superblocks alone.
+#[tokio::test]
+async fn a_close_without_the_right_leaves_the_superblocks_alone() {
+    let disk = formatted(Disk::in_memory());
+    let medium = disk.medium().unwrap();
+    let wal = medium.open(life(1), Vacated::new_medium(), Arc::new(AckRight::leased())).await.unwrap();
+    let append = wal.append(record(1, 10)).unwrap();
+    let writes = disk.superblock_writes();
+    wal.close().await;
+    assert!(append.await.is_err());
+    assert_eq!(disk.superblock_writes(), writes);
 }
 
 /// V1 inside one process: one log at a time on a medium, and a log that was dropped leaves it.

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
@@ -50,6 +50,8 @@ struct State {
     /// Which process may still do something.
     generation: u64,
     holding: bool,
+    holding_superblocks: bool,
+    superblock_writes: usize,
     lying: bool,
     fail_write: bool,
     fail_flush: bool,
@@ -119,6 +121,15 @@ impl Disk {
         self.state.lock().holding = true;
     }
 
+    /// From here on superblock writes do not complete either.
+    pub fn hold_superblocks(&self) {
+        self.state.lock().holding_superblocks = true;
+    }
+
+    pub fn superblock_writes(&self) -> usize {
+        self.state.lock().superblock_writes
+    }
+
     pub fn held(&self) -> usize {
         self.state.lock().held.len()
     }
@@ -135,6 +146,7 @@ impl Disk {
     pub fn resume(&self) {
         let mut state = self.state.lock();
         state.holding = false;
+        state.holding_superblocks = false;
         for held in state.held.drain(..) {
             self.put(&held.bytes, held.offset);
         }
@@ -207,7 +219,11 @@ impl Device for Process {
             return Err(io::Error::other("this process is dead"));
         }
         if offset < RING_OFFSET {
-            return self.disk.inner.write_durable(bytes, offset);
+            state.superblock_writes += 1;
+            if !state.holding_superblocks {
+                return self.disk.inner.write_durable(bytes, offset);
+            }
+            return self.wait_in_flight(state, bytes, offset);
         }
         if std::mem::take(&mut state.fail_write) {
             return Err(io::Error::from_raw_os_error(5));
@@ -223,6 +239,13 @@ impl Device for Process {
         if !state.holding {
             return self.disk.inner.write_durable(bytes, offset);
         }
+        self.wait_in_flight(state, bytes, offset)
+    }
+}
+
+impl Process {
+    /// The write is under way until somebody completes it, or the process dies.
+    fn wait_in_flight(&self, mut state: MutexGuard<'_, State>, bytes: &[u8], offset: u64) -> io::Result<()> {
         let id = state.next_id;
         state.next_id += 1;
         state.held.push(Held { id, bytes: bytes.to_vec(), offset });

@@ -1,4 +1,5 @@
-//! A raw block device: a loop device over a file. Needs root, as the continuous integration has it.
+//! What needs root, as the continuous integration has it: a raw block device (a loop device over a file), and a file
+//! system that can do little.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,10 +7,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use uuid::Uuid;
 use wal::block::device::{Access, Device, FileDevice};
 use wal::block::{BlockMedium, Config};
-use wal::{Error, Uri};
+use wal::{AckRight, Error, Incarnation, Medium, Meta, Position, Record, Uri, Vacated};
 
 use crate::faulty::{Disk, OnDisk, VOLUME_BYTES};
 
@@ -48,6 +50,47 @@ impl Drop for Loop {
         // Detached by the kernel once the last user is gone.
         let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
     }
+}
+
+/// A file system without O_DIRECT and without fallocate: ramfs.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn mount() -> Ramfs {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mounted = Command::new("mount").args(["-t", "ramfs", "ramfs"]).arg(directory.path()).status();
+        assert!(
+            mounted.is_ok_and(|status| status.success()),
+            "a ramfs is needed to test file systems without direct I/O; run the tests as root"
+        );
+        Ramfs(directory)
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// Writes through the page cache, one at a time, instead of nothing; and reserves space by writing zeroes.
+#[tokio::test]
+async fn a_file_system_without_direct_io_still_serves() {
+    let ramfs = Ramfs::mount();
+    let path = ramfs.0.path().join("volume");
+    let access = Access::Own { capacity: Some(4 << 20), zeroing_max: Duration::ZERO };
+    let device = FileDevice::open(&path, access).unwrap();
+    assert_eq!((device.writes_max(), device.size_bytes()), (1, 4 << 20));
+    drop(device);
+    let config = Config { frame_bytes_max: 64 << 10, frame_bytes_target: 64 << 10, ..Config::default() };
+    let medium = BlockMedium::new(&Uri::block(&path, None).unwrap(), Uuid::from_u128(1), config).unwrap();
+    let life = Incarnation { broker: 1, epoch: 1 };
+    let wal = medium.open(life, Vacated::new_medium(), Arc::new(AckRight::unlimited())).await.unwrap();
+    let record = Record { kind: 1, meta: Meta::new(b"meta"), body: Bytes::from_static(b"body") };
+    wal.append(record.clone()).unwrap().await.unwrap();
+    wal.close().await;
+    let mut recovery = medium.recover(life, Position(0)).await.unwrap();
+    assert_eq!(recovery.next().await.unwrap().unwrap().records, [record]);
 }
 
 /// The device is opened once, exclusively; each case gets it blank.

@@ -1,0 +1,34 @@
+//! Ottla's benchmarks. Each run prints one line of JSON.
+//!
+//! ```text
+//!   cargo run --release -p bench -- wal --path /mnt/wal.bench            the block WAL, from outside
+//!   cargo run --release -p bench -- device --path /mnt/wal.bench         the writes it could be made of
+//! ```
+
+mod device;
+mod latency;
+mod wal;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Ottla's benchmarks; each run prints one line of JSON")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Appends to a block WAL from concurrent writers, each with one append under way
+    Wal(wal::Options),
+    /// Durable writes to a preallocated file, by threads and by io_uring
+    Device(device::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Wal(options) => wal::run(&options),
+        Command::Device(options) => device::run(&options),
+    }
+}
