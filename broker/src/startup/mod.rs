@@ -174,9 +174,16 @@ async fn recover(
     let mut from = from;
     loop {
         let streams = metadata.clone() as Arc<dyn StreamMetadata>;
+        tracing::info!("recovering what epoch {} of broker {} left in {}", of.epoch, of.broker, medium.uri());
         match s3stream::recovery::recover(engine, stores.data.clone(), streams, medium, by, of, from).await {
             Ok(vacated) => {
-                tracing::info!("recovered {of:?} from {} in {:?}", medium.uri(), began.elapsed());
+                tracing::info!(
+                    "recovered what epoch {} of broker {} left in {}, in {:?}",
+                    of.epoch,
+                    of.broker,
+                    medium.uri(),
+                    began.elapsed()
+                );
                 return Ok(vacated);
             }
             Err(s3stream::Error::Unavailable(reason)) => {

@@ -27,6 +27,9 @@ use crate::server::{self, Server};
 use crate::store::Stores;
 use crate::{group, partition};
 
+/// How long a broker that cannot go on waits for its metadata's tasks to end.
+const FAILED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A broker that accepts clients. [`until_stopped`](Running::until_stopped) is its life.
 pub struct Running {
     broker: Arc<Broker>,
@@ -148,7 +151,8 @@ impl Running {
             // Whoever is still connected hears nothing more from this process that could be wrong.
             self.right.revoke(format!("{error:#}"));
             self.shutdown.cancel();
-            let _ = self.broker.metadata.close(false).await;
+            // Only to leave in order; a store that does not answer must not hold up a process that has to end.
+            let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, self.broker.metadata.close(false)).await;
             return Err(error);
         }
         let timeout = self.shutdown_timeout;
