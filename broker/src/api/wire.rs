@@ -171,3 +171,41 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behaviour_16_counts_are_checked_against_what_is_there() {
+        for (flexible, bytes, good) in [
+            (false, &b"\0\0\0\x03abcdef"[..], true),
+            (false, b"\0\0\0\x04abcdef", false),
+            (false, b"\x7f\xff\xff\xffabcdef", false),
+            (false, b"\xff\xff\xff\xffabcdef", false),
+            (true, b"\x04abcdef", true),
+            (true, b"\x05abcdef", false),
+            (true, b"\xff\xff\xff\xff\x0fabcdef", false),
+            (true, b"\0abcdef", false),
+        ] {
+            let mut reader = Reader { bytes: BytesMut::from(bytes), flexible };
+            assert_eq!(reader.array(2).is_ok(), good, "{flexible} {bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_against_what_is_there() {
+        for (flexible, bytes) in [
+            (false, &b"\0\x04abc"[..]),
+            (false, b"\xff\xfeabc"),
+            (false, b"\0\x01\xff"),
+            (true, b"\x05abc"),
+            (true, b"\xff\xff\xff\xff\x0f"),
+        ] {
+            let mut reader = Reader { bytes: BytesMut::from(bytes), flexible };
+            assert!(reader.nullable_string().is_err(), "{flexible} {bytes:x?}");
+        }
+        let mut reader = Reader { bytes: BytesMut::from(&b"\x02\x01\x7fabc"[..]), flexible: true };
+        assert!(reader.tagged_fields().is_err());
+    }
+}
