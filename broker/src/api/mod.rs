@@ -5,6 +5,8 @@
 
 pub mod api_versions;
 pub mod authorized;
+#[cfg(test)]
+mod compatibility;
 pub mod create_topics;
 pub mod delete_topics;
 pub mod describe_cluster;

@@ -1,0 +1,253 @@
+//! `docs/compatibility.md`, from the version table and from what the tests install. Only a test makes it: the binary
+//! has no use for it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use kafka_protocol::messages::ApiKey;
+
+use super::versions::{SUPPORTED, Supported, supported};
+
+/// APIs that are not served, by what they are for.
+const MISSING: &[(&str, &[ApiKey])] = &[
+    (
+        "Transactions",
+        &[
+            ApiKey::AddPartitionsToTxn,
+            ApiKey::AddOffsetsToTxn,
+            ApiKey::EndTxn,
+            ApiKey::TxnOffsetCommit,
+            ApiKey::WriteTxnMarkers,
+            ApiKey::DescribeTransactions,
+            ApiKey::ListTransactions,
+        ],
+    ),
+    (
+        "Changing topics, configs, groups and offsets",
+        &[
+            ApiKey::CreatePartitions,
+            ApiKey::DeleteRecords,
+            ApiKey::AlterConfigs,
+            ApiKey::IncrementalAlterConfigs,
+            ApiKey::DeleteGroups,
+            ApiKey::OffsetDelete,
+            ApiKey::UpdateFeatures,
+        ],
+    ),
+    (
+        "Looking closer",
+        &[
+            ApiKey::OffsetForLeaderEpoch,
+            ApiKey::DescribeProducers,
+            ApiKey::DescribeTopicPartitions,
+            ApiKey::ListConfigResources,
+            ApiKey::DescribeLogDirs,
+            ApiKey::GetTelemetrySubscriptions,
+            ApiKey::PushTelemetry,
+        ],
+    ),
+    (
+        "The consumer group protocol of KIP-848",
+        &[ApiKey::ConsumerGroupHeartbeat, ApiKey::ConsumerGroupDescribe],
+    ),
+    (
+        "Share groups (KIP-932)",
+        &[
+            ApiKey::ShareGroupHeartbeat,
+            ApiKey::ShareGroupDescribe,
+            ApiKey::ShareFetch,
+            ApiKey::ShareAcknowledge,
+            ApiKey::DescribeShareGroupOffsets,
+            ApiKey::AlterShareGroupOffsets,
+            ApiKey::DeleteShareGroupOffsets,
+            ApiKey::InitializeShareGroupState,
+            ApiKey::ReadShareGroupState,
+            ApiKey::WriteShareGroupState,
+            ApiKey::DeleteShareGroupState,
+            ApiKey::ReadShareGroupStateSummary,
+        ],
+    ),
+    (
+        "Authentication and ACLs",
+        &[
+            ApiKey::SaslHandshake,
+            ApiKey::SaslAuthenticate,
+            ApiKey::DescribeAcls,
+            ApiKey::CreateAcls,
+            ApiKey::DeleteAcls,
+            ApiKey::DescribeUserScramCredentials,
+            ApiKey::AlterUserScramCredentials,
+            ApiKey::CreateDelegationToken,
+            ApiKey::RenewDelegationToken,
+            ApiKey::ExpireDelegationToken,
+            ApiKey::DescribeDelegationToken,
+        ],
+    ),
+    ("Quotas", &[ApiKey::DescribeClientQuotas, ApiKey::AlterClientQuotas]),
+    (
+        "Replicas and Kafka's own controllers, of which there are none",
+        &[
+            ApiKey::ElectLeaders,
+            ApiKey::AlterPartitionReassignments,
+            ApiKey::ListPartitionReassignments,
+            ApiKey::AlterReplicaLogDirs,
+            ApiKey::AssignReplicasToDirs,
+            ApiKey::AlterPartition,
+            ApiKey::AllocateProducerIds,
+            ApiKey::Envelope,
+            ApiKey::BrokerRegistration,
+            ApiKey::BrokerHeartbeat,
+            ApiKey::UnregisterBroker,
+            ApiKey::ControllerRegistration,
+            ApiKey::Vote,
+            ApiKey::BeginQuorumEpoch,
+            ApiKey::EndQuorumEpoch,
+            ApiKey::DescribeQuorum,
+            ApiKey::FetchSnapshot,
+            ApiKey::AddRaftVoter,
+            ApiKey::RemoveRaftVoter,
+            ApiKey::UpdateRaftVoter,
+        ],
+    ),
+];
+
+const INTRODUCTION: &str = "\
+# Compatibility
+
+Ottla speaks the protocol of Apache Kafka 4.1. Made from the program's own version table
+(`broker/src/api/versions.rs`); a test holds page and table together.
+
+## Clients
+
+These run against the real binary in the tests, each with a directory and with an S3 server, with both write-ahead
+logs, with a restart or a kill in between:
+
+";
+
+const AFTER_CLIENTS: &str = "
+Other clients that speak to Kafka 4.x should do as well, since nothing in the broker asks who the client is.
+
+## APIs
+
+A client that asks for a version in the range gets exactly that version's encoding. On any other API or version the
+connection is closed, as Kafka does; ApiVersions itself answers UNSUPPORTED_VERSION (35) and its own range.
+
+";
+
+const AFTER_APIS: &str = "
+Produce is advertised from version 0, as Kafka does, because librdkafka before 2.8.2 takes a higher minimum for
+\"no compression\" (KAFKA-18659); versions 0 to 2 close the connection.
+
+## What is not there
+
+Not advertised, and the connection is closed on a request:
+
+";
+
+const REST: &str = "
+In words:
+
+- **Transactions.** A producer with a `transactional.id` fails at once: InitProducerId answers
+  TRANSACTIONAL_ID_AUTHORIZATION_FAILED (53), the error that clients report with the id instead of retrying. A
+  transactional batch is refused with INVALID_TXN_STATE (48). Idempotent producers, the default of most clients, are
+  there. `isolation.level=read_committed` works and reads everything, since there is nothing uncommitted.
+- **Compacted topics.** A topic with `cleanup.policy=compact` is refused with INVALID_CONFIG (40), and so is
+  `compact,delete`.
+- **Retention.** `retention.ms` and `retention.bytes` are kept and shown, and nothing is deleted by them yet. A deleted
+  topic is gone for clients at once; its objects stay in the bucket. Slots of the object write-ahead log are deleted ten
+  minutes or more after their data was uploaded, by the process that wrote them; what it leaves behind when it ends stays.
+- **Groups.** The classic protocol, with static members and cooperative rebalancing. `group.protocol=consumer` and share
+  groups are not there. Committed offsets do not expire.
+- **Changes while it runs.** Partitions cannot be added, and configs cannot be changed after a topic was created.
+  Configs of the broker are options of the start ([config-kafka.md](config-kafka.md)).
+- **Several brokers.** One broker per store. A second process with the same id replaces a dead one.
+- **Security.** No TLS, no authentication, no ACLs. The broker listens on loopback unless told otherwise.
+- **Quotas.** None; throttle times are always 0.
+- **Old clients.** Record batches of format 2 only (Kafka 0.11 and later), as in Kafka 4.
+
+## Answers that may surprise
+
+| asked | answer |
+|---|---|
+| `acks=0`, `1`, `all` | 1 and all both mean durable in the write-ahead log. 0 is not answered, and stored all the same |
+| `acks` of any other value | INVALID_REQUIRED_ACKS (21) |
+| replication factor of a new topic | accepted whatever it is from 1 on, and told back; -1 gives `default.replication.factor`, 1. The store keeps the copies; Metadata names one replica |
+| `min.insync.replicas` | kept, without effect |
+| `compression.type` of a topic | kept, without effect: batches stay as the producer compressed them. none, gzip, snappy, lz4 and zstd are understood |
+| writing to `__consumer_offsets` | INVALID_TOPIC_EXCEPTION (17), as in Kafka |
+| a config that does nothing here | accepted, kept and shown; [config-kafka.md](config-kafka.md) says which |
+| a config that Kafka does not know | INVALID_CONFIG (40) |
+| the write-ahead log cannot keep up | the request waits for its time-out, then REQUEST_TIMED_OUT (7) |
+| offsets, groups or leadership, while the broker is not sure that it still owns its partitions | an error that clients retry |
+";
+
+/// The page, whole. `clients` are name and version of what the tests use.
+fn markdown(clients: &[(&str, String)]) -> String {
+    let mut page = String::from(INTRODUCTION);
+    page.push_str("| client | version |\n|---|---|\n");
+    for (name, version) in clients {
+        writeln!(page, "| {name} | {version} |").expect("writing to a String");
+    }
+    page.push_str(AFTER_CLIENTS);
+    page.push_str("| key | API | versions | compact encoding from |\n|---:|---|---|---:|\n");
+    for row in SUPPORTED {
+        let Supported { key, min, max, .. } = row;
+        let flexible = row.flexible_from().map_or("–".to_owned(), |version| version.to_string());
+        writeln!(page, "| {} | {key:?} | {min}–{max} | {flexible} |", *key as i16)
+            .expect("writing to a String");
+    }
+    page.push_str(AFTER_APIS);
+    page.push_str("| for | APIs |\n|---|---|\n");
+    for (purpose, keys) in MISSING {
+        let names: Vec<String> = keys.iter().map(|key| format!("{key:?}")).collect();
+        writeln!(page, "| {purpose} | {} |", names.join(", ")).expect("writing to a String");
+    }
+    page.push_str(REST);
+    page
+}
+
+/// Where the tests say which versions they install.
+const JAVA: &str = include_str!("../../tests/clients/java/pom.xml");
+const PYTHON: &str = include_str!("../../tests/clients/python/requirements.txt");
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?}"));
+    rest.split_once(after).unwrap_or_else(|| panic!("no {after:?}")).0.trim()
+}
+
+fn clients() -> Vec<(&'static str, String)> {
+    let java =
+        between(between(JAVA, "<artifactId>kafka-clients</artifactId>", "</dependency>"), "<version>", "<");
+    let python = |name: &str| between(PYTHON, &format!("{name}=="), "\n").to_owned();
+    vec![
+        ("Java: `org.apache.kafka:kafka-clients`, producer, consumer and admin", java.to_owned()),
+        ("Python: `confluent-kafka`, which is librdkafka", python("confluent-kafka")),
+        ("Python: `kafka-python`", python("kafka-python")),
+        ("`kcat`, with its own librdkafka", "as the distribution has it (Debian 12: 1.7.1)".to_owned()),
+    ]
+}
+
+#[test]
+fn every_api_is_served_or_said_to_be_missing() {
+    let mut missing = BTreeSet::new();
+    for key in MISSING.iter().flat_map(|(_, keys)| *keys) {
+        assert!(supported(*key as i16).is_none(), "{key:?} is served");
+        assert!(missing.insert(*key as i16), "{key:?} stands there twice");
+    }
+    for key in ApiKey::iter() {
+        assert!(supported(key as i16).is_some() != missing.contains(&(key as i16)), "{key:?}");
+    }
+}
+
+#[test]
+fn the_page_in_docs_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compatibility.md");
+    if std::env::var_os("OTTLA_WRITE_DOCS").is_some() {
+        std::fs::write(path, markdown(&clients())).unwrap();
+    }
+    let page = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        page == markdown(&clients()),
+        "docs/compatibility.md is stale: run the tests with OTTLA_WRITE_DOCS=1"
+    );
+}
