@@ -28,7 +28,7 @@ pub struct Counts {
     pub lists: u64,
 }
 
-/// See the crate's page. Clones are handles of the same store.
+/// A store that does what its rules say, and else what the store that it wraps does. Clones are handles of the same one.
 #[derive(Clone, Debug)]
 pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
