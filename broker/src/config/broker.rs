@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::kind::parse_boolean;
-use super::{Invalid, table};
+use super::{Invalid, table, validate_topic};
 
 /// What the operator set, checked, over the table's defaults.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl BrokerConfig {
         };
         let boolean = |name: &str| parse_boolean(text(name)).expect("validated");
         let int = |name: &str| text(name).parse::<i32>().expect("validated");
-        Ok(BrokerConfig {
+        let config = BrokerConfig {
             auto_create_topics_enable: boolean("auto.create.topics.enable"),
             connections_max_idle_ms: text("connections.max.idle.ms").parse().expect("validated"),
             default_replication_factor: int("default.replication.factor").try_into().map_err(|_| {
@@ -71,7 +71,10 @@ impl BrokerConfig {
             producer_id_expiration_ms: int("producer.id.expiration.ms"),
             socket_request_max_bytes: int("socket.request.max.bytes"),
             set: checked,
-        })
+        };
+        // What a topic gets that sets nothing must be possible: topics are also created without being asked for.
+        validate_topic(&[], &config)?;
+        Ok(config)
     }
 
     /// What the operator set for it.

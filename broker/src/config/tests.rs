@@ -120,6 +120,7 @@ fn unknown_or_invalid_broker_configs_are_refused() {
     };
     assert_eq!(refused("zookeeper.connect", "x"), "Unknown broker config name: zookeeper.connect");
     assert!(refused("num.partitions", "0").contains("at least 1"));
+    assert!(refused("log.cleanup.policy", "compact").contains("not supported yet"));
     assert!(refused("default.replication.factor", "40000").contains("default.replication.factor"));
 }
 
