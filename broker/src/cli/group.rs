@@ -37,6 +37,7 @@ struct List {
 
 #[derive(Debug, Args)]
 struct Describe {
+    /// The group's name
     group: String,
     #[command(flatten)]
     connect: Connect,

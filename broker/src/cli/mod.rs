@@ -37,7 +37,10 @@ fn command() -> Command {
         .subcommand(options::command())
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Kafka-compatible broker whose only dependency is a bucket")
-        .after_help("Without a command, `ottla` runs a broker: the same as `ottla serve`.")
+        .after_help(
+            "Without a command, `ottla` runs a broker: the same as `ottla serve`.\n\n\
+             Examples:\n  ottla\n  ottla produce hello \"first record\"\n  ottla consume hello --follow",
+        )
 }
 
 fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {

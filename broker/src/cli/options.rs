@@ -3,9 +3,12 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 pub(super) fn command() -> Command {
-    Command::new("options")
-        .about("List every option of `serve` with its variable, default and meaning")
-        .arg(Arg::new("markdown").long("markdown").action(ArgAction::SetTrue).help("Print docs/config.md"))
+    Command::new("options").about("List every option of `serve` with its variable, default and meaning").arg(
+        Arg::new("markdown")
+            .long("markdown")
+            .action(ArgAction::SetTrue)
+            .help("Print them as a page of documentation, docs/config.md"),
+    )
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {

@@ -17,6 +17,11 @@ pub(super) fn command() -> Command {
              then the next start recovers that part.\n\n\
              Every option is also a variable (OTTLA_LISTEN=…) and a key of a TOML file (listen = \"…\").",
         )
+        .after_help(
+            "Examples:\n  ottla serve\n  ottla serve --store s3://bucket/prefix --listen 0.0.0.0:9092 --advertise \
+             broker.example:9092\n  ottla serve --store s3://bucket/prefix --s3-endpoint http://127.0.0.1:9000 \
+             --s3-allow-http\n  ottla serve --wal 'block:///dev/nvme1n1' --kafka num.partitions=4",
+        )
         .args_override_self(true)
         .args(arguments())
 }

@@ -9,11 +9,15 @@ use crate::store;
 pub(super) fn command() -> Command {
     Command::new("store").about("Examine an object store").subcommand_required(true).subcommand(
         Command::new("check")
-            .about("Race conditional creates against each other and see that exactly one wins")
+            .about("Try whether a store is safe to use: of racing creates exactly one must win")
             .long_about(
                 "Race conditional creates against each other and see that exactly one wins each time.\n\n\
-                 Ottla's metadata log and object write-ahead log rest on that. `ottla serve` does the same before it \
-                 formats a store. The objects of the check are deleted again.",
+                 Ottla's metadata and its write-ahead log in a bucket rest on that. `ottla serve` does the same before it \
+                 uses a new store. The objects of the check are deleted again.",
+            )
+            .after_help(
+                "Examples:\n  ottla store check --store s3://bucket/prefix\n  ottla store check --store s3://bucket/prefix \
+                 --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
             )
             .args_override_self(true)
             .args(arguments().into_iter().filter(|argument| {

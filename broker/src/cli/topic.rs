@@ -40,11 +40,12 @@ enum TopicCommand {
 
 #[derive(Debug, Args)]
 struct Create {
+    /// Name of the new topic: letters, digits, `.`, `_` and `-`
     topic: String,
     /// How many partitions; without it the broker decides
     #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
-    /// A topic config; may be repeated
+    /// A topic config as Kafka names it; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     config: Vec<(String, String)>,
     #[command(flatten)]
@@ -62,6 +63,7 @@ struct List {
 
 #[derive(Debug, Args)]
 struct Describe {
+    /// The topic's name
     topic: String,
     #[command(flatten)]
     connect: Connect,
@@ -69,6 +71,7 @@ struct Describe {
 
 #[derive(Debug, Args)]
 struct Delete {
+    /// Names of topics
     #[arg(required = true)]
     topics: Vec<String>,
     #[command(flatten)]

@@ -1,8 +1,8 @@
 //! Every option of `ottla serve`, once. Flags, environment variables, TOML keys, `--help` and `docs/config.md` all come
 //! from this table.
 
-/// One option. The name `log-cache-bytes` is the flag `--log-cache-bytes`, the variable `OTTLA_LOG_CACHE_BYTES` and
-/// the TOML key `log-cache-bytes`.
+/// One option. The name `log-cache` is the flag `--log-cache`, the variable `OTTLA_LOG_CACHE` and the TOML key
+/// `log-cache`.
 #[derive(Debug)]
 pub struct Definition {
     pub name: &'static str,
@@ -116,9 +116,9 @@ pub static DEFINITIONS: &[Definition] = &[
         Section::Storage,
         text("URI"),
         None,
-        "The write-ahead log: object (slots in the store's bucket), block:///dev/DEVICE, or \
-         block:///PATH/TO/FILE?capacity=SIZE. Without it: a preallocated file of 256 MiB beside a file: store, object \
-         for a bucket.",
+        "The write-ahead log, where records are durable first: object (objects in the store itself), \
+         block:///dev/DEVICE, or block:///PATH/TO/FILE?capacity=SIZE. Without it: for a directory a file of 256 MiB \
+         inside, for a bucket object.",
     ),
     option(
         "s3-endpoint",
@@ -127,7 +127,13 @@ pub static DEFINITIONS: &[Definition] = &[
         None,
         "An S3-compatible server, http://HOST:PORT. Without it: AWS_ENDPOINT_URL, or AWS itself.",
     ),
-    option("s3-region", Section::Storage, text("REGION"), None, "Without it: AWS_REGION, or us-east-1."),
+    option(
+        "s3-region",
+        Section::Storage,
+        text("REGION"),
+        None,
+        "The bucket's region. Without it: AWS_REGION, or us-east-1.",
+    ),
     option(
         "s3-path-style",
         Section::Storage,
@@ -147,8 +153,8 @@ pub static DEFINITIONS: &[Definition] = &[
         Section::Storage,
         Kind::Number { min: 1, max: 10_000 },
         Some("20"),
-        "Object WAL: what the operator will pay for. A busy log makes its batches larger, and its appends wait longer, \
-         to stay inside this rate; an idle log sends nothing.",
+        "For --wal object: how many PUTs a second a busy log sends on average, since they cost money. More mean shorter \
+         waits for acknowledgements; full batches (8 MiB) are not counted, and an idle log sends nothing.",
     ),
     option(
         "upload-bytes",
@@ -237,22 +243,22 @@ pub static DEFINITIONS: &[Definition] = &[
         Section::Operation,
         Kind::Switch,
         Some("false"),
-        "Fence a broker with this id even though it answers on its address.",
+        "Replace the broker with this id even though it still answers: it can acknowledge nothing from then on.",
     ),
     option(
         "lease",
         Section::Operation,
         Kind::Duration { min_ms: 3_000, max_ms: 600_000 },
         Some("10s"),
-        "How long a broker that cannot read the metadata log goes on acknowledging. A successor on another host waits \
-         this long before it reads a block WAL.",
+        "How long a broker that cannot read the store's metadata goes on acknowledging. A successor waits this long before \
+         it reads the block WAL on a device.",
     ),
     option(
         "metadata-poll",
         Section::Operation,
         Kind::Duration { min_ms: 100, max_ms: 60_000 },
         Some("1s"),
-        "How often the metadata log is polled: one GET each time. At most a third of lease.",
+        "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease.",
     ),
     option(
         "shutdown-timeout",

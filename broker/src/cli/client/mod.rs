@@ -46,8 +46,8 @@ pub struct Connect {
     )]
     pub bootstrap: Vec<String>,
 
-    /// How long to keep trying before giving up
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long to keep trying before giving up, as in 500ms, 10s or 5m
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
 

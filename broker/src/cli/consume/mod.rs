@@ -40,6 +40,7 @@ waits for more, unless told otherwise. A group goes on where it left off.\n\nExa
 ottla consume clicks --follow --json\n  ottla consume clicks --group reports --count 100"
 )]
 pub struct Consume {
+    /// The topic's name
     topic: String,
 
     /// Start at the first record that is there

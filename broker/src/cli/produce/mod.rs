@@ -34,6 +34,7 @@ use send::Sender;
     after_help = "Examples:\n  ottla produce greetings hello world\n  ottla produce users 'ann:{\"age\":7}' --key-separator :\n  cat access.log | ottla produce logs"
 )]
 pub struct Produce {
+    /// The topic's name; the broker makes a topic that does not exist, unless it is told not to
     topic: String,
 
     /// One record each; without any, each line of standard input is a record
