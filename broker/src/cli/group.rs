@@ -24,8 +24,10 @@ pub struct Group {
 #[derive(Debug, Subcommand)]
 enum GroupCommand {
     /// List groups
+    #[command(after_help = "Example:\n  ottla group list")]
     List(List),
     /// Show a group's members, committed offsets and lag
+    #[command(after_help = "Example:\n  ottla group describe reports")]
     Describe(Describe),
 }
 

@@ -19,6 +19,10 @@ pub(super) fn command() -> Command {
                 "Examples:\n  ottla store check --store s3://bucket/prefix\n  ottla store check --store s3://bucket/prefix \
                  --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
             )
+            .after_help(
+                "Examples:\n  ottla store check --store s3://bucket/prefix\n  \
+                 ottla store check --store s3://bucket --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
+            )
             .args_override_self(true)
             .args(arguments().into_iter().filter(|argument| {
                 let name = argument.get_id().as_str();

@@ -31,10 +31,15 @@ enum TopicCommand {
     )]
     Create(Create),
     /// List topics
+    #[command(
+        after_help = "Examples:\n  ottla topic list\n  ottla topic list --bootstrap broker.example:9092"
+    )]
     List(List),
     /// Show a topic's partitions, offsets and configs
+    #[command(after_help = "Example:\n  ottla topic describe greetings")]
     Describe(Describe),
     /// Delete topics and everything in them
+    #[command(after_help = "Example:\n  ottla topic delete greetings clicks")]
     Delete(Delete),
 }
 

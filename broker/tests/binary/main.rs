@@ -1,6 +1,7 @@
 //! The real binary as a process of its own, with real clients, a real S3 server, and real kills.
 
 mod crash;
+mod first_minute;
 mod process;
 mod real_clients;
 mod refusals;

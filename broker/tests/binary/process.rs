@@ -68,14 +68,17 @@ pub struct Ottla {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     child: Option<Child>,
+    /// Says once that the process is ready; closed when the process has closed its standard output.
+    readiness: Option<mpsc::Receiver<()>>,
+    output: Arc<Mutex<String>>,
     log: PathBuf,
 }
 
 impl Ottla {
     /// A broker that has not been started yet, with a store of its own.
     pub fn new(storage: Storage) -> Ottla {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        let path = directory.path().display();
+        let mut broker = Ottla::bare();
+        let path = broker.directory.path().display();
         let mut arguments = vec!["serve".to_owned()];
         let mut environment = Vec::new();
         match storage {
@@ -105,27 +108,47 @@ impl Ottla {
         }
         // Groups of one test run start empty all the time; waiting three seconds each time proves nothing.
         arguments.extend(["--kafka".to_owned(), "group.initial.rebalance.delay.ms=0".to_owned()]);
+        (broker.arguments, broker.environment) = (arguments, environment);
+        broker
+    }
+
+    /// `ottla` without a command or an option, in an empty directory. Not started.
+    pub fn bare() -> Ottla {
+        Ottla::placed(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    fn placed(directory: Arc<tempfile::TempDir>) -> Ottla {
         let port = free_port();
         let log = directory.path().join(format!("broker-{port}.log"));
-        Ottla { port, directory, arguments, environment, child: None, log }
+        Ottla {
+            port,
+            directory,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            child: None,
+            readiness: None,
+            output: Arc::default(),
+            log,
+        }
     }
 
     /// Another process for the same store and WAL, on a port of its own. Not started.
     pub fn successor(&self) -> Ottla {
-        let port = free_port();
-        Ottla {
-            port,
-            directory: self.directory.clone(),
-            arguments: self.arguments.clone(),
-            environment: self.environment.clone(),
-            child: None,
-            log: self.directory.path().join(format!("broker-{port}.log")),
-        }
+        let mut successor = Ottla::placed(self.directory.clone());
+        successor.arguments.clone_from(&self.arguments);
+        successor.environment.clone_from(&self.environment);
+        successor
     }
 
     /// Adds options, for the next start.
     pub fn with(mut self, arguments: &[&str]) -> Ottla {
         self.arguments.extend(arguments.iter().map(|argument| argument.to_string()));
+        self
+    }
+
+    /// Sets a variable of the broker's environment, for the next start.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Ottla {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -136,31 +159,79 @@ impl Ottla {
     /// The command that starts the broker, for tests that expect it to fail.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
-        command.args(&self.arguments).args(["--listen", &self.bootstrap()]);
+        command.args(&self.arguments).env("OTTLA_LISTEN", self.bootstrap());
         command.envs(self.environment.iter().cloned()).current_dir(self.directory.path());
         command
     }
 
     /// Starts the broker and waits until it says that it is ready.
     pub fn start(&mut self) {
+        self.begin();
+        self.wait_until_ready();
+    }
+
+    /// Starts the broker without waiting for anything.
+    pub fn begin(&mut self) {
+        let command = self.command();
+        self.begin_as(command);
+    }
+
+    /// Starts the broker by a command of the test's own, which is mostly [`command`](Ottla::command).
+    pub fn begin_as(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it is running");
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut child =
-            self.command().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let (ready, is_ready) = mpsc::channel();
+        let (ready, readiness) = mpsc::channel();
+        let output = self.output.clone();
+        output.lock().unwrap().clear();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if line.contains("is ready") {
+                let mut output = output.lock().unwrap();
+                output.push_str(&line);
+                output.push('\n');
+                // The last line of the banner.
+                if line.contains("ottla consume") {
                     let _ = ready.send(());
                 }
             }
         });
         self.child = Some(child);
-        if is_ready.recv_timeout(DEADLINE).is_err() {
+        self.readiness = Some(readiness);
+    }
+
+    pub fn wait_until_ready(&mut self) {
+        let readiness = self.readiness.take().expect("it was begun, and not waited for");
+        if readiness.recv_timeout(DEADLINE).is_err() {
             self.kill();
             panic!("the broker did not become ready:\n{}", self.log());
         }
+    }
+
+    /// What the broker has printed to standard output.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn wait_until_logged(&mut self, text: &str) {
+        let began = Instant::now();
+        while !self.log().contains(text) {
+            assert!(self.is_running(), "the broker left:\n{}", self.log());
+            assert!(began.elapsed() < DEADLINE, "{text:?} is not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// The most memory that the process has ever had resident, in bytes.
+    pub fn resident_bytes_max(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub fn process_id(&self) -> u32 {
