@@ -1,8 +1,10 @@
 //! Frames: a 32-bit big-endian length, then that many bytes, of which the first eight are key, version and
 //! correlation id.
 //!
-//! The length is checked against the limit of its API, and its bytes are taken from the budgets, before the rest is
-//! read (N3). From its first byte on a frame has a deadline (N4); the time spent waiting for the budgets does not count.
+//! The length is checked against the limit of its API before anything is taken or allocated for it (N3). The budget of all
+//! connections is taken in steps, each as large as what has arrived before it: a peer that announces much and sends little
+//! holds little. Frames that wait for each other's bytes are let out of that one at a time, through the [`Shared`] passage.
+//! Each step has a deadline (N4); the time spent waiting for the budgets does not count.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,12 @@ use super::header::{Header, PREFIX_BYTES};
 /// Small requests take one system call; large ones go past this buffer.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
+/// The first step: what a frame takes of the shared budget before any of it has arrived, at most.
+const STEP_BYTES_FIRST: usize = 64 << 10;
+/// Memory for a frame that is reserved at once, so that frames of a usual size never move. Until it is written to, it is
+/// no more than addresses.
+const RESERVED_BYTES_FIRST: usize = 1 << 20;
+
 /// A request as it came, without the length in front, and its share of the budgets, given back on drop.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -27,7 +35,13 @@ pub(super) struct Frame {
 }
 
 /// A share of the budgets.
-pub(super) type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+#[derive(Debug)]
+pub(super) struct Permits {
+    all: Option<OwnedSemaphorePermit>,
+    _own: OwnedSemaphorePermit,
+    /// Held by the one frame that goes beyond the shared budget.
+    passage: Option<OwnedSemaphorePermit>,
+}
 
 impl Frame {
     /// The bytes, and what to drop once they are processed.
@@ -47,27 +61,64 @@ pub(super) enum Error {
     Io(#[from] std::io::Error),
 }
 
-/// The bytes that all connections' queued requests share, and one connection's own bound.
+/// What the queued requests of all connections share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// A permit per byte.
+    bytes: Arc<Semaphore>,
+    /// One permit. While frames that are not whole yet hold all bytes, its holder reads on without taking any, and so
+    /// somebody always gets done.
+    passage: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub fn new(config: &Config) -> Shared {
+        Shared {
+            bytes: Arc::new(Semaphore::new(config.queued_bytes_max)),
+            passage: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+/// The shared bytes, and one connection's own bound.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    all: Arc<Semaphore>,
+    shared: Shared,
     own: Arc<Semaphore>,
     own_max: usize,
 }
 
 impl Budget {
-    /// `all` holds `config.queued_bytes_max` permits.
-    pub fn new(config: &Config, all: Arc<Semaphore>) -> Budget {
+    pub fn new(config: &Config, shared: Shared) -> Budget {
         let own_max = config.queued_bytes_per_connection_max;
-        Budget { all, own: Arc::new(Semaphore::new(own_max)), own_max }
+        Budget { shared, own: Arc::new(Semaphore::new(own_max)), own_max }
     }
 
-    async fn take(&self, bytes: usize) -> Permits {
+    /// The connection's own share, for the whole of a frame, and nothing yet of what is shared.
+    async fn take_own(&self, frame_bytes: usize) -> Permits {
         // A request larger than the connection's bound takes all of it: one at a time then. First its own, so that
         // a connection that may not go on does not hold what others could use.
-        let own = self.own.clone().acquire_many_owned(bytes.min(self.own_max) as u32).await;
-        let all = self.all.clone().acquire_many_owned(bytes as u32).await;
-        (all.expect("never closed"), own.expect("never closed"))
+        let own = self.own.clone().acquire_many_owned(frame_bytes.min(self.own_max) as u32).await;
+        Permits { all: None, _own: own.expect("never closed"), passage: None }
+    }
+
+    /// Adds `bytes` of what is shared, or lets the frame pass without.
+    async fn take_more(&self, permits: &mut Permits, bytes: usize) {
+        if permits.passage.is_some() {
+            return;
+        }
+        let more = tokio::select! {
+            biased;
+            more = self.shared.bytes.clone().acquire_many_owned(bytes as u32) => more.expect("never closed"),
+            passage = self.shared.passage.clone().acquire_owned() => {
+                permits.passage = Some(passage.expect("never closed"));
+                return;
+            }
+        };
+        match &mut permits.all {
+            Some(all) => all.merge(more),
+            None => permits.all = Some(more),
+        }
     }
 }
 
@@ -106,21 +157,37 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let head = tokio::time::timeout_at(began + self.timeout, self.read_head()).await;
         let (length, prefix) = head.map_err(|_| Error::TimedOut)??;
 
-        let queued = self.budget.take(length).await;
-        let mut bytes = BytesMut::with_capacity(length);
+        let mut queued = self.budget.take_own(length).await;
+        let mut bytes = BytesMut::with_capacity(length.min(RESERVED_BYTES_FIRST));
         bytes.put_slice(&prefix);
-        let allowance = self.timeout + Duration::from_secs((length / self.rate_min) as u64);
-        let rest = async {
-            let mut rest = (&mut self.from).take((length - PREFIX_BYTES) as u64);
-            while bytes.len() < length {
-                if rest.read_buf(&mut bytes).await? == 0 {
-                    return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
-                }
+        let mut upto = 0;
+        let mut pass_until = None;
+        while upto < length {
+            let step = (length - upto).min(upto.max(STEP_BYTES_FIRST));
+            self.budget.take_more(&mut queued, step).await;
+            upto += step;
+            let mut until =
+                Instant::now() + self.timeout + Duration::from_secs((step / self.rate_min) as u64);
+            if queued.passage.is_some() {
+                // Others wait for it, so it is not extended.
+                until = until.min(*pass_until.get_or_insert(Instant::now() + self.timeout));
             }
-            Ok(())
-        };
-        tokio::time::timeout(allowance, rest).await.map_err(|_| Error::TimedOut)??;
+            bytes.reserve(upto - bytes.len());
+            let arrived = tokio::time::timeout_at(until, self.read_upto(&mut bytes, upto)).await;
+            arrived.map_err(|_| Error::TimedOut)??;
+        }
         Ok(Frame { bytes, queued })
+    }
+
+    /// Reads until `bytes` has `upto` bytes.
+    async fn read_upto(&mut self, bytes: &mut BytesMut, upto: usize) -> std::io::Result<()> {
+        let mut rest = (&mut self.from).take((upto - bytes.len()) as u64);
+        while bytes.len() < upto {
+            if rest.read_buf(bytes).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
     }
 
     /// The frame's length, checked, and its first bytes.
@@ -148,8 +215,8 @@ mod tests {
     use super::*;
 
     fn reader<'a>(bytes: &'a [u8], config: &Config) -> (FrameReader<&'a [u8]>, Arc<Semaphore>) {
-        let all = Arc::new(Semaphore::new(config.queued_bytes_max));
-        (FrameReader::new(bytes, config, Budget::new(config, all.clone())), all)
+        let shared = Shared::new(config);
+        (FrameReader::new(bytes, config, Budget::new(config, shared.clone())), shared.bytes)
     }
 
     fn frame(key: i16, body: usize) -> Vec<u8> {
@@ -213,9 +280,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_dribbles_meets_the_deadline_and_gives_its_bytes_back() {
         let config = Config { request_bytes_max: 1 << 20, ..Config::default() };
-        let all = Arc::new(Semaphore::new(config.queued_bytes_max));
+        let shared = Shared::new(&config);
+        let all = shared.bytes.clone();
         let (mut peer, server) = tokio::io::duplex(64);
-        let mut reader = FrameReader::new(server, &config, Budget::new(&config, all.clone()));
+        let mut reader = FrameReader::new(server, &config, Budget::new(&config, shared));
         let dribble = async move {
             use tokio::io::AsyncWriteExt;
             for byte in frame(0, 1 << 19) {
@@ -235,5 +303,61 @@ mod tests {
         );
         assert!(matches!(read, Err(Error::TimedOut)));
         assert_eq!(all.available_permits(), config.queued_bytes_max);
+    }
+
+    /// What a peer has announced and not sent is not taken from the others (N5).
+    #[tokio::test(start_paused = true)]
+    async fn an_announced_frame_holds_little_until_it_arrives() {
+        let config = Config::default();
+        let shared = Shared::new(&config);
+        let (mut peer, server) = tokio::io::duplex(1 << 20);
+        let mut reader = FrameReader::new(server, &config, Budget::new(&config, shared.clone()));
+        let held = || config.queued_bytes_max - shared.bytes.available_permits();
+        let whole = frame(0, 50 << 20);
+        let sending = async {
+            use tokio::io::AsyncWriteExt;
+            peer.write_all(&whole[..100]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(held(), STEP_BYTES_FIRST);
+            peer.write_all(&whole[100..10 << 20]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(held() <= 20 << 20, "{}", held());
+            peer.write_all(&whole[10 << 20..]).await.unwrap();
+        };
+        let (read, ()) = tokio::join!(reader.read(), sending);
+        let read = read.unwrap();
+        assert_eq!(&read.bytes[..], &whole[4..]);
+        assert_eq!(held(), read.bytes.len());
+        drop(read);
+        assert_eq!(held(), 0);
+    }
+
+    /// Frames that each hold a part of a budget that is too small for all of them get done, one after the other.
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_wait_for_each_other_get_done() {
+        let config = Config {
+            queued_bytes_max: 1 << 20,
+            request_bytes_max: 1 << 20,
+            queued_bytes_per_connection_max: 1 << 20,
+            ..Config::default()
+        };
+        let shared = Shared::new(&config);
+        let whole = frame(0, 900_000);
+        let reads = (0..8).map(|_| {
+            let (mut peer, server) = tokio::io::duplex(1 << 10);
+            let mut reader = FrameReader::new(server, &config, Budget::new(&config, shared.clone()));
+            let whole = &whole;
+            async move {
+                use tokio::io::AsyncWriteExt;
+                let (read, sent) = tokio::join!(reader.read(), peer.write_all(whole));
+                sent.unwrap();
+                let read = read.expect("nobody is closed for the others' sake");
+                assert_eq!(read.bytes.len(), whole.len() - 4);
+            }
+        });
+        let all = futures::future::join_all(reads);
+        tokio::time::timeout(config.frame_timeout, all).await.expect("nobody waits for ever");
+        assert_eq!(shared.bytes.available_permits(), config.queued_bytes_max);
+        assert_eq!(shared.passage.available_permits(), 1);
     }
 }

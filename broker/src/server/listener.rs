@@ -8,14 +8,13 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Config;
 use super::connection::Connection;
-use super::frame::Budget;
+use super::frame::{Budget, Shared};
 use crate::api::Advertised;
 use crate::api::fetch::ResponseBudget;
 use crate::broker::Broker;
@@ -41,7 +40,7 @@ pub struct Server {
     config: Arc<Config>,
     broker: Arc<Broker>,
     listeners: Vec<(TcpListener, SocketAddr, Advertised)>,
-    queued: Arc<Semaphore>,
+    queued: Shared,
     responses: Arc<ResponseBudget>,
     counts: Arc<Counts>,
 }
@@ -69,7 +68,7 @@ impl Server {
             }
             bound.push((listener, local, advertised));
         }
-        let queued = Arc::new(Semaphore::new(config.queued_bytes_max));
+        let queued = Shared::new(&config);
         let responses = Arc::new(ResponseBudget::new(config.response_bytes_max));
         let config = Arc::new(config);
         Ok(Server { config, broker, listeners: bound, queued, responses, counts: Arc::default() })

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  listener ── accept, caps ──► connection (one task)
-//!                                 │ reader:    frames; bytes are budgeted before they are read
+//!                                 │ reader:    frames; bytes are budgeted as they are read
 //!                                 ▼ bounded by count and bytes
 //!                                 │ processor: one request after the other, in order; a Produce is only *enqueued*
 //!                                 ▼ bounded by count
@@ -15,8 +15,8 @@
 //! - **N2** Requests of one connection are processed strictly one after the other, each after the response of the one
 //!   before was written, as Kafka does by muting the channel; except that a Produce may follow another Produce
 //!   before that one is durable. Produce requests are appended in the order in which they came.
-//! - **N3** Nothing is allocated from a declared length before the length was checked against a limit and its bytes
-//!   were taken from the budget (behaviours 11, 16).
+//! - **N3** A declared length is checked against a limit before anything is done with it, and the memory that a request
+//!   really fills is taken from the budget before it is filled (behaviours 11, 16).
 //! - **N4** A peer can hold a connection's place by being slow only as long as the time-outs of [`Config`] let it.
 //! - **N5** Whatever one peer sends harms no other connection. A panic outside of decoding is a broken invariant of this
 //!   program, and ends [`Server::run`] with an error.
@@ -43,8 +43,9 @@ pub struct Config {
     pub request_bytes_max: usize,
     /// Largest request of any API but Produce, bytes. Default 8 MiB.
     pub control_request_bytes_max: usize,
-    /// Requests of all connections together that were begun to be read and not yet processed, bytes
-    /// (`queued.max.request.bytes`). Default 256 MiB. Readers wait while it is used up.
+    /// What has arrived of requests of all connections that are not yet processed, bytes
+    /// (`queued.max.request.bytes`). Default 256 MiB. Readers wait while it is used up, but for one, whose request may
+    /// go beyond it: else requests of which each has come in part could wait for each other for ever.
     pub queued_bytes_max: usize,
     /// The same for one connection, bytes; one request may be larger. Default 16 MiB.
     pub queued_bytes_per_connection_max: usize,
