@@ -73,9 +73,6 @@ pub struct Checked {
 /// Checks what a client sent for one partition; `now_ms` is the broker's clock.
 pub fn check(mut bytes: BytesMut, rules: &Rules, now_ms: i64) -> Result<Checked, Rejected> {
     let header = check_header(&bytes, rules)?;
-    if batch::checksum(&bytes) != header.crc {
-        return reject(Reason::Corrupt, "Record is corrupt (stored crc does not match the computed crc)");
-    }
     if header.is_transactional() {
         return reject(Reason::Transactional, "transactions are not supported by this version of the broker");
     }
@@ -121,6 +118,10 @@ fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, Rejected> {
             Reason::TooLarge,
             format!("a batch of {} bytes exceeds max.message.bytes, {}", header.size, rules.batch_bytes_max),
         );
+    }
+    // Before anything that a flipped bit may have changed: a damaged batch is to be sent again, an invalid one is not.
+    if batch::checksum(bytes) != header.crc {
+        return reject(Reason::Corrupt, "Record is corrupt (stored crc does not match the computed crc)");
     }
     if header.count <= 0 || header.last_offset_delta != header.count - 1 {
         return reject(
@@ -254,6 +255,14 @@ mod tests {
         let mut flipped = testing::batch(3, |_| {});
         *flipped.last_mut().unwrap() ^= 1;
         assert_eq!(reason(flipped, &rules()), Some(Reason::Corrupt));
+        // Whatever a flipped bit makes of a batch: it is to be sent again.
+        for at in 23..testing::batch(3, |_| {}).len() {
+            for bit in 0..8 {
+                let mut flipped = testing::batch(3, |_| {});
+                flipped[at] ^= 1 << bit;
+                assert_eq!(reason(flipped, &rules()), Some(Reason::Corrupt), "bit {bit} of byte {at}");
+            }
+        }
         let invalid: [fn(&mut BytesMut); 5] = [
             |bytes| bytes[7] = 1,
             |bytes| bytes[57..61].copy_from_slice(&0i32.to_be_bytes()),
