@@ -146,12 +146,6 @@ impl Ottla {
         self
     }
 
-    /// Sets a variable of the broker's environment, for the next start.
-    pub fn with_variable(mut self, name: &str, value: &str) -> Ottla {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -211,20 +205,6 @@ impl Ottla {
     /// What the broker has printed to standard output.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
-    }
-
-    /// Waits until the log holds `text`.
-    pub fn wait_until_logged(&mut self, text: &str) {
-        let began = Instant::now();
-        while !self.log().contains(text) {
-            assert!(self.is_running(), "the broker left:\n{}", self.log());
-            assert!(began.elapsed() < DEADLINE, "{text:?} is not in the log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// The most memory that the process has ever had resident, in bytes.

@@ -1,0 +1,3 @@
+//! Bad input gets a clear answer and harms nobody else: hostile peers, damaged and foreign files, stores that fail.
+
+mod hostile_peers;
