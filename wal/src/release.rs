@@ -43,6 +43,8 @@ struct Shared {
     queue: Mutex<Queue>,
     right: Arc<AckRight>,
     lapsed: Notify,
+    /// Everything below was acknowledged.
+    released: watch::Sender<Position>,
     failure: watch::Sender<Option<Error>>,
     stop: CancellationToken,
 }
@@ -82,6 +84,7 @@ impl Releaser {
             }),
             right,
             lapsed: Notify::new(),
+            released: watch::Sender::new(start),
             failure: watch::Sender::new(None),
             stop: CancellationToken::new(),
         });
@@ -145,6 +148,14 @@ impl Releaser {
         self.shared.queue.lock().durable
     }
 
+    /// Follows the position below which everything was acknowledged, which lags behind [`durable_end`] while the right
+    /// has lapsed.
+    ///
+    /// [`durable_end`]: Releaser::durable_end
+    pub(crate) fn released(&self) -> watch::Receiver<Position> {
+        self.shared.released.subscribe()
+    }
+
     pub(crate) fn failure(&self) -> Option<Error> {
         self.shared.failure.borrow().clone()
     }
@@ -201,10 +212,14 @@ impl Shared {
             }
             queue.releasing = true;
             drop(queue);
+            let end = slots.back().map(|slot| slot.end);
             for slot in slots {
                 for completion in slot.completions {
                     completion.complete(failure.clone().map_or(Ok(slot.position), Err));
                 }
+            }
+            if let (Some(end), None) = (end, &failure) {
+                self.released.send_replace(end);
             }
             queue = self.queue.lock();
             queue.releasing = false;
@@ -334,8 +349,10 @@ mod tests {
         let (first, mut a) = enqueue(&releaser, 0);
         releaser.durable(first);
         assert!((&mut a).now_or_never().is_none());
+        assert_eq!((releaser.durable_end(), *releaser.released().borrow()), (Position(1), Position(0)));
         right.renew(boottime(), Duration::from_secs(3600));
         a.await.unwrap();
+        releaser.released().wait_for(|end| *end == Position(1)).await.unwrap();
         right.revoke("taken over");
         assert!(matches!(releaser.failed().await, Error::Fenced(reason) if reason == "taken over"));
         let (_, b) = enqueue(&releaser, 1);

@@ -1,6 +1,7 @@
 //! The object WAL passes the suite, and keeps its own rules (O1–O5) over a store that misbehaves.
 
 mod object {
+    pub mod bounds;
     pub mod codec;
     pub mod faults;
     pub mod races;

@@ -25,7 +25,7 @@
 //!
 //! **Retries and cancellation.** A PUT is repeated, with the same bytes under the same key, until its outcome is known;
 //! the store being down means that appends wait, in bounded memory. An attempt that lands late finds its own bytes, or
-//! a seal. **Crash.** What was acknowledged is in the bucket, in a dense run; holes end recovery (W5).
+//! a seal. Bytes that are not what was expected are read again before they are believed. **Crash.** What was acknowledged is in the bucket, in a dense run; holes end recovery (W5).
 
 pub mod key;
 
@@ -53,7 +53,8 @@ pub use seal::Seal;
 /// How a batch of records becomes the bytes of a slot. The storage engine brings its data-object format, so that
 /// recovery can adopt slots by reference; the WAL itself stays ignorant of streams.
 pub trait SlotCodec: Send + Sync + std::fmt::Debug + 'static {
-    /// The object's bytes, as a rope that shares the records' bodies. `id` must be readable back from them.
+    /// The object's bytes, as a rope that shares the records' bodies. `id` must be readable back from them. They never
+    /// begin like a [`Seal`], and stay under [`Config::slot_bytes_max`] for every batch under the other bounds.
     fn encode(&self, id: &SlotId, records: &[Record]) -> Vec<Bytes>;
 
     /// Checks length, magic, version and every CRC before anything is believed. Records come in the order in which
@@ -77,8 +78,11 @@ pub struct Config {
     pub batch_bytes_max: usize,
     /// The largest record, meta and body. Default 112 MiB.
     pub record_bytes_max: usize,
-    /// Appended and not yet durable, bytes; at least `record_bytes_max`. Default 128 MiB.
+    /// Appended and not yet acknowledged, bytes of meta and body and a little for each record; at least
+    /// `record_bytes_max`. Default 128 MiB.
     pub pending_bytes_max: usize,
+    /// The largest slot that is read, bytes: far over what the codec makes of the largest batch. Default 256 MiB.
+    pub slot_bytes_max: usize,
     /// PUTs under way at the same time. Default 8.
     pub puts_in_flight_max: usize,
     /// How many PUTs a second a busy writer sends on average, full batches not counted. Default 20.
@@ -87,8 +91,11 @@ pub struct Config {
     pub puts_burst_max: f64,
     /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
     pub linger: Duration,
-    /// One attempt of a request may take this long before it is tried again. Default 10 s.
+    /// One attempt of a request may take this long, and the time that its bytes take at `bytes_per_second_min`, before
+    /// it is tried again. Default 10 s.
     pub request_timeout: Duration,
+    /// The slowest transfer that is waited for instead of being tried again. Default 1 MiB/s.
+    pub bytes_per_second_min: usize,
     /// Pauses between attempts: the first, and the most they grow to by doubling, each drawn evenly from half of it
     /// up. Default 50 ms to 2 s.
     pub retry_pause: Duration,
@@ -97,6 +104,9 @@ pub struct Config {
     pub delete_delay: Duration,
     /// Slots fetched ahead in recovery. Default 8.
     pub recovery_read_ahead: usize,
+    /// Bytes that slots fetched ahead may hold together, in equal shares: a slot over its share is fetched when its turn
+    /// comes. Default 128 MiB.
+    pub recovery_read_ahead_bytes: usize,
 }
 
 impl Default for Config {
@@ -105,15 +115,18 @@ impl Default for Config {
             batch_bytes_max: 8 << 20,
             record_bytes_max: 112 << 20,
             pending_bytes_max: 128 << 20,
+            slot_bytes_max: 256 << 20,
             puts_in_flight_max: 8,
             puts_per_second_max: 20.0,
             puts_burst_max: 20.0,
             linger: Duration::from_millis(5),
             request_timeout: Duration::from_secs(10),
+            bytes_per_second_min: 1 << 20,
             retry_pause: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(2),
             delete_delay: Duration::from_secs(600),
             recovery_read_ahead: 8,
+            recovery_read_ahead_bytes: 128 << 20,
         }
     }
 }
@@ -125,6 +138,7 @@ impl Config {
             ("batch_bytes_max", self.batch_bytes_max),
             ("record_bytes_max", self.record_bytes_max),
             ("puts_in_flight_max", self.puts_in_flight_max),
+            ("bytes_per_second_min", self.bytes_per_second_min),
             ("recovery_read_ahead", self.recovery_read_ahead),
         ] {
             if value == 0 {
@@ -136,6 +150,13 @@ impl Config {
                 "pending_bytes_max ({}) must be at least record_bytes_max ({}), or the largest record could never be \
                  appended",
                 self.pending_bytes_max, self.record_bytes_max
+            ));
+        }
+        if self.slot_bytes_max < 2 * self.batch_bytes_max.max(self.record_bytes_max) {
+            return Err(format!(
+                "slot_bytes_max ({}) must be at least twice the largest batch ({}) and the largest record ({}), or what \
+                 is written could not be read back",
+                self.slot_bytes_max, self.batch_bytes_max, self.record_bytes_max
             ));
         }
         if !(self.puts_per_second_max.is_finite()
@@ -153,6 +174,11 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    /// How long an attempt to move `bytes` may take.
+    fn timeout(&self, bytes: usize) -> Duration {
+        self.request_timeout + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_min as f64)
     }
 }
 

@@ -5,12 +5,13 @@
 //!        │ "already exists" (412)      time-out, 5xx, 409
 //!        ▼                                   ▼
 //!       GET ── our own bytes ─────────────────────────────► ours
-//!        │  └─ other bytes ───────────────────────────────► theirs
+//!        │  └─ other bytes, also when read again ─────────► theirs
 //!        └─ 404 ── after a 412: vanished                     after anything else: the same PUT again
 //! ```
 //!
 //! A hidden retry inside a client or a proxy reports one's own success as "already exists"; a 409 from S3 does not say
-//! that the object exists. So nothing but a read settles what is not a plain success.
+//! that the object exists. So nothing but a read settles what is not a plain success. Our own bytes carry a random
+//! nonce, so nobody else's are equal to them.
 
 use std::time::Duration;
 
@@ -21,15 +22,27 @@ use rand::Rng;
 
 use super::Config;
 
+/// How often bytes that are not the expected ones are read again before they are believed: damage on the way is not
+/// damage in the store.
+pub(super) const REREADS: usize = 2;
+
 /// What became of a create.
 #[derive(Debug)]
 pub(super) enum Created {
     /// The object is there, with our bytes.
     Ours,
-    /// Somebody else's bytes are there.
-    Theirs(Bytes),
+    /// Something else is there.
+    Theirs(Found),
     /// It existed a moment ago, and is gone: slots are not deleted under their owner's feet (O4).
     Vanished,
+}
+
+/// An object that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Whole(Bytes),
+    /// Over the limit of the read, so not read; its size.
+    Oversized(u64),
 }
 
 /// Creates `key` with `chunks`, however long the store takes to give an answer that counts.
@@ -39,13 +52,12 @@ pub(super) async fn create(
     key: &Path,
     chunks: &[Bytes],
 ) -> Created {
+    let timeout = config.timeout(chunks.iter().map(Bytes::len).sum());
     let mut retries = Retries::new(config);
     loop {
         let payload = PutPayload::from_iter(chunks.iter().cloned());
         let options = PutOptions::from(PutMode::Create);
-        let attempt =
-            tokio::time::timeout(config.request_timeout, store.put_opts(key, payload, options)).await;
-        let exists = match attempt {
+        let exists = match tokio::time::timeout(timeout, store.put_opts(key, payload, options)).await {
             Ok(Ok(_)) => return Created::Ours,
             Ok(Err(error)) => {
                 let exists = says_that_it_exists(&error);
@@ -55,40 +67,77 @@ pub(super) async fn create(
                 exists
             }
             Err(_) => {
-                tracing::warn!(
-                    "writing {key} takes longer than {:?}; finding out what became of it",
-                    config.request_timeout
-                );
+                tracing::warn!("writing {key} takes longer than {timeout:?}; finding out what became of it");
                 false
             }
         };
-        match read(store, config, key, &mut retries).await {
-            Some(bytes) if is_rope(&bytes, chunks) => return Created::Ours,
-            Some(bytes) => return Created::Theirs(bytes),
+        match read_back(store, config, key, chunks, &mut retries).await {
+            Some(None) => return Created::Ours,
+            Some(Some(found)) => return Created::Theirs(found),
             None if exists => return Created::Vanished,
             None => retries.pause().await,
         }
     }
 }
 
-/// The object's bytes, `None` if there is none; goes on until the store gives one of these answers.
+/// What lies at `key`: `None` for nothing, `Some(None)` for our own `chunks`, otherwise what two reads agree on, or the
+/// last of several that do not.
+async fn read_back(
+    store: &dyn ObjectStore,
+    config: &Config,
+    key: &Path,
+    chunks: &[Bytes],
+    retries: &mut Retries,
+) -> Option<Option<Found>> {
+    let mut before: Option<Found> = None;
+    for _ in 0..=REREADS {
+        let found = read(store, config, key, config.slot_bytes_max, retries).await?;
+        if matches!(&found, Found::Whole(bytes) if is_rope(bytes, chunks)) {
+            return Some(None);
+        }
+        if before.as_ref() == Some(&found) {
+            break;
+        }
+        before = Some(found);
+    }
+    Some(before)
+}
+
+/// What lies at `key`, `None` if nothing does; goes on until the store gives one of these answers. Nothing over
+/// `limit` bytes is read.
 pub(super) async fn read(
     store: &dyn ObjectStore,
     config: &Config,
     key: &Path,
+    limit: usize,
     retries: &mut Retries,
-) -> Option<Bytes> {
+) -> Option<Found> {
     loop {
-        let attempt = async { store.get(key).await?.bytes().await };
-        match tokio::time::timeout(config.request_timeout, attempt).await {
-            Ok(Ok(bytes)) => return Some(bytes),
-            Ok(Err(object_store::Error::NotFound { .. })) => return None,
-            Ok(Err(error)) => tracing::warn!("reading {key}: {error}; trying again"),
-            Err(_) => {
-                tracing::warn!("reading {key} takes longer than {:?}; trying again", config.request_timeout)
-            }
+        match attempt(store, config, key, limit).await {
+            Ok(found) => return Some(found),
+            Err(Some(object_store::Error::NotFound { .. })) => return None,
+            Err(Some(error)) => tracing::warn!("reading {key}: {error}; trying again"),
+            Err(None) => tracing::warn!("reading {key} takes too long; trying again"),
         }
         retries.pause().await;
+    }
+}
+
+/// One GET; `Err(None)` if it takes too long.
+async fn attempt(
+    store: &dyn ObjectStore,
+    config: &Config,
+    key: &Path,
+    limit: usize,
+) -> Result<Found, Option<object_store::Error>> {
+    let answer = tokio::time::timeout(config.request_timeout, store.get(key)).await.map_err(|_| None)??;
+    let size = answer.meta.size;
+    match usize::try_from(size) {
+        Ok(bytes) if bytes <= limit => {
+            let body = tokio::time::timeout(config.timeout(bytes), answer.bytes());
+            Ok(Found::Whole(body.await.map_err(|_| None)??))
+        }
+        _ => Ok(Found::Oversized(size)),
     }
 }
 

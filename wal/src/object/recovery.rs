@@ -4,6 +4,9 @@
 //! *create* of the seal decides: a slot that a dying writer fills between our read and our create is data, and the walk
 //! goes on. Walks may be interrupted, repeated, and run beside each other; all yield the same run, because the first
 //! seal that was created is the end for everybody.
+//!
+//! **Memory.** What is fetched ahead has a budget that is shared out evenly; a slot over its share is left and fetched
+//! again as the head. So a walk holds that budget and one slot.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -11,12 +14,13 @@ use std::pin::Pin;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use object_store::path::Path;
 
-use super::put::{self, Created, Retries};
+use super::put::{self, Created, Found, REREADS, Retries};
 use super::{Parts, Seal, SlotId, slot_key};
-use crate::{Error, Incarnation, Origin, Position, Recovered, Recovery, Vacated};
+use crate::{Error, Incarnation, Origin, Position, Record, Recovered, Recovery, Vacated};
 
-type Fetch = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+type Fetch = Pin<Box<dyn Future<Output = Option<Found>> + Send>>;
 
 pub(super) struct Walk {
     parts: Parts,
@@ -29,8 +33,8 @@ pub(super) struct Walk {
 }
 
 /// What lies at the head.
-enum Found {
-    Data(Bytes),
+enum Head {
+    Data(Bytes, Vec<Record>),
     Seal,
 }
 
@@ -40,13 +44,12 @@ impl Walk {
     }
 
     fn fetch_ahead(&mut self) {
+        let config = &self.parts.config;
+        let share =
+            (config.recovery_read_ahead_bytes / config.recovery_read_ahead).min(config.slot_bytes_max);
         while self.ahead.len() < self.parts.config.recovery_read_ahead {
-            let parts = self.parts.clone();
             let key = slot_key(self.of, self.slot + self.ahead.len() as u64);
-            let fetch = async move {
-                let mut retries = Retries::new(&parts.config);
-                put::read(&*parts.store, &parts.config, &key, &mut retries).await
-            };
+            let fetch = fetch(self.parts.clone(), key, share);
             // A task of its own, so that it makes progress while the head is being dealt with; ended with the walk.
             let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(fetch));
             self.ahead.push_back(Box::pin(async move {
@@ -55,35 +58,83 @@ impl Walk {
         }
     }
 
-    async fn head(&mut self) -> Result<Found, Error> {
+    async fn head(&mut self) -> Result<Head, Error> {
         self.fetch_ahead();
-        let fetch = self.ahead.pop_front().expect("at least one slot is fetched");
-        let bytes = match fetch.await {
-            Some(bytes) => bytes,
-            None => match self.seal().await? {
-                None => return Ok(Found::Seal),
-                // Filled after it was read: what was fetched behind it may be as stale.
-                Some(bytes) => {
-                    self.ahead.clear();
-                    bytes
+        let key = slot_key(self.of, self.slot);
+        let mut found = self.ahead.pop_front().expect("at least one slot is fetched").await;
+        let mut reread = 0;
+        loop {
+            let there = match found {
+                // Over its share of what may be fetched ahead, or over every limit.
+                Some(Found::Oversized(_)) => self.fetch_head(&key).await,
+                other => other,
+            };
+            let there = match there {
+                Some(there) => there,
+                None => match self.seal().await? {
+                    None => return Ok(Head::Seal),
+                    // Filled after it was read: what was fetched behind it may be as stale.
+                    Some(there) => {
+                        self.ahead.clear();
+                        there
+                    }
+                },
+            };
+            match self.understand(there) {
+                Err(Error::Corrupt { location, detail }) if reread < REREADS => {
+                    tracing::warn!("{location}: {detail}; reading it again");
+                    reread += 1;
+                    found = self.fetch_head(&key).await;
                 }
-            },
-        };
-        match Seal::decode(&bytes) {
-            None => Ok(Found::Data(bytes)),
-            Some(Ok(seal)) if seal.sealed == self.of && seal.slot == self.slot => Ok(Found::Seal),
-            Some(Ok(seal)) => Err(self.corrupt(format!("holds the seal of another slot: {seal:?}"))),
-            Some(Err(detail)) => Err(self.corrupt(detail)),
+                understood => return understood,
+            }
         }
     }
 
+    fn fetch_head(&self, key: &Path) -> impl Future<Output = Option<Found>> + Send + use<> {
+        fetch(self.parts.clone(), key.clone(), self.parts.config.slot_bytes_max)
+    }
+
+    /// Nothing is believed before magic, version, checksums and the slot's own name are right.
+    fn understand(&self, found: Found) -> Result<Head, Error> {
+        let bytes = match found {
+            Found::Whole(bytes) => bytes,
+            Found::Oversized(size) => {
+                let limit = self.parts.config.slot_bytes_max;
+                return Err(self.corrupt(format!("{size} bytes, over the limit of {limit} (slot_bytes_max)")));
+            }
+        };
+        match Seal::decode(&bytes) {
+            Some(Ok(seal)) if seal.sealed == self.of && seal.slot == self.slot => return Ok(Head::Seal),
+            Some(Ok(seal)) => return Err(self.corrupt(format!("holds the seal of another slot: {seal:?}"))),
+            Some(Err(detail)) => return Err(self.corrupt(detail)),
+            None => {}
+        }
+        let key = slot_key(self.of, self.slot);
+        let (SlotId { owner, slot, .. }, records) =
+            self.parts.codec.decode(&bytes).map_err(|error| match error {
+                Error::Corrupt { location, detail } => {
+                    Error::Corrupt { location: format!("{key}, {location}"), detail }
+                }
+                Error::Refused(reason) => Error::Refused(format!("{key}: {reason}")),
+                other => other,
+            })?;
+        if (owner, slot) != (self.of, self.slot) {
+            return Err(self.corrupt(format!("says that it is slot {slot} of {owner:?}")));
+        }
+        if records.is_empty() {
+            return Err(self.corrupt("holds no records".to_owned()));
+        }
+        Ok(Head::Data(bytes, records))
+    }
+
     /// Creates the seal at the head; `Some` with what is there if somebody was first.
-    async fn seal(&mut self) -> Result<Option<Bytes>, Error> {
+    async fn seal(&mut self) -> Result<Option<Found>, Error> {
         let seal = Seal { sealed: self.of, slot: self.slot, nonce: rand::random() };
         let key = slot_key(self.of, self.slot);
         match put::create(&*self.parts.store, &self.parts.config, &key, &[seal.encode()]).await {
             Created::Ours => Ok(None),
-            Created::Theirs(bytes) => Ok(Some(bytes)),
+            Created::Theirs(found) => Ok(Some(found)),
             // Nobody deletes slots of an incarnation that is being recovered, nor seals: this store forgets.
             Created::Vanished => {
                 Err(self.corrupt("was there and is gone again: nothing deletes it".to_owned()))
@@ -96,34 +147,26 @@ impl Walk {
     }
 }
 
+async fn fetch(parts: Parts, key: Path, limit: usize) -> Option<Found> {
+    let mut retries = Retries::new(&parts.config);
+    put::read(&*parts.store, &parts.config, &key, limit, &mut retries).await
+}
+
 #[async_trait]
 impl Recovery for Walk {
     async fn next(&mut self) -> Result<Option<Recovered>, Error> {
         if self.sealed {
             return Ok(None);
         }
-        let bytes = match self.head().await? {
-            Found::Seal => {
+        let (bytes, records) = match self.head().await? {
+            Head::Seal => {
                 self.sealed = true;
                 self.ahead.clear();
                 return Ok(None);
             }
-            Found::Data(bytes) => bytes,
+            Head::Data(bytes, records) => (bytes, records),
         };
         let key = slot_key(self.of, self.slot);
-        let (SlotId { owner, slot, .. }, records) =
-            self.parts.codec.decode(&bytes).map_err(|error| match error {
-                Error::Corrupt { location, detail } => {
-                    Error::Corrupt { location: format!("{key}, {location}"), detail }
-                }
-                other => other,
-            })?;
-        if (owner, slot) != (self.of, self.slot) {
-            return Err(self.corrupt(format!("says that it is slot {slot} of {owner:?}")));
-        }
-        if records.is_empty() {
-            return Err(self.corrupt("holds no records".to_owned()));
-        }
         let position = Position(self.slot);
         self.slot += 1;
         Ok(Some(Recovered { position, records, origin: Some(Origin { key, bytes }) }))

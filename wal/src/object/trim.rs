@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// Runs of slots that wait for their deletion.
+const RUNS_MAX: usize = 1_024;
+
 /// What the writer's slots hold, and when trimmed ones may go. Pure; times are durations since any fixed moment.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -39,9 +42,13 @@ impl Slots {
             self.held_bytes -= bytes;
         }
         let due = now + self.delete_delay;
+        // Where deletes do not get through, runs grow instead of the queue; later is always safe.
+        let crowded = self.condemned.len() >= RUNS_MAX;
         match self.condemned.back_mut() {
             // Neighbours that fall due within a second are one run: frequent trims do not make the queue long.
-            Some((_, to, last_due)) if *to == self.trimmed && due < *last_due + Duration::from_secs(1) => {
+            Some((_, to, last_due))
+                if *to == self.trimmed && (due < *last_due + Duration::from_secs(1) || crowded) =>
+            {
                 *to = upto;
                 *last_due = due;
             }
@@ -61,6 +68,11 @@ impl Slots {
                 Due::Now { from, to }
             }
         }
+    }
+
+    /// The run could not be deleted, not all of it at least: it falls due again.
+    pub(super) fn retry(&mut self, (from, to): (u64, u64), due: Duration) {
+        self.condemned.push_front((from, to, due));
     }
 
     pub(super) fn trimmed(&self) -> u64 {
@@ -101,6 +113,24 @@ mod tests {
         assert_eq!(slots.due(secs(101)), Due::At(secs(150)));
         assert_eq!(slots.due(secs(500)), Due::Now { from: 4, to: 6 });
         assert_eq!(slots.due(secs(500)), Due::Nothing);
+    }
+
+    #[test]
+    fn a_store_that_deletes_nothing_does_not_make_the_queue_long() {
+        let mut slots = Slots::new(secs(10));
+        for upto in 1..=10_000 {
+            slots.trim(secs(2 * upto), upto);
+            if let Due::Now { from, to } = slots.due(secs(2 * upto)) {
+                slots.retry((from, to), secs(2 * upto + 1));
+            }
+        }
+        assert!(slots.condemned.len() <= RUNS_MAX + 1, "{} runs", slots.condemned.len());
+        let mut deleted = 0;
+        while let Due::Now { from, to } = slots.due(secs(30_000)) {
+            assert_eq!(from, deleted, "runs are dense");
+            deleted = to;
+        }
+        assert_eq!(deleted, 10_000);
     }
 
     #[test]

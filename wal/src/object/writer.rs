@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::batch::{Batcher, Decision};
-use super::put::{self, Created};
+use super::put::{self, Created, Found};
 use super::trim::{Due, Slots};
 use super::{Parts, Seal, SlotId, slot_key};
 use crate::release::{Releaser, Ticket};
@@ -48,8 +49,11 @@ struct Shared {
     slots: Mutex<Slots>,
     /// The cutter is to look again.
     wanted: Notify,
-    /// Bytes appended and not yet durable; changes wake `admit`.
+    /// Bytes appended and not yet acknowledged: slots beyond a hole count, and so does what waits for the right to
+    /// acknowledge. Changes wake `admit`.
     pending: watch::Sender<usize>,
+    /// Records appended and not yet durable; `close` waits for the last one.
+    under_way: watch::Sender<usize>,
     trimmed: Notify,
     closing: watch::Sender<bool>,
     /// Of the batcher's and the slots' times.
@@ -62,7 +66,15 @@ struct Shared {
 struct Queue {
     batcher: Batcher,
     records: VecDeque<(Record, AppendCompletion)>,
+    /// Slots not yet acknowledged, in order: where each ends, and its share of `pending`.
+    cut: VecDeque<(Position, usize)>,
 }
+
+/// Between two attempts to delete a run of slots. Nothing waits for it.
+const DELETE_RETRY: Duration = Duration::from_secs(60);
+
+/// What a record costs in memory besides its meta and body, so that empty records have a bound, too.
+const RECORD_OVERHEAD_BYTES: usize = 128;
 
 impl ObjectWal {
     pub(super) fn start(parts: Parts, owner: Incarnation, right: Arc<AckRight>) -> Result<ObjectWal, Error> {
@@ -72,6 +84,7 @@ impl ObjectWal {
             queue: Mutex::new(Queue {
                 batcher: Batcher::new(&parts.config, Duration::ZERO),
                 records: VecDeque::new(),
+                cut: VecDeque::new(),
             }),
             slots: Mutex::new(Slots::new(parts.config.delete_delay)),
             parts,
@@ -79,6 +92,7 @@ impl ObjectWal {
             right,
             wanted: Notify::new(),
             pending: watch::Sender::new(0),
+            under_way: watch::Sender::new(0),
             trimmed: Notify::new(),
             closing: watch::Sender::new(false),
             epoch,
@@ -86,6 +100,7 @@ impl ObjectWal {
             cancel: CancellationToken::new(),
         });
         shared.spawn(cut(shared.clone()));
+        shared.spawn(account(shared.clone()));
         shared.spawn(sweep(shared.clone()));
         shared.spawn(give_up(shared.clone()));
         Ok(ObjectWal { shared, turnstile: tokio::sync::Mutex::new(()) })
@@ -101,7 +116,9 @@ impl Drop for ObjectWal {
 impl Shared {
     fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
+        let guard = FailOnPanic(self.clone());
         self.tasks.spawn(async move {
+            let _guard = guard;
             cancel.run_until_cancelled(task).await;
         });
     }
@@ -140,6 +157,33 @@ impl Shared {
     }
 }
 
+/// A task that panics leaves a slot that nobody fills: the log fails instead of hanging.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Failed("a task of the object WAL panicked, see the log".to_owned()));
+        }
+    }
+}
+
+/// Gives back the room of what was acknowledged.
+async fn account(shared: Arc<Shared>) {
+    let mut released = shared.releaser.released();
+    while released.changed().await.is_ok() {
+        let end = *released.borrow_and_update();
+        let mut bytes = 0;
+        {
+            let mut queue = shared.queue.lock();
+            while let Some((_, slot_bytes)) = queue.cut.pop_front_if(|(slot_end, _)| *slot_end <= end) {
+                bytes += slot_bytes;
+            }
+        }
+        shared.pending.send_modify(|pending| *pending -= bytes);
+    }
+}
+
 /// Gives up what waits once the log has failed, for whatever reason, and ends the other tasks.
 async fn give_up(shared: Arc<Shared>) {
     let error = shared.releaser.failed().await;
@@ -157,6 +201,7 @@ async fn cut(shared: Arc<Shared>) {
             match decision {
                 Decision::Cut { records, bytes } => {
                     let batch: Vec<_> = queue.records.drain(..records).collect();
+                    queue.cut.push_back((Position(next_slot + 1), bytes + records * RECORD_OVERHEAD_BYTES));
                     drop(queue);
                     begin(&shared, next_slot, batch, bytes);
                     next_slot += 1;
@@ -182,29 +227,30 @@ fn begin(shared: &Arc<Shared>, slot: u64, batch: Vec<(Record, AppendCompletion)>
     let (records, completions): (Vec<Record>, Vec<AppendCompletion>) = batch.into_iter().unzip();
     let ticket = shared.releaser.enqueue(Position(slot), Position(slot + 1), completions);
     shared.slots.lock().add(slot, bytes as u64);
-    shared.spawn(fill(shared.clone(), slot, records, bytes, ticket));
+    shared.spawn(fill(shared.clone(), slot, records, ticket));
 }
 
-async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, bytes: usize, ticket: Ticket) {
+async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, ticket: Ticket) {
     let key = slot_key(shared.owner, slot);
     let id = SlotId { owner: shared.owner, slot, nonce: rand::random() };
     let chunks = shared.parts.codec.encode(&id, &records);
+    let count = records.len();
     drop(records);
+    assert!(
+        chunks.first().is_none_or(|chunk| Seal::decode(chunk).is_none()),
+        "a slot never looks like a seal"
+    );
+    let (size, limit) = (chunks.iter().map(Bytes::len).sum::<usize>(), shared.parts.config.slot_bytes_max);
+    assert!(size <= limit, "a slot of {size} bytes could not be read back, the limit is {limit}");
     let created = put::create(&*shared.parts.store, &shared.parts.config, &key, &chunks).await;
     match created {
         Created::Ours => {
             shared.releaser.durable(ticket);
             shared.queue.lock().batcher.put_done();
-            shared.pending.send_modify(|pending| *pending -= bytes);
+            shared.under_way.send_modify(|records| *records -= count);
             shared.wanted.notify_one();
         }
-        Created::Theirs(found) => {
-            let what = match Seal::decode(&found) {
-                Some(_) => "was sealed",
-                None => "was filled by somebody else",
-            };
-            shared.fail(Error::Fenced(format!("{key} {what}: another process took over")));
-        }
+        Created::Theirs(found) => shared.fail(taken(&shared, &id, &found)),
         Created::Vanished => {
             shared.fail(Error::Fenced(format!(
                 "{key} was there and is gone: this log was recovered and cleaned up long ago"
@@ -213,7 +259,36 @@ async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, bytes: usize
     }
 }
 
-/// Deletes trimmed slots when they are due. What cannot be deleted is left to the collector: nothing depends on it.
+/// Who has the slot that was to be `wanted`, as far as its bytes tell.
+fn taken(shared: &Shared, wanted: &SlotId, found: &Found) -> Error {
+    let key = slot_key(wanted.owner, wanted.slot);
+    let bytes = match found {
+        Found::Whole(bytes) => bytes,
+        Found::Oversized(size) => {
+            return Error::Failed(format!("{key} holds {size} bytes of somebody else, over slot_bytes_max"));
+        }
+    };
+    match Seal::decode(bytes) {
+        Some(Ok(seal)) => {
+            return Error::Fenced(format!("{key} was sealed ({seal:?}): another process took over"));
+        }
+        Some(Err(detail)) => return Error::Failed(format!("{key} holds something like a seal: {detail}")),
+        None => {}
+    }
+    match shared.parts.codec.decode(bytes) {
+        Ok((id, _)) if id == *wanted => {
+            Error::Failed(format!("{key} holds other bytes under this writer's own nonce"))
+        }
+        Ok((id, _)) => Error::Fenced(format!(
+            "{key} was filled by another process, as slot {} of {:?}",
+            id.slot, id.owner
+        )),
+        Err(error) => Error::Failed(format!("{key} holds what no writer of slots wrote: {error}")),
+    }
+}
+
+/// Deletes trimmed slots when they are due, and again where that failed. What is left at the end of this life is the
+/// collector's.
 async fn sweep(shared: Arc<Shared>) {
     loop {
         let due = shared.slots.lock().due(shared.now());
@@ -225,16 +300,27 @@ async fn sweep(shared: Arc<Shared>) {
                 let keys =
                     futures::stream::iter((from..to).map(move |slot| Ok(slot_key(owner, slot)))).boxed();
                 let mut deleted = shared.parts.store.delete_stream(keys);
+                let mut failed = false;
                 while let Some(outcome) = deleted.next().await {
                     if let Err(error) = outcome
                         && !matches!(error, object_store::Error::NotFound { .. })
                     {
-                        tracing::warn!("deleting trimmed slots {from} to {to}: {error}");
+                        failed = true;
+                        tracing::warn!("deleting trimmed slots {from} to {to}: {error}; trying again later");
                     }
+                }
+                if failed {
+                    let due = shared.now() + DELETE_RETRY;
+                    shared.slots.lock().retry((from, to), due);
                 }
             }
         }
     }
+}
+
+/// Whether a record of `bytes` has room. The largest one fits into an empty log, whatever its overhead.
+fn fits(limit: usize, pending: usize, bytes: usize) -> bool {
+    pending == 0 || pending + bytes + RECORD_OVERHEAD_BYTES <= limit
 }
 
 #[async_trait]
@@ -243,8 +329,9 @@ impl Wal for ObjectWal {
         let _turn = self.turnstile.lock().await;
         let config = &self.shared.parts.config;
         // What can never fit need not wait to be told so by `append`.
-        let fits =
-            |pending: &usize| bytes > config.record_bytes_max || pending + bytes <= config.pending_bytes_max;
+        let fits = |pending: &usize| {
+            bytes > config.record_bytes_max || fits(config.pending_bytes_max, *pending, bytes)
+        };
         let mut pending = self.shared.pending.subscribe();
         let mut closing = self.shared.closing.subscribe();
         let revoked = self.shared.right.lost();
@@ -271,13 +358,14 @@ impl Wal for ObjectWal {
             // Under the lock: `fail` and `close` empty the queue after they have said so.
             shared.check_open()?;
             let used = *shared.pending.borrow();
-            if used + bytes > config.pending_bytes_max {
+            if !fits(config.pending_bytes_max, used, bytes) {
                 return Err(AppendError::OverCapacity {
                     used_bytes: used as u64,
                     capacity_bytes: config.pending_bytes_max as u64,
                 });
             }
-            shared.pending.send_modify(|pending| *pending += bytes);
+            shared.pending.send_modify(|pending| *pending += bytes + RECORD_OVERHEAD_BYTES);
+            shared.under_way.send_modify(|records| *records += 1);
             queue.batcher.push(shared.now(), bytes);
             queue.records.push_back((record, completion));
         }
@@ -315,9 +403,9 @@ impl Wal for ObjectWal {
             let _queue = self.shared.queue.lock();
             self.shared.closing.send_replace(true);
         }
-        let mut pending = self.shared.pending.subscribe();
+        let mut under_way = self.shared.under_way.subscribe();
         tokio::select! {
-            _ = pending.wait_for(|pending| *pending == 0) => {}
+            _ = under_way.wait_for(|records| *records == 0) => {}
             _ = self.shared.releaser.failed() => {}
         }
         self.shared.releaser.close().await;
