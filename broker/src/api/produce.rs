@@ -31,8 +31,10 @@ use uuid::Uuid;
 use super::wire::{Malformed, Reader};
 use super::{Context, error};
 use crate::broker::Broker;
-use crate::config::TimestampType;
+use crate::config::{CompressionType, TimestampType, TopicConfig};
 use crate::metadata::{ImageRef, Topic};
+use crate::partition::batch::Codec;
+use crate::partition::recompress::Target;
 use crate::partition::validate::{self, Checked, Rules};
 use crate::partition::{Appended, GetError, Partition, wall_clock_ms};
 
@@ -231,6 +233,7 @@ async fn check(
         timestamp_after_max_ms: config.timestamp_after_max_ms(),
         keys_required: config.cleanup().compact,
         decompressed_bytes_max: broker.partitions.config().decompressed_bytes_max,
+        compression: compression(&config),
         zstd_allowed: version >= ZSTD_FROM,
     };
     match validate::check(records.unwrap_or_default(), &rules, now_ms) {
@@ -242,6 +245,19 @@ async fn check(
             leader: None,
         }),
     }
+}
+
+/// What the topic wants its batches compressed with, unless that is what the producer chose (behaviour 43).
+fn compression(config: &TopicConfig) -> Option<Target> {
+    let codec = match config.compression_type() {
+        CompressionType::Producer => return None,
+        CompressionType::Uncompressed => Codec::None,
+        CompressionType::Gzip => Codec::Gzip,
+        CompressionType::Snappy => Codec::Snappy,
+        CompressionType::Lz4 => Codec::Lz4,
+        CompressionType::Zstd => Codec::Zstd,
+    };
+    Some(Target { codec, gzip_level: config.gzip_level(), zstd_level: config.zstd_level() })
 }
 
 /// Room for all batches of the request, or why none is appended.

@@ -38,6 +38,8 @@ pub enum CompressionType {
 pub struct TopicConfig {
     cleanup: Cleanup,
     compression_type: CompressionType,
+    gzip_level: i32,
+    zstd_level: i32,
     max_message_bytes: i32,
     timestamp_type: TimestampType,
     timestamp_after_max_ms: i64,
@@ -70,6 +72,8 @@ impl TopicConfig {
                 "zstd" => CompressionType::Zstd,
                 _ => CompressionType::Producer,
             },
+            gzip_level: text("compression.gzip.level").trim().parse().expect("effective values are valid"),
+            zstd_level: text("compression.zstd.level").trim().parse().expect("effective values are valid"),
             max_message_bytes: text("max.message.bytes").trim().parse().expect("effective values are valid"),
             timestamp_type: match text("message.timestamp.type").trim() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
@@ -88,6 +92,15 @@ impl TopicConfig {
 
     pub fn compression_type(&self) -> CompressionType {
         self.compression_type
+    }
+
+    /// What `compression.type=gzip` compresses with: 1 to 9, or -1 for gzip's own default.
+    pub fn gzip_level(&self) -> i32 {
+        self.gzip_level
+    }
+
+    pub fn zstd_level(&self) -> i32 {
+        self.zstd_level
     }
 
     /// Largest batch, in bytes, header included.

@@ -26,23 +26,25 @@ pub const HEADER_BYTES: usize = 61;
 pub const LENGTH_PREFIX_BYTES: usize = 12;
 pub const MAGIC: i8 = 2;
 
+const LENGTH_AT: usize = 8;
 const LEADER_EPOCH_AT: usize = 12;
 const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
 
+const CODEC_MASK: i16 = 7;
 const TIMESTAMP_TYPE: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
 
-/// How the records of a batch are compressed.
+/// How the records of a batch are compressed, with the numbers that the attributes have for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
-    None,
-    Gzip,
-    Snappy,
-    Lz4,
-    Zstd,
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
 }
 
 /// The fields of a batch's header.
@@ -169,6 +171,17 @@ pub fn set_base_offset(bytes: &mut [u8], offset: i64) {
 /// Outside of the checksum.
 pub fn set_leader_epoch(bytes: &mut [u8], epoch: i32) {
     bytes[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&epoch.to_be_bytes());
+}
+
+/// For a batch whose records were compressed anew: writes its length, its codec, and then the checksum.
+pub fn set_codec(bytes: &mut [u8], codec: Codec) {
+    let length = (bytes.len() - LENGTH_PREFIX_BYTES) as i32;
+    bytes[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
+    let attributes = i16::from_be_bytes([bytes[ATTRIBUTES_AT], bytes[ATTRIBUTES_AT + 1]]);
+    let attributes = attributes & !CODEC_MASK | codec as i16;
+    bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    let crc = checksum(bytes);
+    bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
 }
 
 /// Writes the max timestamp, and that the broker set it if it did; then the checksum.

@@ -19,6 +19,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod codec;
 pub mod log;
+pub mod recompress;
 pub mod records;
 pub mod state;
 #[cfg(test)]

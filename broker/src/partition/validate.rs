@@ -6,6 +6,7 @@
 use bytes::BytesMut;
 
 use super::batch::{self, BatchHeader, Codec, Malformed};
+use super::recompress::{Target, recompress};
 use super::records::{self, Invalid};
 
 /// A topic's rules for what may be appended.
@@ -23,6 +24,8 @@ pub struct Rules {
     pub keys_required: bool,
     /// Largest sum of a batch's records when decompressed, bytes. A bound on the work, not on memory.
     pub decompressed_bytes_max: u64,
+    /// What the batch is to be compressed with (`compression.type`); `None` leaves it as it was sent.
+    pub compression: Option<Target>,
     /// Below Produce version 7 zstd is not allowed (KIP-110).
     pub zstd_allowed: bool,
 }
@@ -82,7 +85,35 @@ pub fn check(mut bytes: BytesMut, rules: &Rules, now_ms: i64) -> Result<Checked,
         batch::set_max_timestamp(&mut bytes, max_timestamp, rules.log_append_time);
     }
     let header = BatchHeader::parse(&bytes).expect("it was parsed before");
-    Ok(Checked { header, bytes })
+    match (header.codec(), rules.compression) {
+        (Some(codec), Some(target)) if codec != target.codec => {
+            compressed_anew(bytes, &header, codec, target, rules)
+        }
+        _ => Ok(Checked { header, bytes }),
+    }
+}
+
+fn compressed_anew(
+    bytes: BytesMut,
+    header: &BatchHeader,
+    codec: Codec,
+    target: Target,
+    rules: &Rules,
+) -> Result<Checked, Rejected> {
+    match recompress(&bytes, header, codec, target, rules.batch_bytes_max) {
+        Ok(Some(bytes)) => {
+            let header = BatchHeader::parse(&bytes).expect("a batch of our own making");
+            Ok(Checked { header, bytes })
+        }
+        Ok(None) => reject(
+            Reason::TooLarge,
+            format!(
+                "compressed as compression.type wants it, the batch exceeds max.message.bytes, {}",
+                rules.batch_bytes_max
+            ),
+        ),
+        Err(error) => reject(Reason::Corrupt, error.to_string()),
+    }
 }
 
 fn check_header(bytes: &[u8], rules: &Rules) -> Result<BatchHeader, Rejected> {
@@ -210,6 +241,7 @@ mod tests {
             timestamp_after_max_ms: 3_600_000,
             keys_required: false,
             decompressed_bytes_max: 1 << 20,
+            compression: None,
             zstd_allowed: true,
         }
     }

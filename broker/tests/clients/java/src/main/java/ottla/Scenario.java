@@ -71,6 +71,7 @@ public final class Scenario {
     }
     verifyContents(CODECS.size() * PER_CODEC);
     offsetsByTime();
+    compressedByTheBroker();
     groupRebalances();
     transactionsAreRefused();
   }
@@ -181,6 +182,35 @@ public final class Scenario {
       check(found.offset() == 167 && found.timestamp() == FIRST_TIMESTAMP + 502, "offset by time: " + found);
       check(consumer.offsetsForTimes(Map.of(partition, Long.MAX_VALUE / 2)).get(partition) == null, "after the end");
       check(consumer.beginningOffsets(partitions()).values().stream().allMatch(offset -> offset == 0), "beginning");
+    }
+  }
+
+  /** What the broker compresses, this client can read. */
+  private void compressedByTheBroker() throws Exception {
+    for (String codec : List.of("uncompressed", "gzip", "snappy", "lz4", "zstd")) {
+      String name = topic + "-" + codec;
+      try (Admin admin = Admin.create(properties())) {
+        NewTopic fresh = new NewTopic(name, 1, (short) 1).configs(Map.of("compression.type", codec));
+        admin.createTopics(List.of(fresh)).all().get();
+      }
+      Properties properties = properties();
+      properties.put("compression.type", codec.equals("gzip") ? "none" : "gzip");
+      properties.put("linger.ms", "50");
+      properties.put("key.serializer", StringSerializer.class.getName());
+      properties.put("value.serializer", StringSerializer.class.getName());
+      try (KafkaProducer<String, String> producer = new KafkaProducer<>(properties)) {
+        for (int i = 0; i < 1000; i++) {
+          producer.send(new ProducerRecord<>(name, "key-" + i, "a value that repeats itself " + i));
+        }
+      }
+      try (KafkaConsumer<String, String> consumer = consumer(false)) {
+        TopicPartition partition = new TopicPartition(name, 0);
+        consumer.assign(List.of(partition));
+        consumer.seekToBeginning(List.of(partition));
+        for (ConsumerRecord<String, String> record : poll(consumer, 1000)) {
+          check(record.value().equals("a value that repeats itself " + record.offset()), codec + ": " + record);
+        }
+      }
     }
   }
 
