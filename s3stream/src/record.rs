@@ -1,4 +1,4 @@
-//! A record of a stream, and how it is described in a WAL record's meta.
+//! A record of a stream, and how it is described in a WAL record's meta (`docs/formats/wal-record.md`).
 
 use bytes::Bytes;
 use wal::Meta;
@@ -55,5 +55,53 @@ impl RecordMeta {
             max_timestamp: word(32) as i64,
         };
         (decoded.base < decoded.end).then_some(decoded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `docs/formats/wal-record.md` prints the same bytes.
+    #[test]
+    fn golden() {
+        let meta =
+            RecordMeta { stream: StreamId(7), stream_epoch: 3, base: 0x100, end: 0x102, max_timestamp: -1 };
+        let hex: String = meta.encode().as_slice().iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = concat!(
+            "0700000000000000",
+            "0300000000000000",
+            "0001000000000000",
+            "0201000000000000",
+            "ffffffffffffffff"
+        );
+        assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn other_lengths_and_empty_ranges_are_refused() {
+        let meta = RecordMeta { stream: StreamId(7), stream_epoch: 3, base: 5, end: 6, max_timestamp: 9 };
+        let bytes = meta.encode();
+        for length in 0..META_BYTES {
+            assert_eq!(RecordMeta::decode(&Meta::new(&bytes.as_slice()[..length])), None, "{length}");
+        }
+        assert_eq!(RecordMeta::decode(&Meta::new(&[bytes.as_slice(), &[0]].concat())), None);
+        for end in [0, 4, 5] {
+            assert_eq!(RecordMeta::decode(&RecordMeta { end, ..meta }.encode()), None, "[5, {end})");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            stream in any::<u64>(), stream_epoch in any::<u64>(), base in 0..u64::MAX, records in 1..u64::MAX,
+            max_timestamp in any::<i64>(),
+        ) {
+            let end = base.saturating_add(records);
+            let meta = RecordMeta { stream: StreamId(stream), stream_epoch, base, end, max_timestamp };
+            prop_assert_eq!(RecordMeta::decode(&meta.encode()), Some(meta));
+        }
     }
 }
