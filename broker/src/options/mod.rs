@@ -1,6 +1,6 @@
 //! Ottla's own options: flags, environment, TOML file and defaults, in this order of precedence.
 //!
-//! [`table`] is the one list of what there is; [`Options`] is what the program uses. Kafka's configs are elsewhere
+//! `table` is the one list of what there is; [`Options`] is what the program uses. Kafka's configs are elsewhere
 //! (`config/`): here they only pass through as `--kafka NAME=VALUE`.
 
 mod docs;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use docs::markdown;
+pub use docs::{markdown, plain_text};
 pub use source::{arguments, gather};
 pub use value::parse_bytes;
 

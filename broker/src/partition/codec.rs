@@ -1,7 +1,7 @@
 //! Readers of compressed records. They stream: memory stays small whatever the bytes claim to hold.
 //!
 //! Gzip, LZ4 and zstd decoders keep a window. Snappy has none, so a block is decompressed whole; no valid block expands
-//! more than [`SNAPPY_EXPANSION_MAX`] times, and one that claims to is refused before anything is allocated.
+//! more than `SNAPPY_EXPANSION_MAX` times, and one that claims to is refused before anything is allocated.
 
 use std::io::{self, BufRead, BufReader, Read};
 

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The bodies of a block lie together, so a fetch of many records is one slice. The table comes first, so that a block
-//! can be understood while it still arrives. The byte tables are in `docs/formats/object.md` and in [`format`](self::format).
+//! can be understood while it still arrives. The byte tables are in `docs/formats/object.md` and in `format`.
 //!
 //! # Invariants
 //!

@@ -17,8 +17,8 @@
 //! - **V4** A failed write or flush is final.
 //! - **V5** What was provably durable and cannot be read is [`Error::Corrupt`], never an end of the log.
 //!
-//! Reading order: [`superblock`] and [`frame`] (the format), [`layout`] (where records go), [`device`], [`volume`],
-//! [`writer`], [`recovery`].
+//! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
+//! `writer`, `recovery`.
 //!
 //! Not here: persistent reservations (B1 (a)). A volume that two hosts can reach is fenced by the lease of
 //! [`AckRight`], which is B1 (b).

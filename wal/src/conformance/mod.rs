@@ -1,4 +1,5 @@
-//! The suite that every WAL passes: W1 to W7, tested from outside through [`Medium`], [`Wal`] and [`Recovery`].
+//! The suite that every WAL passes: W1 to W7, tested from outside through [`Medium`](crate::Medium), [`Wal`](crate::Wal)
+//! and [`Recovery`](crate::Recovery).
 //!
 //! An implementation brings a [`Harness`] and calls [`run`] (or single cases, as tests of their own):
 //!
