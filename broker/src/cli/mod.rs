@@ -39,7 +39,7 @@ fn command() -> Command {
         .about("A Kafka-compatible broker whose only dependency is a bucket")
         .after_help(
             "Without a command, `ottla` runs a broker: the same as `ottla serve`.\n\n\
-             Examples:\n  ottla\n  ottla produce hello \"first record\"\n  ottla consume hello --follow",
+             Examples:\n  ottla\n  ottla produce hello \"first record\"\n  ottla consume hello",
         )
 }
 

@@ -1,6 +1,10 @@
 //! `ottla options`: every option of `serve`, as text for people or as the docs page.
 
+use std::io::Write;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::output;
 
 pub(super) fn command() -> Command {
     Command::new("options").about("List every option of `serve` with its variable, default and meaning").arg(
@@ -12,14 +16,10 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
-    let page = crate::options::markdown();
-    if matches.get_flag("markdown") {
-        print!("{page}");
-    } else {
-        // The page reads well enough as plain text without its table syntax.
-        for line in page.lines().filter(|line| !line.starts_with("|---")) {
-            println!("{}", line.trim_matches('|').replace(" | ", "  ").replace('`', ""));
-        }
+    let page =
+        if matches.get_flag("markdown") { crate::options::markdown() } else { crate::options::plain_text() };
+    match std::io::stdout().lock().write_all(page.as_bytes()).map_err(anyhow::Error::from) {
+        Err(error) if output::is_broken_pipe(&error) => Ok(()),
+        written => written,
     }
-    Ok(())
 }

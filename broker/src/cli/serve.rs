@@ -1,5 +1,7 @@
 //! `ottla serve`: a broker, until it is told to stop.
 
+use std::io::Write;
+
 use anyhow::Context;
 use clap::{ArgMatches, Command};
 use tracing_subscriber::EnvFilter;
@@ -32,7 +34,8 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let running = startup::start(options).await?;
-        println!("{}", running.banner());
+        // A broker serves also where nobody reads what it says.
+        let _ = writeln!(std::io::stdout(), "{}", running.banner());
         running.until_stopped().await
     });
     // Whatever still blocks a thread (a store that does not answer) must not hold up the exit.

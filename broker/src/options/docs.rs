@@ -1,9 +1,9 @@
-//! `docs/config.md`, from the table.
+//! `docs/config.md` and the text of `ottla options`, from the table.
 
 use std::fmt::Write;
 
 use super::source::variable;
-use super::table::{DEFINITIONS, Section};
+use super::table::{DEFINITIONS, Kind, Section};
 
 /// The page, whole.
 pub fn markdown() -> String {
@@ -40,4 +40,24 @@ pub fn markdown() -> String {
         }
     }
     page
+}
+
+/// The same for a terminal.
+pub fn plain_text() -> String {
+    let mut text = String::new();
+    for section in Section::ALL {
+        writeln!(text, "{}\n", section.title()).expect("writing to a String");
+        for definition in DEFINITIONS.iter().filter(|definition| definition.section == section) {
+            let default =
+                definition.default.map_or_else(String::new, |default| format!(", default {default}"));
+            let value = match definition.kind {
+                Kind::Switch => String::new(),
+                kind => format!(" <{}>", kind.placeholder()),
+            };
+            let (name, variable, help) = (definition.name, variable(definition), definition.help);
+            writeln!(text, "  --{name}{value}  ({variable}{default})\n      {help}\n")
+                .expect("writing to a String");
+        }
+    }
+    text
 }
