@@ -16,10 +16,6 @@ pub(super) fn command() -> Command {
                  uses a new store. The objects of the check are deleted again.",
             )
             .after_help(
-                "Examples:\n  ottla store check --store s3://bucket/prefix\n  ottla store check --store s3://bucket/prefix \
-                 --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
-            )
-            .after_help(
                 "Examples:\n  ottla store check --store s3://bucket/prefix\n  \
                  ottla store check --store s3://bucket --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
             )
