@@ -63,13 +63,23 @@ struct TopicData {
     partitions: Vec<(i32, Option<BytesMut>)>,
 }
 
+/// Topics in one request, and partitions in all of them. A request may be 100 MiB, and a topic without a name takes three
+/// bytes of it, but over a hundred in memory (behaviour 16); producers send no more than fit their `max.request.size`,
+/// at 61 bytes or more each.
+const TOPICS_MAX: usize = 1 << 16;
+const PARTITIONS_MAX: usize = 1 << 16;
+
 fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
     let mut reader = Reader { bytes: body, flexible: version >= FLEXIBLE_FROM };
     reader.nullable_string()?;
     let acks = reader.i16()?;
     let timeout = Duration::from_millis(reader.i32()?.max(0) as u64).min(TIMEOUT_MAX);
     let topic_count = reader.array(if version >= TOPIC_IDS_FROM { 17 } else { 2 })?;
+    if topic_count > TOPICS_MAX {
+        return Err(Malformed);
+    }
     let mut topics = Vec::with_capacity(topic_count);
+    let mut partitions_left = PARTITIONS_MAX;
     for _ in 0..topic_count {
         let (name, id) = if version >= TOPIC_IDS_FROM {
             (StrBytes::default(), reader.uuid()?)
@@ -77,6 +87,7 @@ fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
             (reader.string()?, Uuid::nil())
         };
         let partition_count = reader.array(5)?;
+        partitions_left = partitions_left.checked_sub(partition_count).ok_or(Malformed)?;
         let mut partitions = Vec::with_capacity(partition_count);
         for _ in 0..partition_count {
             let index = reader.i32()?;
@@ -440,6 +451,23 @@ mod tests {
                 assert!(parse(version, BytesMut::from(&whole[..length])).is_err(), "{version} {length}");
             }
         }
+        // As many topics, or partitions of one topic, as there are bytes for.
+        let nameless = |count: u32, each: &[u8], before: &[u8]| {
+            let mut bytes = BytesMut::from(&b"\0\0\x01\0\0\0\0"[..]);
+            bytes.extend_from_slice(before);
+            let mut writer = crate::api::wire::Writer { bytes, flexible: true };
+            writer.count(count as usize);
+            for _ in 0..count {
+                writer.bytes.extend_from_slice(each);
+            }
+            writer.bytes.extend_from_slice(&[0, 0]);
+            parse(9, writer.bytes)
+        };
+        assert_eq!(nameless(TOPICS_MAX as u32, &[1, 1, 0], &[]).unwrap().topics.len(), TOPICS_MAX);
+        assert_eq!(nameless(TOPICS_MAX as u32 + 1, &[1, 1, 0], &[]).unwrap_err(), Malformed);
+        let partitions = PARTITIONS_MAX as u32;
+        assert!(nameless(partitions, &[0, 0, 0, 0, 0, 0], &[2, 1]).is_ok());
+        assert_eq!(nameless(partitions + 1, &[0, 0, 0, 0, 0, 0], &[2, 1]).unwrap_err(), Malformed);
         // A null transactional id, acks, time-out, then 2^31-1 topics.
         let mut lying = BytesMut::from(&b"\xff\xff\0\x01\0\0\0\0\x7f\xff\xff\xff"[..]);
         assert_eq!(parse(3, lying.clone()).unwrap_err(), Malformed);
