@@ -3,7 +3,7 @@
 //! A waiter registers *before* it looks at the log, so that nothing that arrives in between is missed; what arrives in
 //! between may be counted twice, and then the waiter looks once more than needed. No timer is involved.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -60,8 +60,28 @@ struct Inner {
     closed: bool,
     /// Appends that are not confirmed yet: end offset and bytes. As bounded as the log cache.
     unconfirmed: VecDeque<(u64, usize)>,
-    fetches: Vec<Arc<Wait>>,
+    fetches: HashMap<WaitKey, Registered>,
     offsets: Vec<(u64, oneshot::Sender<()>)>,
+}
+
+/// A wait by its address, which is its own for as long as it is registered.
+type WaitKey = usize;
+
+/// A wait, and how often it is registered: a request may name a partition again and again. It is told once.
+#[derive(Debug)]
+struct Registered {
+    wait: Arc<Wait>,
+    times: usize,
+}
+
+fn key(wait: &Arc<Wait>) -> WaitKey {
+    Arc::as_ptr(wait).addr()
+}
+
+impl Inner {
+    fn waits(&self) -> impl Iterator<Item = &Wait> {
+        self.fetches.values().map(|registered| &*registered.wait)
+    }
 }
 
 impl Waiters {
@@ -83,7 +103,8 @@ impl Waiters {
     /// Counts what arrives for `wait` until the registration is dropped.
     pub fn register(self: &Arc<Self>, wait: &Arc<Wait>) -> Registration {
         let mut inner = self.0.lock();
-        inner.fetches.push(wait.clone());
+        let fresh = || Registered { wait: wait.clone(), times: 0 };
+        inner.fetches.entry(key(wait)).or_insert_with(fresh).times += 1;
         if inner.closed {
             wait.change();
         }
@@ -112,7 +133,7 @@ impl Waiters {
         let mut inner = self.0.lock();
         inner.closed = true;
         inner.offsets.clear();
-        inner.fetches.iter().for_each(|wait| wait.change());
+        inner.waits().for_each(Wait::change);
     }
 }
 
@@ -127,7 +148,7 @@ impl Listener for Waiters {
             arrived += bytes;
             inner.unconfirmed.pop_front();
         }
-        inner.fetches.iter().for_each(|wait| wait.arrive(arrived));
+        inner.waits().for_each(|wait| wait.arrive(arrived));
         let mut at = 0;
         while at < inner.offsets.len() {
             if inner.offsets[at].0 <= end {
@@ -150,8 +171,11 @@ pub struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut inner = self.waiters.0.lock();
-        if let Some(at) = inner.fetches.iter().position(|wait| Arc::ptr_eq(wait, &self.wait)) {
-            inner.fetches.swap_remove(at);
+        let key = key(&self.wait);
+        let registered = inner.fetches.get_mut(&key).expect("it is registered until this is dropped");
+        registered.times -= 1;
+        if registered.times == 0 {
+            inner.fetches.remove(&key);
         }
     }
 }
@@ -179,6 +203,22 @@ mod tests {
         waiters.confirmed(2);
         assert!(arrived.as_mut().now_or_never().is_some());
         drop(registration);
+        assert!(waiters.0.lock().fetches.is_empty());
+    }
+
+    #[test]
+    fn a_wait_that_is_registered_twice_counts_once_and_stays_until_the_last_is_dropped() {
+        let (waiters, wait) = waiting();
+        wait.arm();
+        let [first, second] = [waiters.register(&wait), waiters.register(&wait)];
+        waiters.appending(1, 60);
+        waiters.confirmed(1);
+        assert!(wait.arrived(61).now_or_never().is_none());
+        drop(first);
+        waiters.appending(2, 1);
+        waiters.confirmed(2);
+        assert!(wait.arrived(61).now_or_never().is_some());
+        drop(second);
         assert!(waiters.0.lock().fetches.is_empty());
     }
 
