@@ -8,8 +8,8 @@
 //! - **F2** An incremental response names a partition if it has records or an error, or if its high watermark or log
 //!   start differ from what was said last. After an error it is named once more when the error is gone.
 //! - **F3** Partitions that had records go to the end of the session's order, so that none is starved.
-//! - **F4** At most [`Limits::sessions_max`] sessions, and [`Limits::partitions_max`] partitions in all of them. A new
-//!   one takes the place of the one that was used longest ago, if that was long enough ago; else it is not made, which
+//! - **F4** At most [`Limits::sessions_max`] sessions, and [`Limits::partitions_max`] partitions in all of them, whose
+//!   topics have names that could exist. A new one takes the place of the one that was used longest ago, if that was long enough ago; else it is not made, which
 //!   clients cope with.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +20,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::StrBytes;
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Partitions in all sessions. Default 1,000,000.
     pub partitions_max: usize,
+    /// Partitions of all requests that wait for data, in sessions or not. Default 1,000,000.
+    pub waiting_partitions_max: usize,
     /// A session that was not used for this long may be replaced
     /// (`min.incremental.fetch.session.eviction.ms`). Default 2 min.
     pub eviction_age: Duration,
@@ -44,7 +47,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { sessions_max: 1000, partitions_max: 1_000_000, eviction_age: Duration::from_secs(120) }
+        Limits {
+            sessions_max: 1000,
+            partitions_max: 1_000_000,
+            waiting_partitions_max: 1_000_000,
+            eviction_age: Duration::from_secs(120),
+        }
     }
 }
 
@@ -177,10 +185,17 @@ struct Entry {
 }
 
 /// All sessions of a broker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
     limits: Limits,
     entries: Mutex<Entries>,
+    waiting: Semaphore,
+}
+
+impl Default for Sessions {
+    fn default() -> Sessions {
+        Sessions::new(Limits::default())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +214,13 @@ impl Entries {
 
 impl Sessions {
     pub fn new(limits: Limits) -> Sessions {
-        Sessions { limits, entries: Mutex::default() }
+        let waiting = Semaphore::new(limits.waiting_partitions_max);
+        Sessions { limits, entries: Mutex::default(), waiting }
+    }
+
+    /// A place for a request of so many partitions that is going to wait for data, if there is one.
+    pub fn try_wait(&self, partitions: usize) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire_many(u32::try_from(partitions).ok()?).ok()
     }
 
     /// What the request is about, or the error for all of it.
@@ -207,10 +228,14 @@ impl Sessions {
         let by_id = version >= TOPIC_IDS_FROM;
         let (id, epoch) = (request.session_id, request.session_epoch);
         let wanted = wanted(by_id, request);
+        let remember = wanted.iter().all(memorable);
         let mut entries = self.entries.lock();
         if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
             entries.remove(id);
-            let kind = if epoch == FINAL_EPOCH { Kind::Sessionless } else { Kind::Full { by_id } };
+            let kind = match epoch {
+                INITIAL_EPOCH if remember => Kind::Full { by_id },
+                _ => Kind::Sessionless,
+            };
             return Ok(Plan { partitions: wanted, kind });
         }
         let Some(entry) = entries.by_id.get_mut(&id) else {
@@ -235,10 +260,11 @@ impl Sessions {
         let (before, now) = (entry.partitions, session.partitions.len());
         entry.partitions = now;
         entries.partitions = entries.partitions - before + now;
-        if session.partitions.is_empty() || entries.partitions > self.limits.partitions_max {
+        let too_much = entries.partitions > self.limits.partitions_max || !remember;
+        if session.partitions.is_empty() || too_much {
             // Nothing left to remember, or too much: the client begins anew.
             entries.remove(id);
-            if now > 0 {
+            if too_much {
                 return Err(ResponseError::FetchSessionIdNotFound);
             }
             return Ok(Plan { partitions: Vec::new(), kind: Kind::Sessionless });
@@ -300,6 +326,14 @@ impl Sessions {
         let session = Arc::new(Mutex::new(session));
         entries.by_id.insert(id, Entry { session, used: now, partitions });
         id
+    }
+}
+
+/// Whether a session may hold on to it: a name can be as long as a request.
+fn memorable(wanted: &Wanted) -> bool {
+    match &wanted.topic {
+        TopicKey::Name(name) => name.len() <= super::topic_name::LENGTH_MAX,
+        TopicKey::Id(_) => true,
     }
 }
 

@@ -53,6 +53,21 @@ fn behaviour_69_a_session_remembers_partitions_and_what_was_said() {
 }
 
 #[test]
+fn behaviour_69_names_that_no_topic_can_have_are_not_remembered() {
+    let long = || TopicName(StrBytes::from_string("x".repeat(250)));
+    let sessions = Sessions::default();
+    let mut full = request(0, 0, &[(0, 0)], &[]);
+    full.topics[0].topic = long();
+    let plan = sessions.begin(12, &full).unwrap();
+    assert_eq!(sessions.finish(&plan, &[said(-1)]), (NO_SESSION, vec![true]), "answered all the same");
+    let id = started(&sessions, &[(0, 0)]);
+    let mut more = request(id, 1, &[(0, 0)], &[]);
+    more.topics[0].topic = long();
+    assert_eq!(sessions.begin(12, &more).unwrap_err(), ResponseError::FetchSessionIdNotFound);
+    assert_eq!(sessions.entries.lock().partitions, 0);
+}
+
+#[test]
 fn behaviour_69_errors_are_said_each_time_and_their_end_once() {
     let sessions = Sessions::default();
     let id = started(&sessions, &[(0, 0)]);
