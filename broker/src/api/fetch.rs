@@ -11,7 +11,7 @@ use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use s3stream::{ReadError, StreamRecord};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,6 +23,7 @@ use crate::broker::Broker;
 use crate::metadata::ImageRef;
 use crate::partition::waiters::Wait;
 use crate::partition::{GetError, Partition};
+use crate::server::ResponseBudget;
 
 /// Partitions of one request that are read at the same time, when they are not in memory.
 const READS_AT_ONCE: usize = 8;
@@ -38,6 +39,9 @@ struct Answer {
     diverging: Option<(i32, i64)>,
     current_leader: Option<(i32, i32)>,
     records: Vec<StreamRecord>,
+    /// How much of `min_bytes` it makes up: the bytes of its records, or the whole limit if more would follow that a
+    /// limit keeps out. Else a request whose `min_bytes` are near a limit would wait with the response full.
+    counted: usize,
 }
 
 impl Answer {
@@ -49,6 +53,7 @@ impl Answer {
             diverging: None,
             current_leader: None,
             records: Vec::new(),
+            counted: 0,
         }
     }
 
@@ -57,37 +62,22 @@ impl Answer {
     }
 }
 
-/// The bytes of records in responses that are not written yet. They keep memory from being freed, and how quickly they
-/// are written is up to the peers.
-#[derive(Debug)]
-pub struct ResponseBudget {
-    bytes: Arc<Semaphore>,
-    max: usize,
-}
-
-impl ResponseBudget {
-    pub fn new(max: usize) -> ResponseBudget {
-        ResponseBudget { bytes: Arc::new(Semaphore::new(max)), max }
+/// The share of `answers` in the memory for responses. If there is not so much left, all but the first batch is dropped
+/// from them, which clients fetch again; for that one there is a wait, unless the peer goes.
+async fn charge(
+    budget: &ResponseBudget,
+    answers: &mut [Answer],
+    gone: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
+    if let Some(permit) = budget.try_take(answers.iter().map(Answer::bytes).sum()) {
+        return Some(permit);
     }
-
-    /// Takes the share of `answers`. If there is not so much left, all but the first batch is dropped from them, which
-    /// clients fetch again; for that one there is a wait, unless the peer goes.
-    async fn take(&self, answers: &mut [Answer], gone: &CancellationToken) -> Option<OwnedSemaphorePermit> {
-        let bytes: usize = answers.iter().map(Answer::bytes).sum();
-        let share = |bytes: usize| bytes.min(self.max) as u32;
-        if let Ok(permit) = self.bytes.clone().try_acquire_many_owned(share(bytes)) {
-            return Some(permit);
-        }
-        let mut first = 0;
-        for answer in answers {
-            answer.records.truncate(usize::from(first == 0));
-            first += answer.bytes();
-        }
-        tokio::select! {
-            permit = self.bytes.clone().acquire_many_owned(share(first)) => Some(permit.expect("never closed")),
-            () = gone.cancelled() => None,
-        }
+    let mut first = 0;
+    for answer in answers {
+        answer.records.truncate(usize::from(first == 0));
+        first += answer.bytes();
     }
+    budget.take(first, gone).await
 }
 
 /// `gone` is cancelled when the peer has left or the broker stops: then there is nobody to wait for.
@@ -102,15 +92,16 @@ pub async fn handle(
         Ok(plan) => plan,
         Err(error) => return FetchResponse { error_code: error.code(), ..FetchResponse::default() },
     };
+    let max_bytes = request.max_bytes.clamp(0, broker.config.fetch_max_bytes);
     let fetch = Fetch {
         broker,
         version,
-        max_bytes: request.max_bytes.clamp(0, broker.config.fetch_max_bytes) as usize,
-        min_bytes: request.min_bytes.clamp(0, request.max_bytes.max(0)) as usize,
+        max_bytes: max_bytes as usize,
+        min_bytes: request.min_bytes.clamp(0, max_bytes) as usize,
         deadline: Instant::now() + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
     let mut answers = fetch.answers(&plan, gone).await;
-    let permit = budget.take(&mut answers, gone).await;
+    let permit = charge(budget, &mut answers, gone).await;
     let response = respond(&fetch, plan, answers, request.isolation_level == READ_COMMITTED);
     FetchResponse { permit, ..response }
 }
@@ -131,6 +122,10 @@ impl Fetch<'_> {
         if self.enough(&answers) || plan.partitions.is_empty() || self.deadline <= Instant::now() {
             return answers;
         }
+        // Beyond what may wait at all, a request is answered with what there is.
+        let Some(_waiting) = self.broker.fetch_sessions.try_wait(plan.partitions.len()) else {
+            return answers;
+        };
         let wait = Arc::new(Wait::default());
         loop {
             wait.arm();
@@ -144,7 +139,9 @@ impl Fetch<'_> {
             if self.enough(&answers) {
                 return answers;
             }
-            let missing = self.min_bytes - answers.iter().map(Answer::bytes).sum::<usize>();
+            let missing = self.min_bytes - answers.iter().map(|answer| answer.counted).sum::<usize>();
+            // Too little to be answered, and no reason to keep memory from being freed for as long as a peer likes.
+            answers.iter_mut().for_each(|answer| answer.records = Vec::new());
             tokio::select! {
                 () = wait.arrived(missing) => {}
                 () = tokio::time::sleep_until(self.deadline) => return self.look(&plan.partitions).await,
@@ -156,7 +153,8 @@ impl Fetch<'_> {
     /// Whether the request is to be answered now (behaviour 67).
     fn enough(&self, answers: &[Answer]) -> bool {
         let urgent = |answer: &Answer| answer.error.is_some() || answer.diverging.is_some();
-        answers.iter().any(urgent) || answers.iter().map(Answer::bytes).sum::<usize>() >= self.min_bytes
+        let counted = answers.iter().map(|answer| answer.counted).sum::<usize>();
+        answers.iter().any(urgent) || counted >= self.min_bytes
     }
 
     /// Reads what is there, in the order of the partitions, within the request's bytes (behaviour 66).
@@ -164,17 +162,27 @@ impl Fetch<'_> {
         let mut answers: Vec<Answer> = Vec::with_capacity(wanted.len());
         let mut left = self.max_bytes;
         let mut first = true;
-        for group in wanted.chunks(READS_AT_ONCE) {
+        let mut rest = wanted;
+        while let Some(largest) = rest.iter().take(READS_AT_ONCE).map(|wanted| wanted.max_bytes).max() {
+            // Together they may hold about as much as the response, not several times that.
+            let at_once = left / usize::try_from(largest).unwrap_or(0).max(1);
+            let (group, behind) = rest.split_at(rest.len().min(at_once.clamp(1, READS_AT_ONCE)));
+            rest = behind;
             let reads = group.iter().map(|wanted| self.read(wanted, left, first));
             for (mut answer, wanted) in join_all(reads).await.into_iter().zip(group) {
                 // The first batch of all is whole even if it is larger than every limit; later ones must fit.
                 let limit = left.min(wanted.max_bytes.max(0) as usize);
                 let fitting = fitting(&answer.records, limit);
                 answer.records.truncate(if first { fitting.max(1) } else { fitting });
+                let next = answer.records.last().map_or(wanted.fetch_offset, |last| last.end as i64);
+                let more = answer.error.is_none() && next < answer.high_watermark;
+                answer.counted = if more { limit.max(answer.bytes()) } else { answer.bytes() };
                 first &= answer.records.is_empty();
                 left = left.saturating_sub(answer.bytes());
                 answers.push(answer);
             }
+            // With many partitions, all of them in memory, nothing else would let others run.
+            tokio::task::coop::consume_budget().await;
         }
         answers
     }
@@ -215,6 +223,7 @@ impl Fetch<'_> {
             diverging: None,
             current_leader: None,
             records: Vec::new(),
+            counted: 0,
         };
         let Ok(offset) = u64::try_from(wanted.fetch_offset) else {
             return self.out_of_range(answer);
@@ -375,18 +384,18 @@ mod tests {
         let budget = ResponseBudget::new(1000);
         let gone = CancellationToken::new();
         let mut whole = [answer(&[]), answer(&[300, 300])];
-        let held = budget.take(&mut whole, &gone).await.unwrap();
+        let held = charge(&budget, &mut whole, &gone).await.unwrap();
         assert_eq!(whole[1].bytes(), 600);
         let mut shrunk = [answer(&[]), answer(&[300, 300]), answer(&[100])];
-        let second = budget.take(&mut shrunk, &gone).await.unwrap();
+        let second = charge(&budget, &mut shrunk, &gone).await.unwrap();
         assert_eq!(shrunk.iter().map(Answer::bytes).collect::<Vec<_>>(), [0, 300, 0]);
         let mut waiting = [answer(&[500])];
-        assert!(budget.take(&mut waiting, &gone).now_or_never().is_none());
+        assert!(charge(&budget, &mut waiting, &gone).now_or_never().is_none());
         drop(held);
-        let third = budget.take(&mut waiting, &gone).now_or_never().expect("there is room again");
+        let third = charge(&budget, &mut waiting, &gone).now_or_never().expect("there is room again");
         drop((second, third));
         let mut larger_than_all = [answer(&[5000])];
-        assert!(budget.take(&mut larger_than_all, &gone).await.is_some());
-        assert_eq!(budget.bytes.available_permits(), 1000);
+        assert!(charge(&budget, &mut larger_than_all, &gone).await.is_some());
+        assert!(budget.try_take(1000).is_some(), "everything was given back");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
@@ -15,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::dispatch::{self, Close, Parsed};
-use super::frame::{Budget, Frame, FrameReader};
-use super::{Config, Rope};
-use crate::api::fetch::ResponseBudget;
+use super::frame::{Budget, Frame, FrameReader, Permits};
+use super::rope::Patience;
+use super::{Config, ResponseBudget, Rope};
 use crate::api::{Advertised, Context};
 use crate::broker::Broker;
 
@@ -59,7 +58,12 @@ impl Connection {
         let frames = FrameReader::new(from, &self.config, self.budget.clone());
         let reader = self.read(frames, frames_in, &pipeline, &progress);
         let processor = self.process(frames_out, responses_in, &pipeline);
-        let writer = write(responses_out, to, self.config.idle_timeout, &progress);
+        let patience = Patience {
+            stall: self.config.idle_timeout,
+            contended_stall: self.config.contended_stall,
+            budget: &self.responses,
+        };
+        let writer = write(responses_out, to, &patience, &progress);
         tokio::select! {
             // Ends when the processor has ended and everything it queued is written, or at the first failure.
             ended = writer => match ended {
@@ -67,9 +71,13 @@ impl Connection {
                 Err(reason) => debug!(%peer, %reason, "connection closed"),
             },
             () = async {
-                tokio::join!(reader, processor);
+                processor.await;
                 std::future::pending().await
-            } => unreachable!("the other branch decides"),
+            } => unreachable!("the other branches decide"),
+            () = async {
+                reader.await;
+                tokio::time::sleep(self.config.linger).await;
+            } => debug!(%peer, "connection closed: the peer left before its answers"),
         }
     }
 
@@ -149,7 +157,8 @@ impl Connection {
         context: &mut Context,
         pipeline: &Arc<Semaphore>,
     ) -> Result<Queued, Close> {
-        let (bytes, _queued) = frame.split();
+        let (bytes, queued) = frame.split();
+        let size = bytes.len();
         let mut request = match dispatch::parse(bytes)? {
             Parsed::Request(request) => request,
             Parsed::UnknownApiVersions { correlation_id } => {
@@ -167,8 +176,31 @@ impl Connection {
             return Ok(Queued { response: produce.finish().boxed(), _turn: turn });
         }
         let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
-        let response = dispatch::handle(self, context, request).await?;
+        let decoded = self.budget.shared.decode(size).await;
+        let handled = dispatch::handle(self, context, request);
+        let mut response = self.counted_while_short(handled, (queued, decoded)).await?;
+        if response.permits() == 0 && !self.budget.shared.is_small(response.len()) {
+            // Nobody is left to read it if there is none.
+            if let Some(permit) = self.responses.take(response.len(), &self.closing).await {
+                response.charge(permit);
+            }
+        }
         Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn })
+    }
+
+    /// Holds the request's share of memory until it is handled, or waits for something.
+    async fn counted_while_short<T>(
+        &self,
+        handled: impl Future<Output = T>,
+        shares: (Permits, Option<OwnedSemaphorePermit>),
+    ) -> T {
+        let mut handled = std::pin::pin!(handled);
+        tokio::select! {
+            biased;
+            done = &mut handled => return done,
+            () = tokio::time::sleep(self.config.queued_time_max) => drop(shares),
+        }
+        handled.await
     }
 
     /// Permits are given in the order in which they are asked for. All of them: every response before is written, and
@@ -191,7 +223,7 @@ enum WriteError {
 async fn write(
     mut responses: mpsc::Receiver<Queued>,
     mut to: impl AsyncWrite + Unpin,
-    stall: Duration,
+    patience: &Patience<'_>,
     progress: &Mutex<Instant>,
 ) -> Result<(), WriteError> {
     let mut next = responses.recv().await;
@@ -221,9 +253,10 @@ async fn write(
                 }
             }
         };
-        rope.write_to(&mut to, stall).await?;
+        rope.write_to(&mut to, patience).await?;
         *progress.lock() = Instant::now();
-        drop(turns);
+        // Before the wait for the next response, which may be long: its share of the memory is for others now.
+        drop((rope, turns));
         if let Some(reason) = ended {
             return Err(reason.into());
         }

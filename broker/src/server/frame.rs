@@ -69,21 +69,47 @@ pub(super) struct Shared {
     /// One permit. While frames that are not whole yet hold all bytes, its holder reads on without taking any, and so
     /// somebody always gets done.
     passage: Arc<Semaphore>,
+    /// A permit per byte, for small requests alone: whoever holds the others, these are read. They take theirs in one
+    /// step.
+    small: Arc<Semaphore>,
+    small_request_bytes: usize,
+    decoded: Arc<Semaphore>,
+    decoded_max: usize,
 }
+
+/// A decoded request is taken for this many times its size: arrays of empty strings are the worst.
+const DECODED_FACTOR: usize = 32;
 
 impl Shared {
     pub fn new(config: &Config) -> Shared {
         Shared {
             bytes: Arc::new(Semaphore::new(config.queued_bytes_max)),
             passage: Arc::new(Semaphore::new(1)),
+            small: Arc::new(Semaphore::new(config.queued_small_bytes_max)),
+            small_request_bytes: config.small_request_bytes,
+            decoded: Arc::new(Semaphore::new(config.decoded_bytes_max)),
+            decoded_max: config.decoded_bytes_max,
         }
+    }
+
+    pub fn is_small(&self, bytes: usize) -> bool {
+        bytes <= self.small_request_bytes
+    }
+
+    /// Room for decoding a request; small ones need none of it.
+    pub async fn decode(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        if self.is_small(bytes) {
+            return None;
+        }
+        let share = bytes.saturating_mul(DECODED_FACTOR).min(self.decoded_max) as u32;
+        Some(self.decoded.clone().acquire_many_owned(share).await.expect("never closed"))
     }
 }
 
 /// The shared bytes, and one connection's own bound.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    shared: Shared,
+    pub shared: Shared,
     own: Arc<Semaphore>,
     own_max: usize,
 }
@@ -100,6 +126,12 @@ impl Budget {
         // a connection that may not go on does not hold what others could use.
         let own = self.own.clone().acquire_many_owned(frame_bytes.min(self.own_max) as u32).await;
         Permits { all: None, _own: own.expect("never closed"), passage: None }
+    }
+
+    /// All that a small request needs.
+    async fn take_small(&self, permits: &mut Permits, frame_bytes: usize) {
+        let all = self.shared.small.clone().acquire_many_owned(frame_bytes as u32).await;
+        permits.all = Some(all.expect("never closed"));
     }
 
     /// Adds `bytes` of what is shared, or lets the frame pass without.
@@ -163,8 +195,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let mut upto = 0;
         let mut pass_until = None;
         while upto < length {
-            let step = (length - upto).min(upto.max(STEP_BYTES_FIRST));
-            self.budget.take_more(&mut queued, step).await;
+            let mut step = (length - upto).min(upto.max(STEP_BYTES_FIRST));
+            if self.budget.shared.is_small(length) {
+                step = length;
+                self.budget.take_small(&mut queued, length).await;
+            } else {
+                self.budget.take_more(&mut queued, step).await;
+            }
             upto += step;
             let mut until =
                 Instant::now() + self.timeout + Duration::from_secs((step / self.rate_min) as u64);
@@ -214,9 +251,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 mod tests {
     use super::*;
 
-    fn reader<'a>(bytes: &'a [u8], config: &Config) -> (FrameReader<&'a [u8]>, Arc<Semaphore>) {
+    impl Shared {
+        fn free(&self) -> usize {
+            self.bytes.available_permits() + self.small.available_permits()
+        }
+    }
+
+    fn reader<'a>(bytes: &'a [u8], config: &Config) -> (FrameReader<&'a [u8]>, Shared) {
         let shared = Shared::new(config);
-        (FrameReader::new(bytes, config, Budget::new(config, shared.clone())), shared.bytes)
+        (FrameReader::new(bytes, config, Budget::new(config, shared.clone())), shared)
     }
 
     fn frame(key: i16, body: usize) -> Vec<u8> {
@@ -234,7 +277,7 @@ mod tests {
             let bytes = length.to_be_bytes();
             let (mut reader, all) = reader(&bytes, &config);
             assert!(matches!(reader.read().await, Err(Error::Length { .. })), "{length}");
-            assert_eq!(all.available_permits(), config.queued_bytes_max);
+            assert_eq!(all.free(), config.queued_bytes_max + config.queued_small_bytes_max);
         }
     }
 
@@ -250,9 +293,12 @@ mod tests {
             assert_eq!(read.is_ok(), good, "{key} {body}");
             if let Ok(read) = read {
                 assert_eq!(&read.bytes[..], &bytes[4..]);
-                assert_eq!(all.available_permits(), config.queued_bytes_max - PREFIX_BYTES - body);
+                assert_eq!(
+                    all.free(),
+                    config.queued_bytes_max + config.queued_small_bytes_max - PREFIX_BYTES - body
+                );
             }
-            assert_eq!(all.available_permits(), config.queued_bytes_max);
+            assert_eq!(all.free(), config.queued_bytes_max + config.queued_small_bytes_max);
         }
     }
 
@@ -273,7 +319,7 @@ mod tests {
         for length in 1..one.len() {
             let (mut cut, all) = reader(&one[..length], &config);
             assert!(matches!(cut.read().await, Err(Error::Io(_))));
-            assert_eq!(all.available_permits(), config.queued_bytes_max);
+            assert_eq!(all.free(), config.queued_bytes_max + config.queued_small_bytes_max);
         }
     }
 
@@ -281,7 +327,7 @@ mod tests {
     async fn a_peer_that_dribbles_meets_the_deadline_and_gives_its_bytes_back() {
         let config = Config { request_bytes_max: 1 << 20, ..Config::default() };
         let shared = Shared::new(&config);
-        let all = shared.bytes.clone();
+        let all = shared.clone();
         let (mut peer, server) = tokio::io::duplex(64);
         let mut reader = FrameReader::new(server, &config, Budget::new(&config, shared));
         let dribble = async move {
@@ -302,7 +348,7 @@ mod tests {
             dribble
         );
         assert!(matches!(read, Err(Error::TimedOut)));
-        assert_eq!(all.available_permits(), config.queued_bytes_max);
+        assert_eq!(all.free(), config.queued_bytes_max + config.queued_small_bytes_max);
     }
 
     /// What a peer has announced and not sent is not taken from the others (N5).
@@ -359,5 +405,30 @@ mod tests {
         tokio::time::timeout(config.frame_timeout, all).await.expect("nobody waits for ever");
         assert_eq!(shared.bytes.available_permits(), config.queued_bytes_max);
         assert_eq!(shared.passage.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_requests_hold_up_no_small_ones() {
+        let config = Config { request_bytes_max: 1 << 20, queued_bytes_max: 1 << 20, ..Config::default() };
+        let shared = Shared::new(&config);
+        let _processed = shared.bytes.clone().try_acquire_many_owned(1 << 20).unwrap();
+        let _passing = shared.passage.clone().try_acquire_owned().unwrap();
+        let bytes = frame(12, 100);
+        let mut small = FrameReader::new(&bytes[..], &config, Budget::new(&config, shared.clone()));
+        assert_eq!(small.read().await.unwrap().bytes.len(), 108);
+        let bytes = frame(0, 100_000);
+        let mut large = FrameReader::new(&bytes[..], &config, Budget::new(&config, shared.clone()));
+        assert!(futures::poll!(Box::pin(large.read())).is_pending());
+    }
+
+    #[tokio::test]
+    async fn large_requests_are_decoded_one_after_the_other() {
+        use futures::FutureExt;
+        let shared = Shared::new(&Config::default());
+        assert!(shared.decode(64 << 10).now_or_never().expect("small ones do not wait").is_none());
+        let held = shared.decode(8 << 20).now_or_never().expect("the first may");
+        assert!(shared.decode(100_000).now_or_never().is_none());
+        drop(held);
+        assert!(shared.decode(100_000).now_or_never().is_some());
     }
 }

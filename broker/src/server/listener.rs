@@ -12,11 +12,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Config;
 use super::connection::Connection;
 use super::frame::{Budget, Shared};
+use super::{Config, ResponseBudget};
 use crate::api::Advertised;
-use crate::api::fetch::ResponseBudget;
 use crate::broker::Broker;
 
 /// After a failed accept (no file descriptors, most likely), so that the loop does not spin.

@@ -29,9 +29,11 @@ mod dispatch;
 mod frame;
 mod header;
 mod listener;
+mod responses;
 mod rope;
 
 pub use listener::{Error, Server};
+pub use responses::ResponseBudget;
 pub use rope::Rope;
 
 use std::time::Duration;
@@ -47,19 +49,36 @@ pub struct Config {
     /// (`queued.max.request.bytes`). Default 256 MiB. Readers wait while it is used up, but for one, whose request may
     /// go beyond it: else requests of which each has come in part could wait for each other for ever.
     pub queued_bytes_max: usize,
+    /// A request of up to this many bytes is a small one. Default 64 KiB.
+    pub small_request_bytes: usize,
+    /// What small requests have to themselves of memory like [`queued_bytes_max`](Config::queued_bytes_max), bytes: so
+    /// that large requests that come slowly, or wait for the store, hold up no heartbeat. Default 64 MiB.
+    pub queued_small_bytes_max: usize,
+    /// What requests other than small ones and Produce may take once they are decoded, bytes, each taken for 32 times
+    /// its size. Default 256 MiB. They are decoded one after the other while it is used up.
+    pub decoded_bytes_max: usize,
+    /// After this long a request that waits, for data or for others, no longer counts in any of these: what it waits
+    /// with is bounded by whoever keeps it. Default 1 s.
+    pub queued_time_max: Duration,
     /// The same for one connection, bytes; one request may be larger. Default 16 MiB.
     pub queued_bytes_per_connection_max: usize,
-    /// Records in Fetch responses of all connections that are not written yet, bytes. Default 256 MiB. While it is used
-    /// up, a response carries one batch.
+    /// Responses of all connections that are not written yet, bytes: records, and other responses that are not small.
+    /// Default 256 MiB. While it is used up, a Fetch is answered with one batch, and peers that leave a response unread
+    /// for [`contended_stall`](Config::contended_stall) are cut off.
     pub response_bytes_max: usize,
+    /// How long a peer may take nothing of a response while others wait for the memory. Default 5 s. Otherwise it is
+    /// [`idle_timeout`](Config::idle_timeout).
+    pub contended_stall: Duration,
     /// Requests of one connection that wait for their turn, and Produce requests of one connection that wait for
     /// durability, each at most this many. Default 64.
     pub pipelined_requests_max: usize,
     /// A request must be complete this long after its first byte, plus the time its size takes at
     /// `frame_rate_min`. Default 30 s.
     pub frame_timeout: Duration,
-    /// Bytes per second. Default 16 KiB.
+    /// Bytes per second. Default 256 KiB: Kafka's own clients give a request 30 s in all.
     pub frame_rate_min: usize,
+    /// Answers to a peer that has stopped sending may take this long; it has left, most likely. Default 30 s.
+    pub linger: Duration,
     /// A connection without any progress in either direction for this long is closed
     /// (`connections.max.idle.ms`). Default 10 min.
     pub idle_timeout: Duration,
@@ -77,11 +96,17 @@ impl Default for Config {
             request_bytes_max: 100 << 20,
             control_request_bytes_max: 8 << 20,
             queued_bytes_max: 256 << 20,
+            small_request_bytes: 64 << 10,
+            queued_small_bytes_max: 64 << 20,
+            decoded_bytes_max: 256 << 20,
+            queued_time_max: Duration::from_secs(1),
             queued_bytes_per_connection_max: 16 << 20,
             response_bytes_max: 256 << 20,
+            contended_stall: Duration::from_secs(5),
             pipelined_requests_max: 64,
             frame_timeout: Duration::from_secs(30),
-            frame_rate_min: 16 << 10,
+            frame_rate_min: 256 << 10,
+            linger: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             connections_max: 10_000,
             connections_per_ip_max: 10_000,
@@ -97,6 +122,9 @@ impl Config {
             ("request_bytes_max", self.request_bytes_max),
             ("control_request_bytes_max", self.control_request_bytes_max),
             ("queued_bytes_max", self.queued_bytes_max),
+            ("small_request_bytes", self.small_request_bytes),
+            ("queued_small_bytes_max", self.queued_small_bytes_max),
+            ("decoded_bytes_max", self.decoded_bytes_max),
             ("queued_bytes_per_connection_max", self.queued_bytes_per_connection_max),
             ("response_bytes_max", self.response_bytes_max),
             ("pipelined_requests_max", self.pipelined_requests_max),
@@ -114,6 +142,12 @@ impl Config {
                 "queued_bytes_max ({}) must be at least request_bytes_max ({}), or the largest request could never \
                  be read",
                 self.queued_bytes_max, self.request_bytes_max
+            ));
+        }
+        if self.queued_small_bytes_max < self.small_request_bytes {
+            return Err(format!(
+                "queued_small_bytes_max ({}) must be at least small_request_bytes ({})",
+                self.queued_small_bytes_max, self.small_request_bytes
             ));
         }
         Ok(())

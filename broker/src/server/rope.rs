@@ -8,6 +8,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::ResponseBudget;
+
 /// Bytes to be written one after the other.
 #[derive(Debug, Default)]
 pub struct Rope {
@@ -15,6 +17,32 @@ pub struct Rope {
     len: usize,
     /// Shares of a budget, given back when the rope is dropped.
     permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// How long a peer may leave a response unread.
+#[derive(Debug)]
+pub struct Patience<'a> {
+    /// In any case.
+    pub stall: Duration,
+    /// While others wait for the memory that the response holds.
+    pub contended_stall: Duration,
+    pub budget: &'a ResponseBudget,
+}
+
+impl Patience<'_> {
+    async fn ends(&self, charged: bool) {
+        let contended = async {
+            if !charged {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(self.contended_stall).await;
+            self.budget.contended().await;
+        };
+        tokio::select! {
+            () = contended => {}
+            () = tokio::time::sleep(self.stall) => {}
+        }
+    }
 }
 
 /// What one system call is given at most; Linux takes 1024 (IOV_MAX).
@@ -43,6 +71,11 @@ impl Rope {
         self.permits.push(permit);
     }
 
+    /// The bytes of the budget that are held for it.
+    pub fn permits(&self) -> usize {
+        self.permits.iter().map(OwnedSemaphorePermit::num_permits).sum()
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -56,8 +89,13 @@ impl Rope {
         self.segments.iter()
     }
 
-    /// Writes everything. Each write must take at least one byte within `stall`, or the peer does not read.
-    pub async fn write_to<W: AsyncWrite + Unpin>(&mut self, to: &mut W, stall: Duration) -> io::Result<()> {
+    /// Writes everything. Each write must take at least one byte before `patience` ends, or the peer does not read.
+    pub async fn write_to<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        patience: &Patience<'_>,
+    ) -> io::Result<()> {
+        let charged = self.permits() > 0;
         while !self.is_empty() {
             let written = {
                 let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
@@ -66,8 +104,11 @@ impl Rope {
                     *slice = IoSlice::new(segment);
                     count += 1;
                 }
-                let write = to.write_vectored(&slices[..count]);
-                tokio::time::timeout(stall, write).await.map_err(|_| io::ErrorKind::TimedOut)??
+                tokio::select! {
+                    biased;
+                    written = to.write_vectored(&slices[..count]) => written?,
+                    () = patience.ends(charged) => return Err(io::ErrorKind::TimedOut.into()),
+                }
             };
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -104,6 +145,11 @@ mod tests {
     use super::*;
     use std::pin::Pin;
     use std::task::{Context, Poll};
+
+    fn patience(budget: &ResponseBudget) -> Patience<'_> {
+        let (stall, contended_stall) = (Duration::from_secs(600), Duration::from_secs(5));
+        Patience { stall, contended_stall, budget }
+    }
 
     /// Takes a few bytes at a time, across slice borders.
     struct Stingy(Vec<u8>, usize);
@@ -151,7 +197,7 @@ mod tests {
             }
             assert_eq!(rope.len(), expected.len());
             let mut to = Stingy(Vec::new(), step);
-            rope.write_to(&mut to, Duration::from_secs(1)).await.unwrap();
+            rope.write_to(&mut to, &patience(&ResponseBudget::new(1))).await.unwrap();
             assert_eq!(to.0, expected);
             assert!(rope.is_empty());
         }
@@ -161,7 +207,39 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_an_error() {
         let mut rope = Rope::from(Bytes::from_static(b"abc"));
         let mut to = Stingy(Vec::new(), 0);
-        let error = rope.write_to(&mut to, Duration::from_secs(1)).await.unwrap_err();
+        let error = rope.write_to(&mut to, &patience(&ResponseBudget::new(1))).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_gives_way_to_who_waits_for_the_memory() {
+        let budget = ResponseBudget::new(100);
+        let gone = tokio_util::sync::CancellationToken::new();
+        for (charged, wanted, after) in [(true, true, 5), (true, false, 600), (false, true, 600)] {
+            let (mut to, _unread) = tokio::io::duplex(1);
+            let mut rope = Rope::from(Bytes::from_static(b"abc"));
+            let held = budget.try_take(100).unwrap();
+            let mut kept = None;
+            if charged {
+                rope.charge(held)
+            } else {
+                kept = Some(held)
+            }
+            let began = tokio::time::Instant::now();
+            let waits = async {
+                if wanted {
+                    budget.take(1, &gone).await;
+                }
+                std::future::pending::<()>().await
+            };
+            let patience = patience(&budget);
+            let error = tokio::select! {
+                written = rope.write_to(&mut to, &patience) => written.unwrap_err(),
+                () = waits => unreachable!(),
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert_eq!(began.elapsed().as_secs(), after, "charged: {charged}, wanted: {wanted}");
+            drop(kept);
+        }
     }
 }

@@ -125,6 +125,36 @@ async fn behaviour_67_a_fetch_is_woken_by_the_append_that_satisfies_it() {
 }
 
 #[tokio::test]
+async fn behaviour_67_a_response_that_is_full_does_not_wait_for_more() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 2, &[]).await;
+    let mut client = broker.connect().await;
+    for partition in [0, 1] {
+        for _ in 0..5 {
+            client.produced("topic", partition, &of_bytes(300)).await;
+        }
+    }
+    // Whole batches do not come out at exactly the limit; there is more behind it all the same.
+    for (max_bytes, partition_max, min_bytes) in
+        [(1 << 20, 1000, 1000), (1000, 1 << 20, 1000), (1 << 20, 1000, 2000), (1000, 1 << 20, i32::MAX)]
+    {
+        let request = several("topic", &[(0, 0, partition_max), (1, 0, partition_max)])
+            .with_max_bytes(max_bytes)
+            .with_min_bytes(min_bytes)
+            .with_max_wait_ms(3_600_000);
+        let response = client.call(12, &request).await;
+        assert!(!response.responses[0].partitions[0].records.as_ref().unwrap().is_empty());
+    }
+    // But what is not there yet is waited for.
+    let request =
+        several("topic", &[(0, 4, 1000), (1, 4, 1000)]).with_min_bytes(900).with_max_wait_ms(3_600_000);
+    let id = client.send(12, &request).await;
+    broker.connect().await.produced("topic", 1, &of_bytes(300)).await;
+    let response = client.receive::<FetchRequest>(12, id).await;
+    assert_eq!(bases(response.responses[0].partitions[1].records.as_ref().unwrap()), [4, 5]);
+}
+
+#[tokio::test]
 async fn behaviour_67_max_wait_and_errors_end_the_wait() {
     let broker = TestBroker::start().await;
     let topic = broker.topic("topic", 1, &[]).await;
@@ -234,7 +264,7 @@ async fn behaviour_70_topics_by_id() {
 }
 
 #[tokio::test]
-async fn behaviours_71_73_leader_epochs_are_checked() {
+async fn behaviour_71_and_behaviour_73_leader_epochs_are_checked() {
     let broker = TestBroker::start().await;
     let topic = broker.topic("topic", 1, &[]).await;
     let mut client = broker.connect().await;

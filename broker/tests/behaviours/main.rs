@@ -5,6 +5,7 @@ mod command;
 mod connection;
 mod fetch;
 mod groups;
+mod hostile;
 mod list_offsets;
 mod produce;
 #[path = "../support/mod.rs"]
@@ -12,5 +13,6 @@ mod support;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
 mod topics;
+mod versions;
 
 use ottla::partition::batch;
