@@ -250,6 +250,28 @@ async fn behaviour_69_sessions_say_only_what_changed() {
 }
 
 #[tokio::test]
+async fn behaviour_74_and_behaviour_80_records_are_never_null_and_no_replica_is_preferred() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 2, &[]).await;
+    let mut client = broker.connect().await;
+    client.produced("topic", 0, &plain(1)).await;
+    for version in 4..=12 {
+        // With records, without, out of range, and not there at all.
+        let request = several("topic", &[(0, 0, 1 << 20), (1, 0, 1 << 20), (0, 7, 1 << 20), (9, 0, 1 << 20)]);
+        let response = client.call(version, &request).await;
+        let partitions = &response.responses[0].partitions;
+        let records: Vec<_> = partitions
+            .iter()
+            .map(|partition| partition.records.as_ref().map(|records| records.len()))
+            .collect();
+        assert_eq!(records, [Some(plain(1).len()), Some(0), Some(0), Some(0)], "{version}");
+        for partition in partitions {
+            assert_eq!(partition.preferred_read_replica.0, -1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn behaviour_70_topics_by_id() {
     let broker = TestBroker::start().await;
     let topic = broker.topic("topic", 1, &[]).await;

@@ -1,5 +1,20 @@
 //! The numbered behaviours of a Kafka broker, each shown over TCP against a whole broker in this process. One program,
 //! so that it is linked once.
+//!
+//! The numbers are those of the project's list of Kafka's subtle behaviours. Each that applies has a test here, or beside
+//! its code, whose name contains `behaviour_` and the number. These do not apply yet:
+//!
+//! | numbers | what they are about |
+//! |---|---|
+//! | 5, 17–20 | SASL |
+//! | 30 | DescribeTopicPartitions |
+//! | 46, 47, 52–63 | transactions; what is refused of them is tested with 45 and 34 |
+//! | 72 | OffsetForLeaderEpoch |
+//! | 78 | DeleteRecords |
+//! | 79 | compaction |
+//! | 96 | expiry of offsets |
+//! | 98 | OffsetDelete, DeleteGroups |
+//! | 102–105 | the newer group protocol, share groups |
 
 mod command;
 mod connection;

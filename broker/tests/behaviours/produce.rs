@@ -104,7 +104,8 @@ async fn behaviour_10_acks_0_is_silent_and_an_error_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn behaviours_33_34_38_bad_batches_are_refused_with_the_right_code_and_harm_nothing() {
+async fn behaviour_33_and_behaviour_34_and_behaviour_38_bad_batches_are_refused_with_the_right_code_and_harm_nothing()
+ {
     let broker = TestBroker::start().await;
     broker.topic("topic", 1, &[("max.message.bytes", "1000")]).await;
     let mut client = broker.connect().await;
@@ -140,7 +141,7 @@ async fn behaviours_33_34_38_bad_batches_are_refused_with_the_right_code_and_har
 }
 
 #[tokio::test]
-async fn behaviours_35_43_44_batches_come_back_byte_for_byte() {
+async fn behaviour_35_and_behaviour_43_batches_come_back_byte_for_byte() {
     let broker = TestBroker::start().await;
     broker.topic("topic", 1, &[]).await;
     let mut client = broker.connect().await;
@@ -155,7 +156,37 @@ async fn behaviours_35_43_44_batches_come_back_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn behaviours_40_41_42_errors_are_per_partition() {
+async fn behaviour_44_null_and_empty_and_repeated_headers_come_back_as_they_were() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    // Length, attributes, timestamp and offset deltas, then key, value and headers; -1 is 1 in zigzag, 1 is 2.
+    let records: [&[u8]; 4] = [
+        // Null key and value, no headers.
+        &[12, 0, 0, 0, 1, 1, 0],
+        // Empty key and value; a header of an empty key and a null value.
+        &[16, 0, 0, 2, 0, 0, 2, 0, 1],
+        // The header `b`, then `a` twice with different values, then `a` again with an empty one.
+        &[46, 0, 0, 4, 2, b'k', 2, b'v', 8, 2, b'b', 2, 1, 2, b'a', 2, 2, 2, b'a', 2, 1, 2, b'a', 0],
+        &[12, 0, 0, 6, 1, 0, 0],
+    ];
+    let mut sent = testing::batch(1, |_| {});
+    sent.truncate(61);
+    for record in records {
+        sent.extend_from_slice(record);
+    }
+    let length = (sent.len() - 12) as i32;
+    sent[8..12].copy_from_slice(&length.to_be_bytes());
+    sent[23..27].copy_from_slice(&3i32.to_be_bytes());
+    sent[57..61].copy_from_slice(&4i32.to_be_bytes());
+    testing::seal(&mut sent);
+    let offset = client.produced("topic", 0, &sent).await;
+    let back = client.fetch("topic", 0, offset).await.records.unwrap();
+    assert_eq!(back[16..], sent[16..]);
+}
+
+#[tokio::test]
+async fn behaviour_40_and_behaviour_41_and_behaviour_42_errors_are_per_partition() {
     let broker = TestBroker::start().await;
     broker.topic("topic", 2, &[]).await;
     broker.topic("__consumer_offsets", 1, &[]).await;
@@ -233,7 +264,7 @@ async fn behaviour_48_a_duplicate_of_a_batch_in_flight_is_not_acknowledged_befor
 }
 
 #[tokio::test]
-async fn behaviours_49_50_sequences_and_epochs_are_checked() {
+async fn behaviour_49_and_behaviour_50_sequences_and_epochs_are_checked() {
     let broker = TestBroker::start().await;
     broker.topic("topic", 1, &[]).await;
     let mut client = broker.connect().await;

@@ -245,6 +245,23 @@ async fn every_version_of_every_api_is_answered_in_its_own_encoding() {
     }
 }
 
+/// Without quotas nobody is throttled: 0 at once, never a negative number.
+#[tokio::test]
+async fn behaviour_14_nothing_is_throttled() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    let batch = testing::batch(1, |_| {});
+    assert_eq!(client.call(9, &produce_request("topic", 0, &batch)).await.throttle_time_ms, 0);
+    assert_eq!(client.call(12, &fetch_request("topic", 0, 0)).await.throttle_time_ms, 0);
+    assert_eq!(client.call(10, &ListOffsetsRequest::default()).await.throttle_time_ms, 0);
+    assert_eq!(client.call(13, &MetadataRequest::default()).await.throttle_time_ms, 0);
+    assert_eq!(client.call(3, &ApiVersionsRequest::default()).await.throttle_time_ms, 0);
+    assert_eq!(client.call(4, &HeartbeatRequest::default()).await.throttle_time_ms, 0);
+    assert_eq!(client.call(7, &CreateTopicsRequest::default()).await.throttle_time_ms, 0);
+    assert_eq!(client.call(5, &ListGroupsRequest::default()).await.throttle_time_ms, 0);
+}
+
 #[tokio::test]
 async fn behaviour_8_what_is_not_advertised_closes_the_connection() {
     let broker = TestBroker::start().await;
