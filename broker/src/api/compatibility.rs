@@ -173,7 +173,7 @@ In words:
 | `acks` of any other value | INVALID_REQUIRED_ACKS (21) |
 | replication factor of a new topic | accepted whatever it is from 1 on, and told back; -1 gives `default.replication.factor`, 1. The store keeps the copies; Metadata names one replica |
 | `min.insync.replicas` | kept, without effect |
-| `compression.type` of a topic | kept, without effect: batches stay as the producer compressed them. none, gzip, snappy, lz4 and zstd are understood |
+| `compression.type` of a topic | `producer` keeps batches byte for byte as they were sent; any other value makes the broker compress them anew. none, gzip, snappy, lz4 and zstd are understood; `compression.lz4.level` has no effect |
 | writing to `__consumer_offsets` | INVALID_TOPIC_EXCEPTION (17), as in Kafka |
 | a config that does nothing here | accepted, kept and shown; [config-kafka.md](config-kafka.md) says which |
 | a config that Kafka does not know | INVALID_CONFIG (40) |
