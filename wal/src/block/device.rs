@@ -103,15 +103,15 @@ impl FileDevice {
             lock(&file, path)?;
         }
         let device = FileDevice::inspect(file, path, direct, is_device)?;
-        let Access::Own { capacity: Some(capacity), zeroing_max } = access else { return Ok(device) };
-        if is_device && device.size_bytes < capacity {
+        let Access::Own { capacity, zeroing_max } = access else { return Ok(device) };
+        if let Some(capacity) = capacity.filter(|capacity| is_device && device.size_bytes < *capacity) {
             let message =
                 format!("holds {} bytes, less than the capacity of {capacity} asked for", device.size_bytes);
             return Err(refuse(path, message));
         }
         if !is_device && device.size_bytes == 0 {
             // Made, but not allocated: its process died in between.
-            return device.preallocated(capacity, zeroing_max);
+            return device.preallocated(capacity.unwrap_or(CAPACITY_DEFAULT), zeroing_max);
         }
         Ok(device)
     }

@@ -74,6 +74,11 @@ fn a_half_made_file_is_finished() {
         drop(take(&path).unwrap());
         take(&path).unwrap();
     }
+    // A file's default capacity holds for that one as well.
+    let path = directory.path().join("volume-without-capacity");
+    std::fs::File::create(&path).unwrap();
+    let uri = Uri::block(&path, None).unwrap();
+    BlockMedium::new(&uri, CLUSTER, Config { zeroing_time_max: Duration::ZERO, ..Config::default() }).unwrap();
 }
 
 #[test]
