@@ -100,8 +100,9 @@ pub trait Medium: Send + Sync + std::fmt::Debug + 'static {
     fn uri(&self) -> &Uri;
 
     /// Reads what `previous` left at and beyond `from`, its trim point by the metadata log. `previous` must already be
-    /// fenced there (O1). A bucket is sealed by the walk; a volume is only read (B2). May be called again after a
-    /// crash in the middle, and by several recoverers at once; each sees the same records (W5).
+    /// fenced there (O1), and must have opened its log: one that ended before that left nothing to recover, and a volume
+    /// on which it is not found is refused. A bucket is sealed by the walk; a volume is only read (B2). May be called
+    /// again after a crash in the middle, and by several recoverers at once; each sees the same records (W5).
     async fn recover(&self, previous: Incarnation, from: Position) -> Result<Box<dyn Recovery>, Error>;
 
     /// Opens the log for `owner`, under its own epoch, at an empty log (W4).

@@ -16,6 +16,8 @@
 //!   that an earlier life or an earlier volume left is ever taken for data.
 //! - **V4** A failed write or flush is final.
 //! - **V5** What was provably durable and cannot be read is [`Error::Corrupt`], never an end of the log.
+//! - **V6** Only the owner that the superblock names is recovered. One that opened its log is named from then on (V3), so
+//!   a volume with an older owner, or none, is not the one that it wrote.
 //!
 //! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
 //! `writer`, `recovery`.
@@ -248,9 +250,17 @@ impl BlockMedium {
                 }
                 Ok(BlockRecovery::new(Scan::new(volume, superblock, previous, from.0)))
             }
-            // The previous life ended before it opened the volume.
-            _ if from == Position::default() => Ok(BlockRecovery::empty()),
-            _ => Err(volume.corrupt(from.0, "the metadata log knows of a log that this volume never held")),
+            // V6.
+            Some(older) => Err(volume.refuse(format!(
+                "was last opened by epoch {} of broker {}, but its epoch {} left a log that was acknowledged; it is a copy of \
+                 that time, or another volume. Attach the right one, and start again",
+                older.epoch, older.broker, previous.epoch
+            ))),
+            None => Err(volume.refuse(format!(
+                "never had an owner, but broker {} left its log of epoch {} there; attach the right volume or bring the file \
+                 back",
+                previous.broker, previous.epoch
+            ))),
         }
     }
 

@@ -37,11 +37,6 @@ pub(super) struct BlockRecovery {
 }
 
 impl BlockRecovery {
-    /// Of a life that never opened the volume.
-    pub(super) fn empty() -> BlockRecovery {
-        BlockRecovery { scan: None, finished: true }
-    }
-
     pub(super) fn new(scan: Scan) -> BlockRecovery {
         BlockRecovery { scan: Some(Box::new(scan)), finished: false }
     }

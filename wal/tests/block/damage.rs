@@ -187,9 +187,28 @@ async fn a_blank_volume_in_place_of_a_log_is_refused() {
         let recovered = recover(&disk, 1, 0).await;
         assert!(matches!(recovered, Err(Error::Refused(reason)) if reason.contains("blank")));
     }
+}
+
+/// V6: a process that dies between formatting a volume and looking for a log on it must not make the next one believe
+/// that there never was a log.
+#[tokio::test]
+async fn a_volume_that_never_had_the_owner_is_refused() {
     let disk = formatted(Disk::in_memory());
-    assert!(recover(&disk, 1, 0).await.unwrap().0.is_empty(), "registered, but never opened");
-    assert!(matches!(recover(&disk, 1, 4_096).await, Err(Error::Corrupt { .. })));
+    for from in [0, 4_096] {
+        let recovered = recover(&disk, 1, from).await;
+        assert!(matches!(&recovered, Err(Error::Refused(reason)) if reason.contains("never had an owner")));
+    }
+}
+
+/// V6: a volume brought back from a copy holds an older life's log, not that of the life that acknowledged since.
+#[tokio::test]
+async fn an_older_copy_of_the_volume_is_refused() {
+    let (disk, records, _) = six_frames().await;
+    for from in [0, 4_096] {
+        let recovered = recover(&disk, 2, from).await;
+        assert!(matches!(&recovered, Err(Error::Refused(reason)) if reason.contains("epoch 1")));
+    }
+    assert_eq!(recover(&disk, 1, 0).await.unwrap().0, records);
 }
 
 /// A metadata log that is older than the volume (restored from a backup) must not pass for the truth.
