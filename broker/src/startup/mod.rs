@@ -105,7 +105,7 @@ async fn assemble(
     let recovered = !registered.previous.is_empty();
     for previous in &registered.previous {
         let uri = Uri(previous.wal_uri.to_string());
-        let is_ours = uri == *ours.medium.uri();
+        let is_ours = wal_medium::is_same(&uri, ours.medium.uri());
         let theirs = if is_ours { None } else { Some(media.theirs(&uri)?) };
         let Opened { medium, exclusive } = theirs.as_ref().unwrap_or(&ours);
         if !exclusive {
@@ -190,8 +190,12 @@ async fn recover(
                 tracing::warn!("recovery of {of:?}: {reason}; starting over from where the metadata stands");
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let image = metadata.refresh().await?;
-                let Some(life) = image.life(of) else { bail!("{of:?} was recovered by somebody else") };
-                from = life.trim;
+                match image.life(of) {
+                    Some(life) => from = life.trim,
+                    // Nobody else could: whoever else recovers has fenced us. The last commit's answer was lost.
+                    None if image.is_live(by) => return Ok(Vacated::nothing_left()),
+                    None => bail!("{of:?} was recovered by somebody else, who has fenced {by:?}"),
+                }
             }
             Err(error) => return Err(error).with_context(|| format!("{} cannot be recovered", medium.uri())),
         }

@@ -1,5 +1,6 @@
 //! From a WAL's name to its medium: ours, and those that earlier incarnations left.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -78,7 +79,51 @@ impl Media<'_> {
     }
 }
 
+/// Whether two names mean the same log: a volume's capacity may be said or not, and its path may lead through links.
+pub(super) fn is_same(one: &Uri, other: &Uri) -> bool {
+    match (one.target(), other.target()) {
+        (Ok(Target::Block { path: one, .. }), Ok(Target::Block { path: other, .. })) => {
+            one == other || file_id(&one).is_some_and(|id| file_id(&other) == Some(id))
+        }
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// What tells a file, or a device, from every other one of this host.
+fn file_id(path: &Path) -> Option<(bool, u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    let is_device = metadata.file_type().is_block_device();
+    Some(if is_device { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
+}
+
 /// A file's lock is known to every process that can write to it. A device's is not, where several hosts can attach it.
 fn is_regular_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_the_same_under_every_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wal");
+        let (link, other) = (directory.path().join("link"), directory.path().join("other"));
+        for file in [&path, &other] {
+            std::fs::File::create(file).unwrap();
+        }
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let uri = |path: &Path, capacity| Uri::block(path, capacity).unwrap();
+        let ours = uri(&path, Some(64 << 20));
+        for same in [uri(&path, None), uri(&path, Some(1 << 30)), uri(&link, None)] {
+            assert!(is_same(&same, &ours) && is_same(&ours, &same), "{same} is {ours}");
+        }
+        let gone = uri(&directory.path().join("gone"), None);
+        for another in [uri(&other, Some(64 << 20)), gone.clone(), Uri("object:".to_owned())] {
+            assert!(!is_same(&another, &ours) && !is_same(&ours, &another), "{another} is not {ours}");
+        }
+        assert!(is_same(&gone, &gone) && is_same(&Uri("object:".to_owned()), &Uri("object:".to_owned())));
+    }
 }
