@@ -31,6 +31,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use s3stream::Storage;
 use tokio::sync::OnceCell;
@@ -46,6 +47,9 @@ use log::Surroundings;
 
 use crate::metadata::Metadata;
 use crate::metadata::image::Topic;
+
+/// Checkpoints that are made and written side by side at shutdown: each may take two megabytes.
+const CHECKPOINTS_AT_ONCE: usize = 64;
 
 /// Milliseconds since the epoch.
 pub fn wall_clock_ms() -> i64 {
@@ -194,10 +198,13 @@ impl Partitions {
         self.tasks.close();
         self.tasks.wait().await;
         let open: Vec<_> = self.open.lock().values().filter_map(|slot| slot.get().cloned()).collect();
-        for partition in open.iter().filter(|partition| partition.wants_checkpoint()) {
+        let wanted = open.iter().filter(|partition| partition.wants_checkpoint());
+        // Side by side: one after the other, a thousand would be as many PUTs of an object WAL.
+        let checkpoint = async |partition: &Arc<Partition>| {
             if let Err(error) = partition.checkpoint().await {
                 warn!(topic = %partition.topic_id, partition = partition.index, %error, "no checkpoint at shutdown");
             }
-        }
+        };
+        futures::stream::iter(wanted).for_each_concurrent(CHECKPOINTS_AT_ONCE, checkpoint).await;
     }
 }

@@ -8,7 +8,7 @@ use ottla::partition::wall_clock_ms;
 use uuid::Uuid;
 
 use crate::support::{
-    Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, until,
+    Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, until, within,
 };
 use crate::testing::{self, Spec};
 
@@ -350,6 +350,25 @@ async fn a_produce_that_cannot_become_durable_in_time_says_so_and_is_not_lost() 
     disk.wal.resume();
     assert_eq!(client.produced("topic", 0, &plain(1)).await, 2);
     assert_eq!(client.fetch("topic", 0, 1).await.high_watermark, 3);
+}
+
+/// A thousand partitions must not take a thousand round trips to stop.
+#[tokio::test]
+async fn checkpoints_at_shutdown_are_written_side_by_side() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 3, &[]).await;
+    let mut client = broker.connect().await;
+    for partition in 0..3 {
+        client.produced("topic", partition, &idempotent(7, 0, 0, 1)).await;
+    }
+    disk.wal.hold();
+    let partitions = broker.broker.partitions.clone();
+    let stopping = tokio::spawn(async move { partitions.shutdown().await });
+    until(|| disk.wal.held().len() == 3).await;
+    disk.wal.resume();
+    within(stopping).await.unwrap();
+    broker.stop().await;
 }
 
 #[tokio::test]

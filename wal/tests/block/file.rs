@@ -78,7 +78,8 @@ fn a_half_made_file_is_finished() {
     let path = directory.path().join("volume-without-capacity");
     std::fs::File::create(&path).unwrap();
     let uri = Uri::block(&path, None).unwrap();
-    BlockMedium::new(&uri, CLUSTER, Config { zeroing_time_max: Duration::ZERO, ..Config::default() }).unwrap();
+    BlockMedium::new(&uri, CLUSTER, Config { zeroing_time_max: Duration::ZERO, ..Config::default() })
+        .unwrap();
 }
 
 #[test]
