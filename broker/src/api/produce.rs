@@ -201,7 +201,10 @@ pub async fn enqueue(
                         let admission = admission.as_mut().expect("there is a batch");
                         place(&partition, checked, log_append_time, admission, now_ms)
                     }
-                    Err(code) => Err((*code).into()),
+                    Err(code) => {
+                        partition.turned_away(now_ms, &checked);
+                        Err((*code).into())
+                    }
                 });
                 if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
                     add_endpoint(&mut endpoints, &image, *leader);

@@ -224,6 +224,7 @@ impl Partition {
             Ok(appending) => appending,
             Err(error) => {
                 self.waiters.not_appended();
+                core.state.turned_away(now_ms, &header);
                 return Err(error.into());
             }
         };
@@ -238,6 +239,11 @@ impl Partition {
             max_timestamp: header.max_timestamp,
             durable: Durable::Own(appending),
         })
+    }
+
+    /// Takes note that there was no room for a batch, so that none behind it is taken for its producer's first.
+    pub fn turned_away(&self, now_ms: i64, checked: &Checked) {
+        self.core.lock().state.turned_away(now_ms, &checked.header);
     }
 
     /// Appends a batch that this broker made itself: one, whole, of format 2; its checksum is not looked at. Waits for

@@ -8,7 +8,10 @@
 //!   producer's, and it is none of the producer's last [`BATCHES_KEPT`] (behaviours 48–50).
 //! - **P3** The state is a function of the batches of the log in their order, of what was forgotten by age or number, and
 //!   of nothing else: replaying the log behind a checkpoint gives what was there before (behaviour 51).
-//! - **P4** At most [`Limits::producers_max`] producers are kept; the one that wrote longest ago goes first.
+//! - **P4** A producer of which nothing is known, and whose batch found no room, is next heard with that batch: what it sent
+//!   behind it, not knowing, does not overtake. This is remembered for [`TURNED_AWAY_MAX`] producers and not across
+//!   restarts, where their connections end anyway.
+//! - **P5** At most [`Limits::producers_max`] producers are kept; the one that wrote longest ago goes first.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -16,6 +19,9 @@ use super::batch::BatchHeader;
 
 /// How many batches of a producer are recognised when they come again (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 pub const BATCHES_KEPT: usize = 5;
+
+/// Producers that are remembered for a first batch that found no room. Those with the oldest ids are forgotten first.
+pub const TURNED_AWAY_MAX: usize = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -85,12 +91,15 @@ pub struct State {
     producers: HashMap<i64, Producer>,
     /// Producers by the end of their last batch: who wrote longest ago comes first.
     by_age: BTreeMap<u64, i64>,
+    /// Producers that are not in `producers`, and the epoch and sequence that they must come back with (P4).
+    turned_away: BTreeMap<i64, (i16, i32)>,
 }
 
 impl State {
     /// The state of a log that ends at `log_end` and of which nothing else is known.
     pub fn new(limits: Limits, log_end: u64) -> State {
-        State { limits, log_end, producers: HashMap::new(), by_age: BTreeMap::new() }
+        let (producers, by_age, turned_away) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        State { limits, log_end, producers, by_age, turned_away }
     }
 
     /// The offset of the next record.
@@ -111,12 +120,18 @@ impl State {
         if !batch.has_producer() {
             return Ok(Verdict::Append);
         }
-        let known = self.producers.get(&batch.producer_id);
-        let Some(producer) = known.filter(|producer| !self.expired(now_ms, producer)) else {
-            // Nothing is known of it: it may be an old one. Any sequence is accepted (behaviour 49).
-            return Ok(Verdict::Append);
-        };
         let producer_id = batch.producer_id;
+        let Some(producer) = self.known(now_ms, producer_id) else {
+            return match self.turned_away.get(&producer_id) {
+                Some(&(epoch, expected))
+                    if epoch == batch.producer_epoch && expected != batch.base_sequence =>
+                {
+                    Err(Refused::OutOfOrder { producer_id, sequence: batch.base_sequence, expected })
+                }
+                // Nothing is known of it: it may be an old one. Any sequence is accepted (behaviour 49).
+                _ => Ok(Verdict::Append),
+            };
+        };
         if batch.producer_epoch < producer.epoch {
             let (epoch, current) = (batch.producer_epoch, producer.epoch);
             return Err(Refused::Fenced { producer_id, epoch, current });
@@ -137,6 +152,21 @@ impl State {
         Ok(Verdict::Append)
     }
 
+    /// Takes note that there was no room for `batch`, which will come again (P4).
+    pub fn turned_away(&mut self, now_ms: i64, batch: &BatchHeader) {
+        if !batch.has_producer() || self.known(now_ms, batch.producer_id).is_some() {
+            return;
+        }
+        let sent = (batch.producer_epoch, batch.base_sequence);
+        let first = self.turned_away.entry(batch.producer_id).or_insert(sent);
+        if first.0 < sent.0 {
+            *first = sent;
+        }
+        if self.turned_away.len() > TURNED_AWAY_MAX {
+            self.turned_away.pop_first();
+        }
+    }
+
     /// Takes note that `batch` got the offsets from the log's end on. Its base offset is not looked at.
     pub fn appended(&mut self, now_ms: i64, batch: &BatchHeader) {
         let base_offset = self.log_end;
@@ -154,6 +184,7 @@ impl State {
     }
 
     fn note(&mut self, now_ms: i64, id: i64, epoch: i16, kept: KeptBatch) {
+        self.turned_away.remove(&id);
         match self.producers.get_mut(&id) {
             Some(producer) => {
                 self.by_age.remove(&producer.last().end_offset);
@@ -196,6 +227,10 @@ impl State {
     pub fn skip_to(&mut self, log_end: u64) {
         assert!(log_end >= self.log_end, "the log cannot end at {log_end} after {}", self.log_end);
         self.log_end = log_end;
+    }
+
+    fn known(&self, now_ms: i64, id: i64) -> Option<&Producer> {
+        self.producers.get(&id).filter(|producer| !self.expired(now_ms, producer))
     }
 
     fn expired(&self, now_ms: i64, producer: &Producer) -> bool {

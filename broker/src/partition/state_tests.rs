@@ -57,6 +57,31 @@ fn behaviour_49_sequences_follow_each_other_and_wrap() {
     assert_eq!(append(&mut state, 0, &header(1, 0, 1, 1)), Ok(Verdict::Append));
 }
 
+/// P4.
+#[test]
+fn behaviour_49_nothing_overtakes_a_first_batch_that_found_no_room() {
+    let mut state = state();
+    for sequence in [0, 1, 2] {
+        state.turned_away(0, &header(1, 3, sequence, 1));
+    }
+    let early = append(&mut state, 0, &header(1, 3, 1, 1));
+    assert_eq!(early, Err(Refused::OutOfOrder { producer_id: 1, sequence: 1, expected: 0 }));
+    for sequence in [0, 1, 2] {
+        assert_eq!(append(&mut state, 0, &header(1, 3, sequence, 1)), Ok(Verdict::Append));
+    }
+    // A producer that gave its batch up comes with another epoch, and others are not concerned.
+    state.turned_away(0, &header(2, 0, 0, 1));
+    assert_eq!(append(&mut state, 0, &header(2, 1, 7, 1)), Ok(Verdict::Append));
+    assert_eq!(append(&mut state, 0, &header(4, 0, 7, 1)), Ok(Verdict::Append));
+    // What is known decides as ever, and what is remembered is bounded.
+    state.turned_away(0, &header(1, 3, 9, 1));
+    assert_eq!(append(&mut state, 0, &header(1, 3, 3, 1)), Ok(Verdict::Append));
+    for id in 0..2 * TURNED_AWAY_MAX as i64 {
+        state.turned_away(0, &header(10 + id, 0, 0, 1));
+    }
+    assert_eq!(state.turned_away.len(), TURNED_AWAY_MAX);
+}
+
 #[test]
 fn behaviour_49_a_new_epoch_begins_at_zero_and_an_unknown_producer_anywhere() {
     let mut state = state();

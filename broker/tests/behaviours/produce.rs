@@ -6,6 +6,7 @@ use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest};
 use ottla::partition::batch::{BatchHeader, Codec};
 use ottla::partition::wall_clock_ms;
 use uuid::Uuid;
+use wal::memory::MemoryMedium;
 
 use crate::support::{
     Client, Disk, Options, TestBroker, name, produce_request, produce_request_by_id, until, within,
@@ -350,6 +351,29 @@ async fn a_produce_that_cannot_become_durable_in_time_says_so_and_is_not_lost() 
     disk.wal.resume();
     assert_eq!(client.produced("topic", 0, &plain(1)).await, 2);
     assert_eq!(client.fetch("topic", 0, 1).await.high_watermark, 3);
+}
+
+/// A new producer pipelines, the broker has no room for its first batch, and has again when the second comes.
+#[tokio::test]
+async fn behaviour_49_a_batch_does_not_overtake_one_that_found_no_room() {
+    let wal =
+        MemoryMedium::new("small", wal::memory::Options { capacity_bytes: 3_900, ..Default::default() });
+    let disk = Disk { wal, ..Disk::new() };
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    disk.wal.hold();
+    let mut filler = broker.connect().await;
+    let large = testing::batch(1, |spec| spec.value_bytes = 3_700).to_vec();
+    filler.send(9, &produce_request("topic", 0, &large)).await;
+    until(|| disk.wal.held().len() == 1).await;
+    let first = produce_request("topic", 0, &idempotent(7, 0, 0, 2)).with_timeout_ms(20);
+    let response = client.call(9, &first).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 7, "no room in time");
+    disk.wal.resume();
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 2, 1)).await, 45);
+    assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 0, 2)).await, 1);
+    assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 2, 1)).await, 3);
 }
 
 /// A thousand partitions must not take a thousand round trips to stop.
