@@ -50,6 +50,7 @@ impl Broker {
             node_id: owner.broker as i32,
             cluster_id: metadata.cluster_id().to_string(),
             groups: Arc::new(Groups::of_broker(
+                Default::default(),
                 metadata.clone(),
                 partitions.clone(),
                 right.clone(),

@@ -81,14 +81,15 @@ impl Groups {
         }
     }
 
-    /// The coordinators of a broker, with its configs.
+    /// The coordinators of a broker, with its configs; what these do not say is as in `options`.
     pub fn of_broker(
+        options: Options,
         metadata: Arc<Metadata>,
         partitions: Arc<Partitions>,
         right: Arc<AckRight>,
         config: Arc<BrokerConfig>,
     ) -> Groups {
-        let options = Options::of(&config);
+        let options = options.with_configs(&config);
         Groups::new(options, Arc::new(BrokerSurroundings { metadata, partitions, right, config }))
     }
 

@@ -60,8 +60,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// What Kafka's broker configs say, and defaults for the rest.
-    pub fn of(config: &BrokerConfig) -> Options {
+    /// With what Kafka's broker configs say.
+    pub fn with_configs(self, config: &BrokerConfig) -> Options {
         let millis = |value: i32| Duration::from_millis(u64::try_from(value).unwrap_or(0));
         let count = |value: i32| usize::try_from(value).unwrap_or(0);
         let rules = state::Rules {
@@ -69,10 +69,10 @@ impl Options {
             session_timeout_max: millis(config.group_max_session_timeout_ms),
             initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms),
             group_size_max: count(config.group_max_size),
-            ..state::Rules::default()
+            ..self.rules
         };
         let offset_metadata_bytes_max = count(config.offset_metadata_max_bytes);
-        Options { rules, offset_metadata_bytes_max, ..Options::default() }
+        Options { rules, offset_metadata_bytes_max, ..self }
     }
 }
 

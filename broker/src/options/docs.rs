@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::source::variable;
-use super::table::{DEFINITIONS, Kind, Section};
+use super::table::{Definition, Kind, Section, definitions};
 
 /// The page, whole.
 pub fn markdown() -> String {
@@ -16,24 +16,26 @@ pub fn markdown() -> String {
          This page is made from the program's own table by `ottla options --markdown`.\n",
     );
     for section in Section::ALL {
-        let options = || DEFINITIONS.iter().filter(move |definition| definition.section == section);
+        let options = || definitions().filter(move |definition| definition.section == section);
         if options().next().is_none() {
             continue;
         }
-        write!(
-            page,
-            "\n## {}\n\n| option | variable | value | default | meaning |\n|---|---|---|---|---|\n",
-            section.title()
-        )
-        .expect("writing to a String");
+        write!(page, "\n## {}\n", section.title()).expect("writing to a String");
+        if section == Section::Advanced {
+            page.push_str(
+                "\nBounds on what a broker holds, queues, tries and waits for. Few installations need any of them. \
+                 `ottla serve --help` shows them, `-h` does not.\n",
+            );
+        }
+        page.push_str("\n| option | variable | value | default | meaning |\n|---|---|---|---|---|\n");
         for definition in options() {
             writeln!(
                 page,
                 "| `{}` | `{}` | {} | {} | {} |",
                 definition.name,
                 variable(definition),
-                definition.kind.placeholder().replace('|', "\\|"),
-                definition.default.map_or_else(|| "–".to_owned(), |default| format!("`{default}`")),
+                value(definition),
+                definition.default_text().map_or_else(|| "–".to_owned(), |default| format!("`{default}`")),
                 definition.help.replace('|', "\\|"),
             )
             .expect("writing to a String");
@@ -47,9 +49,9 @@ pub fn plain_text() -> String {
     let mut text = String::new();
     for section in Section::ALL {
         writeln!(text, "{}\n", section.title()).expect("writing to a String");
-        for definition in DEFINITIONS.iter().filter(|definition| definition.section == section) {
+        for definition in definitions().filter(|definition| definition.section == section) {
             let default =
-                definition.default.map_or_else(String::new, |default| format!(", default {default}"));
+                definition.default_text().map_or_else(String::new, |default| format!(", default {default}"));
             let value = match definition.kind {
                 Kind::Switch => String::new(),
                 kind => format!(" <{}>", kind.placeholder()),
@@ -60,4 +62,15 @@ pub fn plain_text() -> String {
         }
     }
     text
+}
+
+/// What can be given, with its range.
+fn value(definition: &Definition) -> String {
+    let placeholder = definition.kind.placeholder().replace('|', "\\|");
+    match definition.kind.range() {
+        Some((min, max)) => {
+            format!("{placeholder}, {} to {}", definition.kind.show(min), definition.kind.show(max))
+        }
+        None => placeholder,
+    }
 }

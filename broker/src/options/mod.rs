@@ -1,8 +1,11 @@
 //! Ottla's own options: flags, environment, TOML file and defaults, in this order of precedence.
 //!
-//! `table` is the one list of what there is; [`Options`] is what the program uses. Kafka's configs are elsewhere
+//! `table` is the one list of what there is; [`Options`] is what the program uses, [`Bounds`] the part of it that the
+//! other crates and modules take as their own configuration. Kafka's configs are elsewhere
 //! (`config/`): here they only pass through as `--kafka NAME=VALUE`.
 
+mod advanced;
+mod bounds;
 mod docs;
 mod source;
 mod table;
@@ -12,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use bounds::Bounds;
 pub use docs::{markdown, plain_text};
 pub use source::{arguments, gather};
 pub use value::parse_bytes;
@@ -24,22 +28,13 @@ pub struct Options {
     pub store: Location,
     pub s3: S3Options,
     pub wal: WalChoice,
-    pub wal_puts_per_second: u32,
-    pub upload_bytes: usize,
-    pub upload_interval: Duration,
     pub listen: HostPort,
     pub advertise: Option<HostPort>,
     pub node_id: i32,
     pub rack: Option<String>,
-    pub connections_max: usize,
-    pub connections_per_ip_max: usize,
-    pub log_cache_bytes: usize,
-    pub block_cache_bytes: u64,
-    pub request_memory_bytes: usize,
+    pub bounds: Bounds,
     pub kafka: BTreeMap<String, String>,
     pub takeover: bool,
-    pub lease: Duration,
-    pub metadata_poll: Duration,
     pub shutdown_timeout: Duration,
     pub log: String,
     pub log_json: bool,
@@ -110,32 +105,25 @@ impl Options {
                     .fault("wal", format!("{other:?} is neither object nor block:///PATH[?capacity=SIZE]")));
             }
         };
+        let bounds = Bounds::from_values(values)?;
         let s3 = S3Options {
             endpoint: values.text("s3-endpoint").map(str::to_owned),
             region: values.text("s3-region").map(str::to_owned),
             path_style: values.optional("s3-path-style", value::parse_switch)?,
             allow_http: values.switch("s3-allow-http")?,
+            limits: bounds.s3.clone(),
         };
         let options = Options {
             store,
             s3,
             wal,
-            wal_puts_per_second: values.number("wal-puts-per-second")? as u32,
-            upload_bytes: values.bytes("upload-bytes")? as usize,
-            upload_interval: values.duration("upload-interval")?,
             listen: values.parsed("listen", value::parse_host_port)?,
             advertise: values.optional("advertise", value::parse_host_port)?,
             node_id: values.number("node-id")? as i32,
             rack: values.text("rack").map(str::to_owned),
-            connections_max: values.number("connections-max")? as usize,
-            connections_per_ip_max: values.number("connections-per-ip-max")? as usize,
-            log_cache_bytes: values.bytes("log-cache")? as usize,
-            block_cache_bytes: values.bytes("block-cache")?,
-            request_memory_bytes: values.bytes("request-memory")? as usize,
+            bounds,
             kafka: values.pairs.clone(),
             takeover: values.switch("takeover")?,
-            lease: values.duration("lease")?,
-            metadata_poll: values.duration("metadata-poll")?,
             shutdown_timeout: values.duration("shutdown-timeout")?,
             log: values.text("log").unwrap_or_default().to_owned(),
             log_json: values.switch("log-json")?,
@@ -145,19 +133,6 @@ impl Options {
     }
 
     fn validate(&self) -> Result<(), Error> {
-        if self.metadata_poll * 3 > self.lease {
-            return Err(Error::Together(format!(
-                "metadata-poll ({:?}) must be at most a third of lease ({:?}): a broker that misses two polls in a row would \
-                 stop acknowledging",
-                self.metadata_poll, self.lease
-            )));
-        }
-        if self.upload_bytes * 2 > self.log_cache_bytes {
-            return Err(Error::Together(format!(
-                "upload-bytes ({}) must be at most half of log-cache ({}): while one part is uploaded the next is filled",
-                self.upload_bytes, self.log_cache_bytes
-            )));
-        }
         if let Some(advertise) = &self.advertise
             && matches!(advertise.host.as_str(), "0.0.0.0" | "::")
         {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::Error;
-use super::table::{DEFINITIONS, Definition, Kind, Section};
+use super::table::{Definition, Kind, Section, definitions, find};
 use super::value;
 
 /// Every option's winning value, with its origin for messages.
@@ -37,18 +37,21 @@ pub fn arguments() -> Vec<Arg> {
         .value_parser(clap::value_parser!(PathBuf))
         .help("A TOML file with any of these options; flags and OTTLA_* variables win over it. Variable: OTTLA_CONFIG")
         .help_heading(Section::Operation.title());
-    DEFINITIONS.iter().map(argument).chain([file]).collect()
+    definitions().map(argument).chain([file]).collect()
 }
 
 fn argument(definition: &'static Definition) -> Arg {
-    let help = match definition.default {
+    let help = match definition.default_text() {
         Some(default) if definition.kind != Kind::Switch => {
             format!("{} [default: {default}]", definition.help)
         }
         _ => definition.help.to_owned(),
     };
-    let argument =
-        Arg::new(definition.name).long(definition.name).help(help).help_heading(definition.section.title());
+    let argument = Arg::new(definition.name)
+        .long(definition.name)
+        .help(help)
+        .help_heading(definition.section.title())
+        .hide_short_help(definition.section == Section::Advanced);
     match definition.kind {
         Kind::Switch => argument.action(ArgAction::SetTrue),
         Kind::Pairs => argument.action(ArgAction::Append).value_name(definition.kind.placeholder()),
@@ -74,7 +77,7 @@ pub fn gather(
     };
 
     let mut values = Values { winning: HashMap::new(), pairs: file.pairs };
-    for definition in DEFINITIONS {
+    for definition in definitions() {
         if definition.kind == Kind::Pairs {
             let variable = variable(definition);
             let from_environment = environment
@@ -130,8 +133,8 @@ fn winning(
         return Some(Value { text: text.clone(), origin: format!("{} in {path}", definition.name) });
     }
     definition
-        .default
-        .map(|text| Value { text: text.to_owned(), origin: format!("the default of {}", definition.name) })
+        .default_text()
+        .map(|text| Value { text, origin: format!("the default of {}", definition.name) })
 }
 
 #[derive(Default)]
@@ -153,7 +156,7 @@ fn read_file(path: &Path) -> Result<File, Error> {
     };
     let mut file = File::default();
     for (key, value) in &table {
-        let Some(definition) = DEFINITIONS.iter().find(|definition| definition.name == key) else {
+        let Some(definition) = find(key) else {
             return Err(fault(format!("{key} is not an option; see `ottla serve --help`")));
         };
         if definition.kind == Kind::Pairs {
@@ -218,43 +221,33 @@ impl Values {
     }
 
     pub(super) fn number(&self, name: &str) -> Result<u64, Error> {
-        let number = self.parsed(name, |text| {
-            text.trim().parse::<u64>().map_err(|_| format!("{text:?} is not a number"))
-        })?;
-        self.bounded(name, number, |bound| bound.to_string())
-    }
-
-    pub(super) fn bytes(&self, name: &str) -> Result<u64, Error> {
-        let bytes = self.parsed(name, value::parse_bytes)?;
-        self.bounded(name, bytes, |bound| format!("{bound} bytes"))
+        self.amount(find(name).expect("the option is in the table"))
     }
 
     pub(super) fn duration(&self, name: &str) -> Result<Duration, Error> {
-        let duration = self.parsed(name, value::parse_duration)?;
-        self.bounded(name, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), |bound| {
-            humantime::format_duration(Duration::from_millis(bound)).to_string()
-        })?;
-        Ok(duration)
+        self.number(name).map(Duration::from_millis)
     }
 
-    fn bounded(&self, name: &str, value: u64, show: impl Fn(u64) -> String) -> Result<u64, Error> {
-        let definition = DEFINITIONS
-            .iter()
-            .find(|definition| definition.name == name)
-            .expect("the option is in the table");
-        let (min, max) = match definition.kind {
-            Kind::Bytes { min, max } | Kind::Number { min, max } => (min, max),
-            Kind::Duration { min_ms, max_ms } => (min_ms, max_ms),
-            Kind::Text { .. } | Kind::Switch | Kind::Pairs => {
-                unreachable!("{name} has no bounds in the table")
-            }
+    /// What a row with a range says: bytes, milliseconds or a count.
+    ///
+    /// # Panics
+    /// If it is a row without a range or without a default.
+    pub(super) fn amount(&self, definition: &Definition) -> Result<u64, Error> {
+        let Definition { name, kind, .. } = definition;
+        let amount = self.parsed(name, |text| match kind {
+            Kind::Bytes { .. } => value::parse_bytes(text),
+            Kind::Duration { .. } => value::parse_duration(text)
+                .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+            _ => text.trim().parse().map_err(|_| format!("{text:?} is not a number")),
+        })?;
+        let (min, max) = kind.range().expect("only rows with a range are asked for an amount");
+        let beyond = if amount < min {
+            format!("below the least, {}", kind.show(min))
+        } else if amount > max {
+            format!("over the most, {}", kind.show(max))
+        } else {
+            return Ok(amount);
         };
-        if value < min {
-            return Err(self.fault(name, format!("{} is below the least, {}", show(value), show(min))));
-        }
-        if value > max {
-            return Err(self.fault(name, format!("{} is over the most, {}", show(value), show(max))));
-        }
-        Ok(value)
+        Err(self.fault(name, format!("{} is {beyond}", kind.show(amount))))
     }
 }

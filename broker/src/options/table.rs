@@ -1,5 +1,8 @@
 //! Every option of `ottla serve`, once. Flags, environment variables, TOML keys, `--help` and `docs/config.md` all come
-//! from this table.
+//! from this table, the second half of which is in `advanced`.
+
+use super::advanced;
+use super::bounds::{Bounds, Field};
 
 /// One option. The name `log-cache` is the flag `--log-cache`, the variable `OTTLA_LOG_CACHE` and the TOML key
 /// `log-cache`.
@@ -8,9 +11,40 @@ pub struct Definition {
     pub name: &'static str,
     pub section: Section,
     pub kind: Kind,
-    /// As the user would write it; `None` where the absence of a value means something (see the help).
-    pub default: Option<&'static str>,
+    pub default: Preset,
     pub help: &'static str,
+}
+
+/// Where an option's default comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Preset {
+    /// The absence of a value means something (see the help).
+    Absent,
+    /// As the user would write it.
+    Text(&'static str),
+    /// What this field has in the `Default` of the struct that it belongs to. The option's value goes there too.
+    Of(Place),
+}
+
+/// The field of [`Bounds`] that an option sets.
+pub type Place = fn(&mut Bounds) -> Field<'_>;
+
+impl Definition {
+    /// The default as the user would write it.
+    pub fn default_text(&self) -> Option<String> {
+        match self.default {
+            Preset::Absent => None,
+            Preset::Text(text) => Some(text.to_owned()),
+            Preset::Of(place) => Some(self.kind.show(place(&mut Bounds::default()).get())),
+        }
+    }
+
+    pub fn place(&self) -> Option<Place> {
+        match self.default {
+            Preset::Of(place) => Some(place),
+            Preset::Absent | Preset::Text(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +55,19 @@ pub enum Section {
     Limits,
     Kafka,
     Operation,
+    /// Not in the short help.
+    Advanced,
 }
 
 impl Section {
-    pub const ALL: [Section; 6] = [
+    pub const ALL: [Section; 7] = [
         Section::Storage,
         Section::Network,
         Section::Memory,
         Section::Limits,
         Section::Kafka,
         Section::Operation,
+        Section::Advanced,
     ];
 
     pub fn title(self) -> &'static str {
@@ -41,6 +78,7 @@ impl Section {
             Section::Limits => "Limits",
             Section::Kafka => "Kafka configs",
             Section::Operation => "Operation",
+            Section::Advanced => "Advanced limits",
         }
     }
 }
@@ -82,11 +120,53 @@ impl Kind {
             Kind::Pairs => "NAME=VALUE",
         }
     }
+
+    /// The least and the most, in bytes, in milliseconds or as a count, for the kinds that have them.
+    pub fn range(self) -> Option<(u64, u64)> {
+        match self {
+            Kind::Bytes { min, max } | Kind::Number { min, max } => Some((min, max)),
+            Kind::Duration { min_ms, max_ms } => Some((min_ms, max_ms)),
+            Kind::Text { .. } | Kind::Switch | Kind::Pairs => None,
+        }
+    }
+
+    /// An amount as the user would write it.
+    pub fn show(self, amount: u64) -> String {
+        match self {
+            Kind::Bytes { .. } => {
+                let units = [(1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+                with_unit(amount, &units, "")
+            }
+            Kind::Duration { .. } => {
+                let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+                with_unit(amount, &units, "ms")
+            }
+            Kind::Number { .. } | Kind::Text { .. } | Kind::Switch | Kind::Pairs => amount.to_string(),
+        }
+    }
 }
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const DAY_MS: u64 = 86_400_000;
+/// In the largest unit of which it is a whole number.
+fn with_unit(amount: u64, units: &[(u64, &str)], smallest: &str) -> String {
+    match units.iter().find(|(scale, _)| amount > 0 && amount.is_multiple_of(*scale)) {
+        Some((scale, unit)) => format!("{}{unit}", amount / scale),
+        None => format!("{amount}{smallest}"),
+    }
+}
+
+/// Every row.
+pub fn definitions() -> impl Iterator<Item = &'static Definition> {
+    ORDINARY.iter().chain(advanced::ROWS)
+}
+
+pub fn find(name: &str) -> Option<&'static Definition> {
+    definitions().find(|definition| definition.name == name)
+}
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+pub(super) const DAY_MS: u64 = 86_400_000;
 
 const fn option(
     name: &'static str,
@@ -95,14 +175,29 @@ const fn option(
     default: Option<&'static str>,
     help: &'static str,
 ) -> Definition {
+    let default = match default {
+        Some(text) => Preset::Text(text),
+        None => Preset::Absent,
+    };
     Definition { name, section, kind, default, help }
+}
+
+/// An option that is a field of one of the structs in [`Bounds`], and has its default from there.
+pub(super) const fn bound(
+    name: &'static str,
+    section: Section,
+    kind: Kind,
+    place: Place,
+    help: &'static str,
+) -> Definition {
+    Definition { name, section, kind, default: Preset::Of(place), help }
 }
 
 const fn text(placeholder: &'static str) -> Kind {
     Kind::Text { placeholder }
 }
 
-pub static DEFINITIONS: &[Definition] = &[
+static ORDINARY: &[Definition] = &[
     option(
         "store",
         Section::Storage,
@@ -148,26 +243,26 @@ pub static DEFINITIONS: &[Definition] = &[
         Some("false"),
         "Allow an endpoint without TLS: data and signatures travel unencrypted.",
     ),
-    option(
+    bound(
         "wal-puts-per-second",
         Section::Storage,
         Kind::Number { min: 1, max: 10_000 },
-        Some("20"),
+        |bounds| Field::from(&mut bounds.object_wal.puts_per_second_max),
         "For --wal object: how many PUTs a second a busy log sends on average, since they cost money. More mean shorter \
          waits for acknowledgements; full batches (8 MiB) are not counted, and an idle log sends nothing.",
     ),
-    option(
+    bound(
         "upload-bytes",
         Section::Storage,
         Kind::Bytes { min: MIB, max: 4 * GIB },
-        Some("64MiB"),
+        |bounds| Field::from(&mut bounds.engine.upload_bytes),
         "Data gathered in the log cache before it is uploaded as objects. Larger means fewer, larger objects.",
     ),
-    option(
+    bound(
         "upload-interval",
         Section::Storage,
         Kind::Duration { min_ms: 1_000, max_ms: DAY_MS },
-        Some("60s"),
+        |bounds| Field::from(&mut bounds.engine.upload_interval_max),
         "Data is uploaded after this time even if upload-bytes is not reached, so that recovery stays short.",
     ),
     option(
@@ -194,40 +289,40 @@ pub static DEFINITIONS: &[Definition] = &[
         "The broker's id in the cluster. A second process with the same id is the successor of the first.",
     ),
     option("rack", Section::Network, text("NAME"), None, "The broker's zone, as clients see it."),
-    option(
+    bound(
         "connections-max",
         Section::Limits,
         Kind::Number { min: 1, max: 1_000_000 },
-        Some("10000"),
+        |bounds| Field::from(&mut bounds.server.connections_max),
         "Open client connections; more are closed at once.",
     ),
-    option(
+    bound(
         "connections-per-ip-max",
         Section::Limits,
         Kind::Number { min: 1, max: 1_000_000 },
-        Some("5000"),
+        |bounds| Field::from(&mut bounds.server.connections_per_ip_max),
         "Open client connections from one address.",
     ),
-    option(
+    bound(
         "log-cache",
         Section::Memory,
         Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
-        Some("256MiB"),
+        |bounds| Field::from(&mut bounds.engine.log_cache_bytes),
         "Recent data: tail reads come from here, and it is the buffer of what is not uploaded yet. Producers wait when \
          it is full of the latter.",
     ),
-    option(
+    bound(
         "block-cache",
         Section::Memory,
         Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
-        Some("128MiB"),
+        |bounds| Field::from(&mut bounds.engine.block_cache.cache_bytes),
         "Blocks of objects, for consumers that read older data.",
     ),
-    option(
+    bound(
         "request-memory",
         Section::Memory,
-        Kind::Bytes { min: 8 * MIB, max: 1024 * GIB },
-        Some("256MiB"),
+        Kind::Bytes { min: 8 * MIB, max: 4095 * MIB },
+        |bounds| Field::from(&mut bounds.server.queued_bytes_max),
         "Requests that were read and not yet dealt with. Connections wait when it is used up.",
     ),
     option(
@@ -245,19 +340,19 @@ pub static DEFINITIONS: &[Definition] = &[
         Some("false"),
         "Replace the broker with this id even though it still answers: it can acknowledge nothing from then on.",
     ),
-    option(
+    bound(
         "lease",
         Section::Operation,
         Kind::Duration { min_ms: 3_000, max_ms: 600_000 },
-        Some("10s"),
+        |bounds| Field::from(&mut bounds.metadata.lease),
         "How long a broker that cannot read the store's metadata goes on acknowledging. A successor waits this long before \
          it reads the block WAL on a device.",
     ),
-    option(
+    bound(
         "metadata-poll",
         Section::Operation,
         Kind::Duration { min_ms: 100, max_ms: 60_000 },
-        Some("1s"),
+        |bounds| Field::from(&mut bounds.metadata.log.poll_interval),
         "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease.",
     ),
     option(

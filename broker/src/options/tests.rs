@@ -2,7 +2,7 @@ use clap::Command;
 
 use super::*;
 
-fn options(arguments_given: &[&str], environment: &[(&str, &str)]) -> Result<Options, Error> {
+pub(super) fn options(arguments_given: &[&str], environment: &[(&str, &str)]) -> Result<Options, Error> {
     let matches = Command::new("serve")
         .args(arguments())
         .try_get_matches_from(std::iter::once("serve").chain(arguments_given.iter().copied()))
@@ -25,8 +25,8 @@ fn without_anything_the_defaults_hold() {
         matches!(&options.wal, WalChoice::Block(uri) if uri.0.ends_with("/ottla-data/wal?capacity=256MiB"))
     );
     assert_eq!(options.listen.to_string(), "127.0.0.1:9092");
-    assert_eq!(options.log_cache_bytes, 256 << 20);
-    assert_eq!(options.lease, Duration::from_secs(10));
+    assert_eq!(options.bounds.engine.log_cache_bytes, 256 << 20);
+    assert_eq!(options.bounds.metadata.lease, Duration::from_secs(10));
 }
 
 #[test]
@@ -43,8 +43,8 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         ],
     )
     .unwrap();
-    assert_eq!(options.log_cache_bytes, 1 << 30);
-    assert_eq!(options.block_cache_bytes, 96 << 20);
+    assert_eq!(options.bounds.engine.log_cache_bytes, 1 << 30);
+    assert_eq!(options.bounds.engine.block_cache.cache_bytes, 96 << 20);
     assert_eq!(options.node_id, 7);
     let kafka: Vec<_> = options.kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(kafka, [("a.b", "c"), ("num.partitions", "6"), ("retention.ms", "1")]);
@@ -62,13 +62,21 @@ fn faults_name_the_value_and_where_it_came_from() {
     let file = file("log-cach = 1");
     for (arguments, environment, expected) in [
         (&["--listen", "nine"][..], &[][..], "--listen: \"nine\" is not HOST:PORT"),
-        (&[], &[("OTTLA_LOG_CACHE", "1KiB")], "OTTLA_LOG_CACHE: 1024 bytes is below the least"),
+        (&[], &[("OTTLA_LOG_CACHE", "1KiB")], "OTTLA_LOG_CACHE: 1KiB is below the least, 8MiB"),
         (&["--wal", "tape:"], &[], "--wal: \"tape:\" is neither object nor block:"),
-        (&["--lease", "5s", "--metadata-poll", "2s"], &[], "at most a third of lease"),
+        (
+            &["--lease", "5s", "--metadata-poll", "2s"],
+            &[],
+            "metadata-poll (2s) must be at most a third of lease (5s)",
+        ),
         (&["--kafka", "num.partitions"], &[], "--kafka: \"num.partitions\" is not NAME=VALUE"),
         (&["--config", file.path().to_str().unwrap()], &[], "log-cach is not an option"),
         (&["--advertise", "0.0.0.0:9092"], &[], "is a wildcard"),
-        (&["--upload-bytes", "200MiB"], &[], "at most half of log-cache"),
+        (
+            &["--upload-bytes", "200MiB"],
+            &[],
+            "upload-bytes (200MiB) must be at most half of log-cache (256MiB)",
+        ),
     ] {
         let error = options(arguments, environment).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} should contain {expected:?}");
@@ -76,9 +84,23 @@ fn faults_name_the_value_and_where_it_came_from() {
 }
 
 #[test]
+fn the_short_help_leaves_the_advanced_limits_out() {
+    let mut command = Command::new("serve").args(arguments());
+    let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+    let shows = |help: &str, flag: &str| help.split_whitespace().any(|word| word == flag);
+    for definition in table::definitions() {
+        let flag = format!("--{}", definition.name);
+        assert!(shows(&long, &flag), "{flag} in the long help");
+        assert_eq!(shows(&short, &flag), definition.section != table::Section::Advanced, "{flag}");
+    }
+    assert!(!short.contains("Advanced limits"));
+    assert!(long.contains("Advanced limits:"));
+}
+
+#[test]
 fn every_option_is_documented_once() {
     let page = markdown();
-    for definition in table::DEFINITIONS {
+    for definition in table::definitions() {
         assert_eq!(page.matches(&format!("| `{}` |", definition.name)).count(), 1, "{}", definition.name);
     }
 }

@@ -84,7 +84,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// Connections in all (`max.connections`). Default 10,000. Beyond it new ones are closed at once.
     pub connections_max: usize,
-    /// Connections from one address (`max.connections.per.ip`). Default 10,000.
+    /// Connections from one address (`max.connections.per.ip`). Default 5,000.
     pub connections_per_ip_max: usize,
     /// How long requests under way may take to finish at shutdown. Default 5 s.
     pub shutdown_grace: Duration,
@@ -109,7 +109,7 @@ impl Default for Config {
             linger: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             connections_max: 10_000,
-            connections_per_ip_max: 10_000,
+            connections_per_ip_max: 5_000,
             shutdown_grace: Duration::from_secs(5),
         }
     }

@@ -29,7 +29,7 @@ use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
 
 use crate::config::BrokerConfig;
 use crate::metadata::image::Listener;
-use crate::metadata::{self, Metadata, cluster_id};
+use crate::metadata::{Metadata, cluster_id};
 use crate::options::Options;
 use crate::store::{self, Stores};
 
@@ -45,7 +45,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(1);
 /// error came after it was fenced.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
     let began = Instant::now();
-    host::prepare(options.connections_max);
+    host::prepare(options.bounds.server.connections_max);
     let config = Arc::new(
         BrokerConfig::new(&options.kafka).map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
     );
@@ -64,13 +64,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
 }
 
 async fn open_metadata(options: &Options, stores: &Stores) -> anyhow::Result<Arc<Metadata>> {
-    let defaults = metadata::Options::default();
-    let metadata_options = metadata::Options {
-        lease: options.lease,
-        log: metalog::Config { poll_interval: options.metadata_poll, ..defaults.log },
-        ..defaults
-    };
-    Metadata::open(stores.metadata.clone(), metadata_options)
+    Metadata::open(stores.metadata.clone(), options.bounds.metadata.clone())
         .await
         .with_context(|| format!("the metadata in {} cannot be read", stores.location))
 }
@@ -99,7 +93,7 @@ async fn assemble(
     metadata.keep_lease(right.clone())?;
 
     let incarnation = registered.incarnation;
-    let engine = engine_config(options);
+    let engine = options.bounds.engine.clone();
     // A3.
     let mut vacated = None;
     let recovered = !registered.previous.is_empty();
@@ -199,19 +193,6 @@ async fn recover(
             }
             Err(error) => return Err(error).with_context(|| format!("{} cannot be recovered", medium.uri())),
         }
-    }
-}
-
-fn engine_config(options: &Options) -> s3stream::Config {
-    s3stream::Config {
-        log_cache_bytes: options.log_cache_bytes,
-        upload_bytes: options.upload_bytes,
-        upload_interval_max: options.upload_interval,
-        block_cache: s3stream::block_cache::Options {
-            cache_bytes: options.block_cache_bytes,
-            ..s3stream::block_cache::Options::default()
-        },
-        ..s3stream::Config::default()
     }
 }
 

@@ -22,6 +22,7 @@ use super::{Addresses, Parts};
 use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
+use crate::config::BrokerConfig;
 use crate::options::Options;
 use crate::server::{self, Server};
 use crate::store::Stores;
@@ -57,15 +58,22 @@ impl Parts<'_> {
         let wal_name = options.wal.to_string();
         let storage = Storage::start(engine, stores.data.clone(), streams, wal, incarnation);
         let partitions = partition::Partitions::start(
-            partition_config(&config),
+            partition_config(options, &config),
             incarnation.broker,
             storage.clone(),
             metadata.clone(),
         );
-        let groups =
-            group::Groups::of_broker(metadata.clone(), partitions.clone(), right.clone(), config.clone());
-        let sessions =
-            fetch_session::Limits { sessions_max: config.fetch_session_slots, ..Default::default() };
+        let groups = group::Groups::of_broker(
+            options.bounds.group.clone(),
+            metadata.clone(),
+            partitions.clone(),
+            right.clone(),
+            config.clone(),
+        );
+        let sessions = fetch_session::Limits {
+            sessions_max: config.fetch_session_slots,
+            ..options.bounds.fetch_session.clone()
+        };
         let broker = Arc::new(Broker {
             node_id: options.node_id,
             cluster_id: metadata.cluster_id().to_string(),
@@ -100,28 +108,24 @@ impl Parts<'_> {
     }
 }
 
-fn partition_config(config: &crate::config::BrokerConfig) -> partition::Config {
-    let defaults = partition::Config::default();
-    let limits = partition::Limits {
-        producer_expiration_ms: i64::from(config.producer_id_expiration_ms),
-        ..defaults.limits
-    };
-    partition::Config { limits, ..defaults }
+fn partition_config(options: &Options, config: &BrokerConfig) -> partition::Config {
+    let mut partition = options.bounds.partition.clone();
+    partition.limits.producer_expiration_ms = i64::from(config.producer_id_expiration_ms);
+    partition
 }
 
-fn server_config(options: &Options, config: &crate::config::BrokerConfig) -> server::Config {
+fn server_config(options: &Options, config: &BrokerConfig) -> server::Config {
+    let bounds = options.bounds.server.clone();
     let request_bytes_max = config.socket_request_max_bytes.max(1) as usize;
     server::Config {
         request_bytes_max,
-        queued_bytes_max: options.request_memory_bytes.max(request_bytes_max),
+        queued_bytes_max: bounds.queued_bytes_max.max(request_bytes_max),
         idle_timeout: match u64::try_from(config.connections_max_idle_ms) {
             Ok(millis) => Duration::from_millis(millis.max(1)),
             // Kafka: a negative value means never.
             Err(_) => Duration::from_secs(u64::from(u32::MAX)),
         },
-        connections_max: options.connections_max,
-        connections_per_ip_max: options.connections_per_ip_max,
-        ..server::Config::default()
+        ..bounds
     }
 }
 
@@ -202,5 +206,44 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{arguments, gather};
+
+    /// Whatever `serve` is told in its own options, and in Kafka's, for one part.
+    #[test]
+    fn bounds_and_kafka_configs_meet_in_a_parts_configuration() {
+        let given = [
+            "serve",
+            "--connection-requests=3",
+            "--partition-producers=7",
+            "--group-memory=2MiB",
+            "--request-memory=8MiB",
+            "--kafka=socket.request.max.bytes=50000000",
+            "--kafka=connections.max.idle.ms=-1",
+            "--kafka=producer.id.expiration.ms=1234",
+            "--kafka=group.max.size=9",
+        ];
+        let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+        let options = Options::from_values(&gather(&matches, []).unwrap()).unwrap();
+        let config = BrokerConfig::new(&options.kafka).unwrap();
+
+        let server = server_config(&options, &config);
+        assert_eq!((server.pipelined_requests_max, server.request_bytes_max), (3, 50_000_000));
+        // The largest request must be able to be read at all.
+        assert_eq!(server.queued_bytes_max, 50_000_000);
+        assert_eq!(server.validate(), Ok(()));
+        assert!(server.idle_timeout > Duration::from_secs(100 * 365 * 24 * 3600));
+
+        let partition = partition_config(&options, &config);
+        assert_eq!(partition.limits.producers_max, 7);
+        assert_eq!(partition.limits.producer_expiration_ms, 1234);
+
+        let group = options.bounds.group.clone().with_configs(&config);
+        assert_eq!((group.state_bytes_max, group.rules.group_size_max), (2 << 20, 9));
     }
 }

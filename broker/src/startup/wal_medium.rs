@@ -56,20 +56,20 @@ impl Media<'_> {
     }
 
     fn object(&self) -> Opened {
-        let config = wal::object::Config {
-            puts_per_second_max: f64::from(self.options.wal_puts_per_second),
-            puts_burst_max: f64::from(self.options.wal_puts_per_second),
-            // Slots go only when nobody can hold a right any more that was granted before they were trimmed.
-            delete_delay: (self.options.lease * 10).max(wal::object::Config::default().delete_delay),
-            ..wal::object::Config::default()
-        };
         let codec = Arc::new(ObjectSlotCodec::default());
         // Epochs alone make it safe; there is nothing to wait for.
-        Opened { medium: Arc::new(ObjectMedium::new(self.store.clone(), codec, config)), exclusive: true }
+        Opened {
+            medium: Arc::new(ObjectMedium::new(
+                self.store.clone(),
+                codec,
+                self.options.bounds.object_wal.clone(),
+            )),
+            exclusive: true,
+        }
     }
 
     fn block(&self, uri: &Uri) -> anyhow::Result<Opened> {
-        let medium = BlockMedium::new(uri, self.cluster, wal::block::Config::default())
+        let medium = BlockMedium::new(uri, self.cluster, self.options.bounds.block_wal.clone())
             .with_context(|| format!("the write-ahead log {uri} cannot be used"))?;
         let exclusive = match uri.target()? {
             Target::Block { path, .. } => is_regular_file(&path),

@@ -48,6 +48,37 @@ pub struct S3Options {
     /// Bucket in the path instead of the host name. Default: yes with an endpoint, no without.
     pub path_style: Option<bool>,
     pub allow_http: bool,
+    pub limits: S3Limits,
+}
+
+/// How long the S3 clients wait, and how often they try. What is above them has time-outs and retries of its own.
+#[derive(Clone, Debug)]
+pub struct S3Limits {
+    /// For making a connection. Default 5 s.
+    pub connect_timeout: Duration,
+    /// For one request of the metadata log. Default 5 s.
+    pub metadata_timeout: Duration,
+    /// For one attempt of any other request. Default 30 s.
+    pub data_timeout: Duration,
+    /// How often one of the latter is repeated by the client itself. Default 3.
+    pub data_retries_max: usize,
+    /// The longest pause between those attempts; the first is 100 ms, and it doubles. Default 2 s.
+    pub data_retry_pause_max: Duration,
+    /// Idle connections kept by each of the two clients. Default 64.
+    pub idle_connections_max: usize,
+}
+
+impl Default for S3Limits {
+    fn default() -> S3Limits {
+        S3Limits {
+            connect_timeout: Duration::from_secs(5),
+            metadata_timeout: Duration::from_secs(5),
+            data_timeout: Duration::from_secs(30),
+            data_retries_max: 3,
+            data_retry_pause_max: Duration::from_secs(2),
+            idle_connections_max: 64,
+        }
+    }
 }
 
 /// Why a store cannot be used, and what to do about it.
@@ -68,10 +99,6 @@ pub enum Error {
     Profile { profile: String, detail: String },
 }
 
-const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
-const DATA_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Opens `location`. A directory is created if it is missing and locked for this process.
 pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
     match &location {
@@ -89,8 +116,8 @@ pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
             Ok(Stores { metadata: store.clone(), data: store, lock: Some(lock), location })
         }
         Location::S3 { bucket, prefix } => {
-            let metadata = s3_client(bucket, s3, METADATA_TIMEOUT, 0)?;
-            let data = s3_client(bucket, s3, DATA_TIMEOUT, 3)?;
+            let metadata = s3_client(bucket, s3, s3.limits.metadata_timeout, 0)?;
+            let data = s3_client(bucket, s3, s3.limits.data_timeout, s3.limits.data_retries_max)?;
             let (metadata, data) = if prefix.is_empty() {
                 (metadata, data)
             } else {
@@ -130,14 +157,17 @@ fn s3_client(
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(RetryConfig {
-            backoff: BackoffConfig { max_backoff: Duration::from_secs(2), ..BackoffConfig::default() },
+            backoff: BackoffConfig {
+                max_backoff: options.limits.data_retry_pause_max,
+                ..BackoffConfig::default()
+            },
             max_retries,
             retry_timeout: timeout * (max_retries as u32 + 1),
         });
     let mut client = ClientOptions::new()
         .with_timeout(timeout)
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_pool_max_idle_per_host(64);
+        .with_connect_timeout(options.limits.connect_timeout)
+        .with_pool_max_idle_per_host(options.limits.idle_connections_max);
     if options.allow_http || from_environment("AWS_ALLOW_HTTP").is_some_and(|value| value == "true") {
         client = client.with_allow_http(true);
     } else if endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {

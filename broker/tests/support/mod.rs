@@ -112,7 +112,13 @@ impl TestBroker {
         let storage = Storage::start(storage_config, store, streams, wal, by);
         let partitions = Partitions::start(options.partitions, by.broker, storage.clone(), metadata.clone());
         let config = Arc::new(options.config);
-        let groups = Groups::of_broker(metadata.clone(), partitions.clone(), right.clone(), config.clone());
+        let groups = Groups::of_broker(
+            Default::default(),
+            metadata.clone(),
+            partitions.clone(),
+            right.clone(),
+            config.clone(),
+        );
         let broker = Arc::new(Broker {
             node_id: 1,
             cluster_id: metadata.cluster_id().to_string(),

@@ -62,7 +62,7 @@ use read_ahead::ReadAhead;
 /// Limits, in bytes unless the name says otherwise.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Budget of decoded blocks. Default 256 MiB.
+    /// Budget of decoded blocks. Default 128 MiB.
     pub cache_bytes: u64,
     /// Budget of indexes, and of whole objects that are not larger than a tail. Default 32 MiB.
     pub index_cache_bytes: u64,
@@ -93,7 +93,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
-            cache_bytes: 256 << 20,
+            cache_bytes: 128 << 20,
             index_cache_bytes: 32 << 20,
             tail_bytes: 64 << 10,
             get_bytes_max: 8 << 20,
