@@ -64,12 +64,16 @@ pub static ROWS: &[Definition] = &[
         "Object WAL: the largest record."),
     row("object-wal-pending", bytes(MIB, 2 * GIB), |bounds| Field::from(&mut bounds.object_wal.pending_bytes_max),
         "Object WAL: records appended and not yet durable. Producers wait beyond it."),
+    row("object-wal-slot", bytes(2 * MIB, 4_095 * MIB), |bounds| Field::from(&mut bounds.object_wal.slot_bytes_max),
+        "Object WAL: the largest slot that is read. Never less than it was when the log was written."),
     row("object-wal-puts-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.object_wal.puts_in_flight_max),
         "Object WAL: PUTs under way at once."),
     row("object-wal-linger", millis(0, 10_000), |bounds| Field::from(&mut bounds.object_wal.linger),
         "Object WAL: how long a record waits for company while another PUT is under way."),
     row("object-wal-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.object_wal.request_timeout),
-        "Object WAL: one attempt of a request."),
+        "Object WAL: one attempt of a request, and the time for its size at object-wal-transfer-rate."),
+    row("object-wal-transfer-rate", bytes(KIB, GIB), |bounds| Field::from(&mut bounds.object_wal.bytes_per_second_min),
+        "Object WAL: bytes per second below which a transfer is given up and tried again."),
     row("object-wal-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.object_wal.retry_pause),
         "Object WAL: the pause after the first failed attempt; it doubles."),
     row("object-wal-retry-pause-max", PAUSE, |bounds| Field::from(&mut bounds.object_wal.retry_pause_max),
@@ -78,6 +82,8 @@ pub static ROWS: &[Definition] = &[
         "Object WAL: how long after its trim a slot is deleted. Ten times lease if that is more."),
     row("object-wal-recovery-read-ahead", count(1, 256), |bounds| Field::from(&mut bounds.object_wal.recovery_read_ahead),
         "Object WAL: slots fetched ahead in recovery."),
+    row("object-wal-recovery-memory", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.object_wal.recovery_read_ahead_bytes),
+        "Object WAL: what slots fetched ahead may hold, in equal shares. A larger one is fetched when its turn comes."),
 
     row("upload-wal-used-percent", count(1, 100), |bounds| Field::Percent(&mut bounds.engine.wal_used_fraction_max),
         "Upload begins early when the WAL is fuller than this."),
@@ -240,6 +246,7 @@ const fn at_most(term: &'static [&'static str], times: u64, most: &'static str, 
 
 const LARGEST_FITS: &str = "or the largest could never be let in";
 const PAUSE_GROWS: &str = "pauses grow from the one to the other";
+const READ_BACK: &str = "what is written must be read back";
 const APPEND_FITS: &str = "an append of a group's records is one record of the write-ahead log";
 
 /// What an append of group records has beside its bytes, generously: batch and record headers, the WAL's own.
@@ -256,6 +263,8 @@ pub static RULES: &[Rule] = &[
     at_most(&["block-wal-frame"], 1, "block-wal-pending", LARGEST_FITS),
     at_most(&["object-wal-record"], 1, "object-wal-pending", LARGEST_FITS),
     at_most(&["object-wal-batch"], 1, "object-wal-pending", "no batch could become full"),
+    at_most(&["object-wal-batch"], 2, "object-wal-slot", READ_BACK),
+    at_most(&["object-wal-record"], 2, "object-wal-slot", READ_BACK),
     at_most(&["object-wal-retry-pause"], 1, "object-wal-retry-pause-max", PAUSE_GROWS),
     at_most(&["upload-retry-pause"], 1, "upload-retry-pause-max", PAUSE_GROWS),
     at_most(&["upload-object-streams"], 1, "upload-commit-streams", "an object is committed by one entry"),
