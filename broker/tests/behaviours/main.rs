@@ -23,6 +23,7 @@ mod groups;
 mod hostile;
 mod list_offsets;
 mod produce;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../../src/partition/testing.rs"]
