@@ -9,12 +9,13 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla::api::versions::SUPPORTED;
+use ottla::config::BrokerConfig;
 use ottla::server::Config;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Client, TestBroker, fetch_request, frame, produce_request, within};
+use crate::support::{Client, Disk, Options, TestBroker, fetch_request, frame, produce_request, within};
 use crate::testing;
 
 fn text(text: &str) -> StrBytes {
@@ -120,11 +121,13 @@ async fn large_requests_that_never_end_hold_up_no_heartbeat() {
 
 #[tokio::test]
 async fn a_peer_that_left_while_it_waited_keeps_no_place() {
-    let config = Config { connections_max: 1, linger: Duration::from_millis(20), ..Config::default() };
-    let broker = TestBroker::with_server(config).await;
+    let server = Config { connections_max: 1, linger: Duration::from_millis(20), ..Config::default() };
+    let set = [("group.initial.rebalance.delay.ms".to_owned(), "600000".to_owned())];
+    let config = BrokerConfig::new(&set.into()).expect("a valid config");
+    let broker = TestBroker::on(&Disk::new(), Options { server, config, ..Options::default() }).await;
     let mut client = broker.connect().await;
     let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
-    // The initial delay of three seconds, prolonged, is what it waits for.
+    // The initial delay is what it waits for.
     let join = JoinGroupRequest::default()
         .with_group_id(GroupId(text("group")))
         .with_session_timeout_ms(1_800_000)
