@@ -16,7 +16,7 @@ use crate::storage::{Inner, Listener};
 use crate::stream::Shared;
 use crate::{Error, StreamId};
 
-/// Confirmations handled under one lock.
+/// Confirmations handled under one lock. No option: the rest is handled right after.
 const BATCH_MAX: usize = 1024;
 
 /// An append on its way through the WAL.

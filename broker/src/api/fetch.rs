@@ -25,7 +25,8 @@ use crate::partition::waiters::Wait;
 use crate::partition::{GetError, Partition};
 use crate::server::ResponseBudget;
 
-/// Partitions of one request that are read at the same time, when they are not in memory.
+/// Partitions of one request that are read at the same time, when they are not in memory. No option: what
+/// all requests read together has the options read-gets-in-flight and read-bytes-in-flight.
 const READS_AT_ONCE: usize = 8;
 const CURRENT_LEADER_FROM: i16 = 16;
 const READ_COMMITTED: i8 = 1;

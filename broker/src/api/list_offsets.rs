@@ -15,7 +15,8 @@ use crate::broker::Broker;
 use crate::metadata::ImageRef;
 use crate::partition::Partition;
 
-/// Partitions that are looked at concurrently: a search by time may read from the bucket.
+/// Partitions that are looked at concurrently: a search by time may read from the bucket. No option: see
+/// read-gets-in-flight.
 const LOOKUPS_AT_ONCE: usize = 8;
 
 /// Timestamps with a meaning, and the version that brought each (`ListOffsetsRequest.java`).

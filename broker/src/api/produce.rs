@@ -43,7 +43,8 @@ const TOPIC_IDS_FROM: i16 = 13;
 const ZSTD_FROM: i16 = 7;
 const CURRENT_LEADER_FROM: i16 = 10;
 
-/// A peer that has left holds a place for no longer than this, whatever time it gave its request.
+/// A peer that has left holds a place for no longer than this, whatever time it gave its request. No option: it
+/// is the client who says less.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
 /// Kafka's own tool for repairing internal topics; nobody else may write to them (behaviour 41).
@@ -65,7 +66,7 @@ struct TopicData {
 
 /// Topics in one request, and partitions in all of them. A request may be 100 MiB, and a topic without a name takes three
 /// bytes of it, but over a hundred in memory (behaviour 16); producers send no more than fit their `max.request.size`,
-/// at 61 bytes or more each.
+/// at 61 bytes or more each. No option: socket.request.max.bytes is the one for the size of requests.
 const TOPICS_MAX: usize = 1 << 16;
 const PARTITIONS_MAX: usize = 1 << 16;
 

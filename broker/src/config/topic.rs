@@ -6,7 +6,7 @@ use super::kind::{elements, parse_boolean};
 use super::{BrokerConfig, Invalid, table};
 use crate::metadata::image::{Config, Topic};
 
-/// Longest value of a config, in bytes: every broker keeps it in memory.
+/// Longest value of a config, in bytes: every broker keeps it in memory. No option: far beyond any value with a meaning.
 const VALUE_BYTES_MAX: usize = 8 * 1024;
 
 /// What happens to old records. Neither means that they are kept for ever.

@@ -21,6 +21,7 @@ use crate::metadata::{CreateTopicError, Error, Metadata, Topic};
 use crate::partition::{AppendError, GetError, OpenError, Partition, Partitions};
 
 /// How often an append is repeated that found no room in the write-ahead log although it was admitted.
+/// No option: after these two seconds the client is told to come again.
 const FULL_RETRIES_MAX: u32 = 100;
 const FULL_RETRY_DELAY: Duration = Duration::from_millis(20);
 

@@ -17,10 +17,11 @@ use super::image::{
 use crate::api::topic_name;
 
 /// Partitions of all topics of a cluster. Far beyond what one broker is sized for; a bound on what a client that
-/// creates topics in a loop can make everybody hold in memory.
+/// creates topics in a loop can make everybody hold in memory. No option: what a command does is part of the log's format,
+/// and every replica must decide alike.
 pub const PARTITIONS_MAX: usize = 1_000_000;
 
-/// Producer ids that one command may take.
+/// Producer ids that one command may take. No option, for the same reason.
 pub const PRODUCER_IDS_PER_COMMAND_MAX: u32 = 1_000_000;
 
 /// Where in the log a command stands.

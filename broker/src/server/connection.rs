@@ -20,7 +20,8 @@ use super::{Config, ResponseBudget, Rope};
 use crate::api::{Advertised, Context};
 use crate::broker::Broker;
 
-/// Ready responses are gathered into one write up to about this many bytes.
+/// Ready responses are gathered into one write up to about this many bytes. No option: they share memory that is
+/// counted elsewhere, and beyond this a larger write gains nothing.
 const WRITE_GATHER_BYTES: usize = 256 << 10;
 
 /// What a response turns out to be; `None` is silence: a Produce with acks=0 that went well (behaviour 10).

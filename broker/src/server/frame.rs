@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::Config;
 use super::header::{Header, PREFIX_BYTES};
 
-/// Small requests take one system call; large ones go past this buffer.
+/// Small requests take one system call; large ones go past this buffer. No option: each connection has
+/// one, so that connections-max bounds them all.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
 /// The first step: what a frame takes of the shared budget before any of it has arrived, at most.
@@ -77,7 +78,8 @@ pub(super) struct Shared {
     decoded_max: usize,
 }
 
-/// A decoded request is taken for this many times its size: arrays of empty strings are the worst.
+/// A decoded request is taken for this many times its size: arrays of empty strings are the worst. No option: it
+/// follows from the sizes of the decoded structs.
 const DECODED_FACTOR: usize = 32;
 
 impl Shared {

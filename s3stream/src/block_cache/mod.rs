@@ -148,7 +148,7 @@ struct Inner {
 
 /// What an entry costs beside its bytes: key, node and bookkeeping of the cache.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
-/// Parts that one read-ahead looks into, and how many of them at a time.
+/// Parts that one read-ahead looks into, and how many of them at a time. No options: bytes, tasks and GETs have them.
 const READ_AHEAD_PARTS_MAX: usize = 64;
 const READ_AHEAD_CONCURRENCY: usize = 4;
 

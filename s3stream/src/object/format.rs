@@ -57,7 +57,7 @@ pub const HEADER_BYTES: usize = 8;
 pub const RECORD_BYTES: usize = 28;
 pub const ENTRY_BYTES: usize = 64;
 pub const FOOTER_BYTES: usize = 72;
-/// A longer index (a million blocks) is taken for damage.
+/// A longer index (a million blocks) is taken for damage: a constant of the format, for every reader alike.
 pub const INDEX_BYTES_MAX: u32 = 64 << 20;
 
 pub(super) const HEADER_MAGIC: [u8; 8] = *b"OTTLAOBJ";

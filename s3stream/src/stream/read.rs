@@ -11,7 +11,8 @@ use crate::{ReadError, StreamRecord, block_cache};
 
 /// Parts looked up at a time.
 const PARTS: usize = 16;
-/// How often a range is looked up again because an object went away under the read (F37).
+/// How often a range is looked up again because an object went away under the read (F37). No option: one
+/// look-up finds what replaced it.
 const LOOKUPS_MAX: usize = 4;
 
 impl Stream {

@@ -11,7 +11,8 @@ use crate::log_cache::{BlockId, Trimmable};
 use crate::metadata::{self, Commit, NewObject, StreamMetadata};
 use crate::storage::Inner;
 
-/// How often a conflict that nothing explains is tried again before the engine stops.
+/// How often a conflict that nothing explains is tried again before the engine stops. No option: more of them
+/// would only hide a defect.
 const CONFLICTS_MAX: usize = 8;
 
 /// Commits the objects of `block`, all blocks before which are committed, then trims the WAL (S3) and gives the

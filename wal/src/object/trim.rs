@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Runs of slots that wait for their deletion.
+/// Runs of slots that wait for their deletion. No option: further ones join the newest run.
 const RUNS_MAX: usize = 1_024;
 
 /// What the writer's slots hold, and when trimmed ones may go. Pure; times are durations since any fixed moment.
