@@ -51,12 +51,17 @@ pub(super) async fn until_ready(stores: &Stores) -> anyhow::Result<()> {
 /// Whether trying again is pointless.
 fn is_final(error: &object_store::Error) -> bool {
     use object_store::Error;
-    matches!(
+    let by_kind = matches!(
         error,
         Error::PermissionDenied { .. }
             | Error::Unauthenticated { .. }
             | Error::NotFound { .. }
             | Error::NotImplemented { .. }
             | Error::NotSupported { .. }
-    )
+    );
+    by_kind || FINAL_ANSWERS.iter().any(|answer| error.to_string().contains(answer))
 }
+
+/// S3's own words, which object_store passes on for a listing without giving them a kind.
+const FINAL_ANSWERS: [&str; 5] =
+    ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PermanentRedirect"];

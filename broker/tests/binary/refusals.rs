@@ -138,3 +138,24 @@ fn a_store_that_keeps_its_promise_passes_the_check() {
         .env("AWS_SECRET_ACCESS_KEY", "test"));
     assert!(said.contains("ok"), "{said}");
 }
+
+#[test]
+fn a_bucket_that_does_not_exist_is_refused_at_once() {
+    let server = S3Server::shared();
+    let said = refusal({
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        command
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", free_port())])
+            .args([
+                "--store",
+                "s3://no-such-bucket-here/cluster",
+                "--s3-allow-http",
+                "--s3-endpoint",
+                &server.endpoint(),
+            ])
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test");
+        command
+    });
+    assert!(said.contains("NoSuchBucket"), "{said}");
+}
