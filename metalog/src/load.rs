@@ -153,7 +153,10 @@ async fn replay<M: Machine>(log: &Log, clock: &dyn Clock, mut state: State<M>) -
         }
     }
     match log.missing(state.number + 1, state.nonce).await? {
-        Missing::Tail => Ok(Replayed::Tail(Loaded { state, began, replayed })),
+        Missing::Tail => {
+            log.nothing_behind(state.number + 1).await?;
+            Ok(Replayed::Tail(Loaded { state, began, replayed }))
+        }
         // The entry behind which the snapshot stands is another one, or gone.
         Missing::Stale if replayed == 0 && log.nonce_of(state.number).await?.is_some() => {
             Ok(Replayed::Unrelated)

@@ -12,7 +12,8 @@
 //!
 //! # What a missing entry means
 //! Either the tail was reached, or the reader slept until the number was deleted, or the store hides an object.
-//! Entries are deleted in ascending order, so while entry n stands, whatever is missing behind it was never there.
+//! Entries are deleted in ascending order, so while entry n stands, whatever is missing behind it was never there, unless
+//! something but this program deleted it: so before a replica is opened, a listing must not show anything further on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +39,10 @@ const SNAPSHOTS_LISTED_MAX: usize = 1024;
 
 pub(crate) fn entry_path(number: u64) -> Path {
     Path::from(format!("meta/log/{number:020}"))
+}
+
+fn entry_prefix() -> Path {
+    Path::from("meta/log")
 }
 
 pub(crate) fn snapshot_path(number: u64) -> Path {
@@ -175,6 +180,42 @@ impl Log {
             return Err(corrupt(&entry_path(number), format!("it is missing, but {behind} is there")));
         }
         Ok(Missing::Tail)
+    }
+
+    /// [`Error::Corrupt`] if a listing shows entries behind `number`, which was found missing at the log's end: the gap
+    /// may be wider than [`missing`](Log::missing) looks. A listing proves nothing by what it lacks.
+    pub async fn nothing_behind(&self, number: u64) -> Result<(), Error> {
+        let mut pauses = self.pauses();
+        let listed = loop {
+            match self.list_behind(number).await {
+                Ok(listed) => break listed,
+                Err(failure) => pauses.pause_or(|| format!("listing entries: {failure}")).await?,
+            }
+        };
+        match listed {
+            // Others may have appended since.
+            Some(behind) if self.nonce_of(number).await?.is_none() => {
+                Err(corrupt(&entry_path(number), format!("it is missing, but {behind} is there")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn list_behind(&self, number: u64) -> Result<Option<Path>, String> {
+        let mut listing = self.store.list_with_offset(Some(&entry_prefix()), &entry_path(number));
+        loop {
+            let next = timeout(self.config.request_timeout, listing.next()).await;
+            match next.map_err(|_| late(self.config.request_timeout))? {
+                None => return Ok(None),
+                Some(item) => {
+                    let path = item.map_err(|error| error.to_string())?.location;
+                    let listed = path.filename().and_then(|name| name.parse::<u64>().ok());
+                    if listed.is_some_and(|listed| listed > number && entry_path(listed) == path) {
+                        return Ok(Some(path));
+                    }
+                }
+            }
+        }
     }
 
     /// Reads on from entry `from`, several entries ahead once there are several.

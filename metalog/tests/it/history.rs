@@ -78,6 +78,9 @@ async fn a_missing_entry_in_the_middle_is_damage_not_the_end() {
     written(&store, &Config::default(), 5).await;
     store.inner().delete(&entry_path(3)).await.unwrap();
     expect_corrupt(open(&store, &Config::default()).await, &entry_path(3));
+    // However wide the gap is.
+    store.inner().delete(&entry_path(4)).await.unwrap();
+    expect_corrupt(open(&store, &Config::default()).await, &entry_path(3));
 }
 
 #[tokio::test(start_paused = true)]
