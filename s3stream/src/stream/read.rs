@@ -7,7 +7,8 @@ use std::cmp::Reverse;
 
 use super::Stream;
 use crate::metadata::Located;
-use crate::{ReadError, StreamRecord, block_cache};
+use crate::object::object_key;
+use crate::{ObjectId, ReadError, StreamRecord, block_cache};
 
 /// Parts looked up at a time.
 const PARTS: usize = 16;
@@ -141,19 +142,27 @@ impl Stream {
                 if *lookups < LOOKUPS_MAX {
                     return Ok(());
                 }
-                Err(ReadError::Corrupt {
-                    object: Some(object),
-                    offset: from,
-                    detail: "the object is not in the store".to_owned(),
-                })
+                Err(self.damaged(object, from, "the object is not in the store".to_owned()))
             }
             unavailable @ block_cache::Error::Unavailable { .. } => {
                 Err(ReadError::Unavailable(unavailable.to_string()))
             }
             block_cache::Error::Corrupt { object, .. } | block_cache::Error::Unsupported { object, .. } => {
-                Err(ReadError::Corrupt { object: Some(object), offset: from, detail: error.to_string() })
+                Err(self.damaged(object, from, error.to_string()))
             }
         }
+    }
+
+    /// An operator must hear of it: whoever asked is told no more than that something is wrong.
+    fn damaged(&self, object: ObjectId, offset: u64, detail: String) -> ReadError {
+        tracing::error!(
+            stream = self.id().0,
+            offset,
+            object = %object_key(object),
+            detail,
+            "acknowledged records cannot be read; restore the object from a copy of the bucket"
+        );
+        ReadError::Corrupt { object: Some(object), offset, detail }
     }
 
     fn blocks(&self) -> &block_cache::BlockCache {
