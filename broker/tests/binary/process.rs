@@ -207,6 +207,20 @@ impl Ottla {
         self.output.lock().unwrap().clone()
     }
 
+    /// Waits until the log holds `text`.
+    pub fn wait_until_logged(&mut self, text: &str) {
+        let began = Instant::now();
+        while !self.log().contains(text) {
+            assert!(self.is_running(), "the broker left:\n{}", self.log());
+            assert!(began.elapsed() < DEADLINE, "{text:?} is not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
     /// The most memory that the process has ever had resident, in bytes.
     pub fn resident_bytes_max(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();

@@ -1,3 +1,6 @@
 //! Bad input gets a clear answer and harms nobody else: hostile peers, damaged and foreign files, stores that fail.
 
+mod damage;
+mod gate;
 mod hostile_peers;
+mod outages;
