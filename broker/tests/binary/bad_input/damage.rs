@@ -256,9 +256,8 @@ fn a_directory_that_may_not_be_used_is_named() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     for (path, mode, then) in [
-        // Not to be entered, not to be written to, an entry not to be made, a WAL not to be read.
+        // The store, its lock, and the WAL.
         (store.clone(), 0o000, 0o755),
-        (store.join("objects/meta/log"), 0o555, 0o755),
         (store.join("lock"), 0o000, 0o644),
         (wal(&broker), 0o000, 0o644),
     ] {
