@@ -41,10 +41,19 @@ impl Banner<'_> {
             format!(" --bootstrap {}", self.advertised)
         };
         line(String::new());
-        line(format!("  ottla produce{bootstrap} hello \"first record\""));
-        line(format!("  ottla consume{bootstrap} hello --from-beginning"));
+        let program = program(std::env::args().next());
+        line(format!("  {program} produce{bootstrap} hello \"first record\""));
+        line(format!("  {program} consume{bootstrap} hello --from-beginning"));
         text
     }
+}
+
+/// How the person who started this can start it again: as they did, where that needs no quoting.
+fn program(started_as: Option<String>) -> String {
+    let plain = |name: &String| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte)) && !name.is_empty()
+    };
+    started_as.filter(plain).unwrap_or_else(|| "ottla".to_owned())
 }
 
 /// Whether only this machine can connect.
@@ -55,6 +64,17 @@ pub(super) fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_are_printed_as_this_one_was_started() {
+        for started_as in ["ottla", "target/release/ottla", "./ottla"] {
+            assert_eq!(program(Some(started_as.to_owned())), started_as);
+        }
+        for unfit in [None, Some(String::new()), Some("/home/a b/ottla".to_owned()), Some("$(x)".to_owned())]
+        {
+            assert_eq!(program(unfit), "ottla");
+        }
+    }
 
     #[test]
     fn only_loopback_addresses_are_loopback() {
