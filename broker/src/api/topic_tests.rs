@@ -34,7 +34,10 @@ async fn broker_on(store: Arc<InMemory>, configs: &[(&str, &str)]) -> Broker {
         configs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let metadata = Metadata::open(store.clone(), Options::default()).await.unwrap();
     let listener = Listener { host: "registered".into(), port: 1 };
-    metadata.register(1, &wal::Uri("memory:1".to_owned()), listener, Some("r1".into())).await.unwrap();
+    metadata
+        .register(1, &wal::Uri("memory:1".to_owned()), listener, Some("r1".into()), "machine")
+        .await
+        .unwrap();
     metadata.open_leaderships().await.unwrap();
     Broker::for_test(store, metadata, BrokerConfig::new(&set).unwrap()).await
 }
@@ -234,7 +237,7 @@ async fn behaviour_27_every_partition_is_there_though_nobody_leads_it() {
     // The next life of the broker has fenced this one.
     let next = Metadata::open(store, Options::default()).await.unwrap();
     let listener = Listener { host: "elsewhere".into(), port: 1 };
-    next.register(1, &wal::Uri("memory:2".to_owned()), listener, None).await.unwrap();
+    next.register(1, &wal::Uri("memory:2".to_owned()), listener, None, "machine").await.unwrap();
     broker.metadata.refresh().await.unwrap();
     let orphaned = ask(&broker, 12, named(&["t"])).await.topics.remove(0);
     let indexes: Vec<i32> = orphaned.partitions.iter().map(|partition| partition.partition_index).collect();

@@ -266,6 +266,7 @@ impl Image {
         let broker = BrokerInfo {
             listener: registration.listener.clone(),
             rack: registration.rack.clone(),
+            machine: registration.machine.clone(),
             epoch: incarnation.epoch,
         };
         self.brokers.insert_mut(incarnation.broker, broker);

@@ -83,6 +83,8 @@ pub struct Registration {
     pub lease_ms: u32,
     pub listener: Listener,
     pub rack: Option<Arc<str>>,
+    /// Names the machine it runs on, for whoever has to judge later what its address means. Never empty.
+    pub machine: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +222,7 @@ fn write_registration(to: &mut Writer, registration: &Registration) {
     to.string(&registration.listener.host);
     to.u16(registration.listener.port);
     to.option(registration.rack.as_deref(), |to, rack| to.string(rack));
+    to.string(&registration.machine);
 }
 
 fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
@@ -229,6 +232,7 @@ fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
         lease_ms: from.u32()?,
         listener: Listener { host: from.string()?, port: from.u16()? },
         rack: from.option(|from| from.string())?,
+        machine: from.string()?,
     })
 }
 

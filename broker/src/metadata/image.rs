@@ -50,6 +50,8 @@ pub struct Listener {
 pub struct BrokerInfo {
     pub listener: Listener,
     pub rack: Option<Arc<str>>,
+    /// The machine that it registered from.
+    pub machine: Arc<str>,
     /// The incarnation that registered last. It lives unless it is fenced or closed.
     pub epoch: u64,
 }

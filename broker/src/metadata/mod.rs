@@ -297,15 +297,20 @@ impl Metadata {
         wal: &wal::Uri,
         listener: Listener,
         rack: Option<Arc<str>>,
+        machine: &str,
     ) -> Result<Registered, Error> {
-        for text in [Some(wal.0.as_str()), Some(&*listener.host), rack.as_deref()].into_iter().flatten() {
+        for text in [Some(wal.0.as_str()), Some(&*listener.host), rack.as_deref(), Some(machine)]
+            .into_iter()
+            .flatten()
+        {
             if text.len() > codec::STRING_BYTES_MAX {
                 return Err(Error::Refused(format!("a name of {} bytes is too long", text.len())));
             }
         }
         let lease_ms = u32::try_from(self.options.lease.as_millis()).expect("validated");
         let wal_uri = wal.0.as_str().into();
-        let registration = Registration { broker, wal_uri, lease_ms, listener, rack };
+        let registration =
+            Registration { broker, wal_uri, lease_ms, listener, rack, machine: machine.into() };
         match self.propose(&Command::RegisterBroker(registration)).await? {
             Outcome::Registered(registered) => {
                 self.incarnation.set(registered.incarnation).expect("a process registers once");

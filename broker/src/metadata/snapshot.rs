@@ -197,6 +197,7 @@ fn write_broker(to: &mut Writer, broker: &BrokerInfo) {
     to.string(&broker.listener.host);
     to.u16(broker.listener.port);
     to.option(broker.rack.as_deref(), |to, rack| to.string(rack));
+    to.string(&broker.machine);
     to.u64(broker.epoch);
 }
 
@@ -204,6 +205,7 @@ fn read_broker(from: &mut Reader<'_>) -> Result<BrokerInfo, Malformed> {
     Ok(BrokerInfo {
         listener: Listener { host: from.string()?, port: from.u16()? },
         rack: from.option(|from| from.string())?,
+        machine: from.string()?,
         epoch: from.u64()?,
     })
 }

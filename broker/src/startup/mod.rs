@@ -34,6 +34,7 @@ use crate::options::Options;
 use crate::store::{self, Stores};
 
 use address::Addresses;
+use banner::is_loopback;
 use wal_medium::{Media, Opened};
 
 pub use running::Running;
@@ -87,7 +88,7 @@ async fn assemble(
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
     let rack = options.rack.as_deref().map(Arc::from);
     let registered = metadata
-        .register(options.node_id as u32, ours.medium.uri(), listener, rack)
+        .register(options.node_id as u32, ours.medium.uri(), listener, rack, &host::machine())
         .await
         .context("this broker cannot register in the metadata")?;
     metadata.keep_lease(right.clone())?;
@@ -137,10 +138,23 @@ async fn refuse_beside_a_living_broker(
     let registered = &info.listener;
     // Clean shutdowns leave nobody to ask.
     let may_live = image.is_live(Incarnation { broker: id, epoch: info.epoch });
-    // Our own address: we hold it already, so nobody else on this host does.
-    let ours = *addresses.advertised() == *registered;
-    if !may_live || options.takeover || ours {
+    let same_machine = *info.machine == *host::machine();
+    let same_address = *addresses.advertised() == *registered;
+    if !may_live || options.takeover {
         return Ok(());
+    }
+    match meaning(is_loopback(&registered.host), same_machine, same_address) {
+        Meaning::Ours => return Ok(()),
+        Meaning::Elsewhere => bail!(
+            "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
+             {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
+             --takeover",
+            options.store,
+            info.machine,
+            registered.host,
+            registered.port
+        ),
+        Meaning::Ask => {}
     }
     let alive =
         predecessor::is_alive(&registered.host, registered.port, &metadata.cluster_id(), options.node_id)
@@ -153,6 +167,26 @@ async fn refuse_beside_a_living_broker(
         registered.port
     );
     Ok(())
+}
+
+/// What a registered address says about whether its broker lives.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// We hold it: whoever had it has lost it.
+    Ours,
+    /// Nothing, from here.
+    Elsewhere,
+    /// Whoever answers there lives.
+    Ask,
+}
+
+fn meaning(loopback: bool, same_machine: bool, same_address: bool) -> Meaning {
+    match (loopback, same_machine, same_address) {
+        (true, false, _) => Meaning::Elsewhere,
+        // The port was free when our addresses were resolved, or the name is one that moves with the service.
+        (_, _, true) => Meaning::Ours,
+        _ => Meaning::Ask,
+    }
 }
 
 async fn recover(
@@ -206,4 +240,20 @@ struct Parts<'a> {
     right: Arc<AckRight>,
     incarnation: Incarnation,
     engine: s3stream::Config,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_address_means_nothing_on_another_machine() {
+        for same_address in [true, false] {
+            assert_eq!(meaning(true, false, same_address), Meaning::Elsewhere);
+        }
+        assert_eq!(meaning(true, true, true), Meaning::Ours);
+        assert_eq!(meaning(true, true, false), Meaning::Ask);
+        assert_eq!(meaning(false, false, true), Meaning::Ours);
+        assert_eq!(meaning(false, false, false), Meaning::Ask);
+    }
 }

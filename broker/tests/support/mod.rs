@@ -88,7 +88,8 @@ impl TestBroker {
         let store: Arc<dyn ObjectStore> = disk.store.clone();
         let metadata = Metadata::open(store.clone(), Default::default()).await.expect("open the metadata");
         let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
-        let registered = metadata.register(1, disk.wal.uri(), listener, None).await.expect("register");
+        let registered =
+            metadata.register(1, disk.wal.uri(), listener, None, "machine").await.expect("register");
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let by = registered.incarnation;
         let storage_config = s3stream::Config::default();

@@ -21,6 +21,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 lease_ms: 10_000,
                 listener: Listener { host: "h".into(), port: 9092 },
                 rack: Some("r".into()),
+                machine: "m".into(),
             }),
         ),
         ("open-leaderships", Command::OpenLeaderships { by }),

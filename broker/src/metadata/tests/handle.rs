@@ -19,7 +19,7 @@ async fn open<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
 
 async fn registered(metadata: &Metadata) -> Registered {
     let listener = Listener { host: "localhost".into(), port: 9092 };
-    metadata.register(1, &wal::Uri("memory:1".to_owned()), listener, None).await.unwrap()
+    metadata.register(1, &wal::Uri("memory:1".to_owned()), listener, None, "machine").await.unwrap()
 }
 
 async fn serving<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {

@@ -71,6 +71,7 @@ fn registration(broker: u32) -> Command {
         lease_ms: 10_000,
         listener: Listener { host: "localhost".into(), port: 9092 },
         rack: None,
+        machine: "machine".into(),
     })
 }
 
