@@ -49,6 +49,8 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Life {
+    /// It has opened a stream, and so its WAL before that. One that has not left nothing to recover.
+    opened: bool,
     fenced: bool,
     recovered: bool,
     trim: Position,
@@ -73,19 +75,20 @@ impl MemoryMetadata {
         for (other, life) in &mut state.incarnations {
             life.fenced |= other.broker == broker;
         }
-        state
-            .incarnations
-            .insert(incarnation, Life { fenced: false, recovered: false, trim: Position::default() });
+        state.incarnations.insert(
+            incarnation,
+            Life { opened: false, fenced: false, recovered: false, trim: Position::default() },
+        );
         incarnation
     }
 
-    /// Lives that are fenced but not recovered, with their trim points, oldest first.
+    /// Lives that opened a stream, are fenced and not recovered, with their trim points, oldest first.
     pub fn unrecovered(&self) -> Vec<(Incarnation, Position)> {
         let state = self.state.lock();
         let mut found: Vec<_> = state
             .incarnations
             .iter()
-            .filter(|(_, life)| life.fenced && !life.recovered)
+            .filter(|(_, life)| life.opened && life.fenced && !life.recovered)
             .map(|(incarnation, life)| (*incarnation, life.trim))
             .collect();
         found.sort();
@@ -119,6 +122,7 @@ impl MemoryMetadata {
         if let Some(owner) = state.streams[&id].view.owner.filter(|owner| *owner != by) {
             assert!(state.incarnations[&owner].recovered, "{owner:?} is not recovered");
         }
+        state.incarnations.get_mut(&by).expect("looked at it").opened = true;
         let view = &mut state.streams.get_mut(&id).expect("looked at it").view;
         view.epoch += 1;
         view.owner = Some(by);

@@ -86,7 +86,7 @@ impl World {
             );
             vacated = Some(recovered.await?);
         }
-        Ok(vacated.unwrap_or_else(Vacated::new_medium))
+        Ok(vacated.unwrap_or_else(Vacated::nothing_left))
     }
 }
 
