@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use anyhow::Context;
 
 use super::banner::is_loopback;
-use crate::metadata::image::Listener;
 use crate::options::{HostPort, Options};
 
 /// The resolved addresses of a broker. The port is known to be free, or was a moment ago.
@@ -57,10 +56,4 @@ impl Addresses {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-impl PartialEq<Listener> for HostPort {
-    fn eq(&self, other: &Listener) -> bool {
-        *self.host == *other.host && self.port == other.port
-    }
 }

@@ -79,7 +79,7 @@ async fn assemble(
     began: Instant,
 ) -> anyhow::Result<Running> {
     let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
-    refuse_beside_a_living_broker(options, &addresses, &metadata).await?;
+    refuse_beside_a_living_broker(options, &metadata).await?;
     let media = Media { options, cluster, store: stores.data.clone() };
     // A2.
     let ours = media.ours()?;
@@ -127,35 +127,28 @@ async fn assemble(
 }
 
 /// Refuses to start where the registered broker of this id answers on its address (unless told to take over).
-async fn refuse_beside_a_living_broker(
-    options: &Options,
-    addresses: &Addresses,
-    metadata: &Metadata,
-) -> anyhow::Result<()> {
+///
+/// That address may be ours too: our port is free and nobody listens on it yet, so whoever answers there is another.
+async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -> anyhow::Result<()> {
     let image = metadata.image();
     let id = options.node_id as u32;
     let Some(info) = image.broker(id) else { return Ok(()) };
     let registered = &info.listener;
     // Clean shutdowns leave nobody to ask.
     let may_live = image.is_live(Incarnation { broker: id, epoch: info.epoch });
-    let same_machine = *info.machine == *host::machine();
-    let same_address = *addresses.advertised() == *registered;
     if !may_live || options.takeover {
         return Ok(());
     }
-    match meaning(is_loopback(&registered.host), same_machine, same_address) {
-        Meaning::Ours => return Ok(()),
-        Meaning::Elsewhere => bail!(
-            "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
-             {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
-             --takeover",
-            options.store,
-            info.machine,
-            registered.host,
-            registered.port
-        ),
-        Meaning::Ask => {}
-    }
+    ensure!(
+        *info.machine == *host::machine() || !is_loopback(&registered.host),
+        "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
+         {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
+         --takeover",
+        options.store,
+        info.machine,
+        registered.host,
+        registered.port
+    );
     let alive =
         predecessor::is_alive(&registered.host, registered.port, &metadata.cluster_id(), options.node_id)
             .await;
@@ -167,26 +160,6 @@ async fn refuse_beside_a_living_broker(
         registered.port
     );
     Ok(())
-}
-
-/// What a registered address says about whether its broker lives.
-#[derive(Debug, PartialEq, Eq)]
-enum Meaning {
-    /// We hold it: whoever had it has lost it.
-    Ours,
-    /// Nothing, from here.
-    Elsewhere,
-    /// Whoever answers there lives.
-    Ask,
-}
-
-fn meaning(loopback: bool, same_machine: bool, same_address: bool) -> Meaning {
-    match (loopback, same_machine, same_address) {
-        (true, false, _) => Meaning::Elsewhere,
-        // The port was free when our addresses were resolved, or the name is one that moves with the service.
-        (_, _, true) => Meaning::Ours,
-        _ => Meaning::Ask,
-    }
 }
 
 async fn recover(
@@ -240,20 +213,4 @@ struct Parts<'a> {
     right: Arc<AckRight>,
     incarnation: Incarnation,
     engine: s3stream::Config,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loopback_address_means_nothing_on_another_machine() {
-        for same_address in [true, false] {
-            assert_eq!(meaning(true, false, same_address), Meaning::Elsewhere);
-        }
-        assert_eq!(meaning(true, true, true), Meaning::Ours);
-        assert_eq!(meaning(true, true, false), Meaning::Ask);
-        assert_eq!(meaning(false, false, true), Meaning::Ours);
-        assert_eq!(meaning(false, false, false), Meaning::Ask);
-    }
 }

@@ -72,6 +72,52 @@ fn a_second_process_on_a_bucket_is_refused_while_the_first_lives() {
     assert_eq!(consume(&broker), ["unharmed"]);
 }
 
+/// As two hosts behind one name: each listens on an address of its own, both tell clients the same one.
+#[test]
+fn a_second_process_that_advertises_the_same_address_is_refused_while_the_first_lives() {
+    let mut broker = Ottla::new(Storage::BucketObject);
+    broker.start();
+    let mut other = broker.successor().command();
+    let listen = format!("127.0.0.2:{}", broker.port);
+    other.args(["--listen", &listen, "--advertise", &broker.bootstrap()]);
+    let said = refusal(other);
+    assert!(said.contains("is alive"), "{said}");
+    produce(&broker, "unharmed");
+    assert_eq!(consume(&broker), ["unharmed"]);
+}
+
+/// From another machine nobody can tell whether a loopback address is still served, so only the operator can say.
+#[test]
+fn a_loopback_address_of_another_machine_is_taken_over_only_if_told() {
+    let mut broker = Ottla::new(Storage::BucketObject);
+    broker.start();
+    produce(&broker, "before");
+    broker.kill();
+    let mut successor = broker.successor();
+    let said = refusal(elsewhere(&successor, &[]));
+    assert!(said.contains("from another machine"), "{said}");
+    successor.begin_as(elsewhere(&successor, &["--takeover"]));
+    successor.wait_until_ready();
+    assert_eq!(consume(&successor), ["before"]);
+}
+
+/// The broker's command on what the broker takes for another machine.
+fn elsewhere(broker: &Ottla, arguments: &[&str]) -> Command {
+    let id = broker.directory.path().join("machine-id");
+    std::fs::write(&id, "0123456789abcdef0123456789abcdef").unwrap();
+    // Containers often have no such file; the host's name stands in for it then.
+    let pretend = "hostname elsewhere; [ ! -e /etc/machine-id ] || mount --bind machine-id /etc/machine-id; exec \"$@\"";
+    let real = broker.command();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--uts", "sh", "-c", pretend, "sh"])
+        .arg(real.get_program())
+        .args(real.get_args());
+    command.args(arguments).current_dir(real.get_current_dir().expect("it has one of its own"));
+    command.envs(real.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 #[test]
 fn a_second_process_takes_over_from_a_dead_one() {
     let mut broker = Ottla::new(Storage::BucketObject);
