@@ -536,7 +536,7 @@ impl Image {
         }
         let mut live = 0;
         for part in &object.parts {
-            live += u32::from(self.extend_stream(owner, object.id, part)?);
+            live += u32::from(self.extend_stream(at, owner, object.id, part)?);
         }
         let size_bytes = object.size_bytes;
         if live == 0 {
@@ -550,6 +550,7 @@ impl Image {
     /// `false` if the stream was deleted.
     fn extend_stream(
         &mut self,
+        at: At,
         owner: Incarnation,
         object: ObjectId,
         part: &StreamPart,
@@ -576,7 +577,13 @@ impl Image {
                 part.stream.0, stream.committed_end, part.base
             )));
         }
-        let added = Part { end: part.end, object, max_timestamp: part.max_timestamp, bytes: part.bytes };
+        let added = Part {
+            end: part.end,
+            object,
+            max_timestamp: part.max_timestamp,
+            bytes: part.bytes,
+            committed_ms: at.time_ms,
+        };
         stream.parts.insert_mut(part.base, added);
         stream.committed_end = part.end;
         Ok(true)

@@ -25,6 +25,8 @@ use s3stream::metadata::{EpochStart, Located, StreamPart, StreamView};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
 
+pub use super::parts::{Part, Parts};
+
 pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
 
 /// The cluster's identity, set once by [`Command::Format`](super::command::Command::Format).
@@ -110,7 +112,7 @@ pub struct Stream {
     pub owner: Option<Incarnation>,
     pub epochs: Arc<Vec<EpochStart>>,
     /// By base offset (I1).
-    pub(super) parts: Map<u64, Part>,
+    pub(super) parts: Parts,
 }
 
 impl Stream {
@@ -121,12 +123,17 @@ impl Stream {
             committed_end: 0,
             owner: Some(owner),
             epochs: Arc::new(vec![EpochStart { epoch: 0, start: 0 }]),
-            parts: Map::new_sync(),
+            parts: Parts::new(),
         }
     }
 
+    /// By base offset, from `start` to `committed_end` (I1).
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
     /// The part that holds `offset` and all behind it, ascending.
-    pub(super) fn parts_from(&self, offset: u64) -> impl Iterator<Item = (&u64, &Part)> {
+    pub fn parts_from(&self, offset: u64) -> impl Iterator<Item = (&u64, &Part)> {
         let first = self
             .parts
             .range(..=offset)
@@ -135,17 +142,6 @@ impl Stream {
             .map_or(offset, |(base, _)| *base);
         self.parts.range((Bound::Included(first), Bound::Unbounded))
     }
-}
-
-/// The part `[base, end)` of a stream, in an object. `base` is its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub end: u64,
-    pub object: ObjectId,
-    /// -1 if none. As committed: a clip does not change it.
-    pub max_timestamp: i64,
-    /// As committed: a clip does not change it.
-    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,7 @@ pub mod codec;
 pub mod command;
 pub mod image;
 mod lease;
+pub mod parts;
 pub mod snapshot;
 pub mod streams;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use wal::{Incarnation, Position};
 use super::codec::{Malformed, Reader, Writer};
 use super::command::{FORMAT_VERSION, read_configs, write_configs};
 use super::image::{
-    BrokerInfo, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Stream, Topic,
+    BrokerInfo, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Parts, Stream, Topic,
 };
 
 const SNAPSHOT_VERSION: u8 = 1;
@@ -281,6 +281,7 @@ fn write_stream(to: &mut Writer, stream: &Stream) {
         to.object(part.object);
         to.i64(part.max_timestamp);
         to.u64(part.bytes);
+        to.i64(part.committed_ms);
     }
 }
 
@@ -291,13 +292,18 @@ fn read_stream(from: &mut Reader<'_>) -> Result<Stream, Malformed> {
         committed_end: from.u64()?,
         owner: from.option(|from| from.incarnation())?,
         epochs: Arc::new(from.list(16, |from| Ok(EpochStart { epoch: from.u64()?, start: from.u64()? }))?),
-        parts: super::image::Map::new_sync(),
+        parts: Parts::new(),
     };
-    let parts = from.list(53, |from| {
+    let parts = from.list(61, |from| {
         let base = from.u64()?;
-        let end = from.u64()?;
-        let object = from.object()?;
-        Ok((base, Part { end, object, max_timestamp: from.i64()?, bytes: from.u64()? }))
+        let part = Part {
+            end: from.u64()?,
+            object: from.object()?,
+            max_timestamp: from.i64()?,
+            bytes: from.u64()?,
+            committed_ms: from.i64()?,
+        };
+        Ok((base, part))
     })?;
     for (base, part) in parts {
         stream.parts.insert_mut(base, part);

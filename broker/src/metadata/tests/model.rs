@@ -302,6 +302,8 @@ impl Run {
             let view = image.stream_view(StreamId(*id)).unwrap();
             assert_eq!((view.start, view.committed_end), (expected.start, expected.end));
             assert_eq!((view.owner, view.epoch), (expected.owner, expected.epoch));
+            let parts = image.stream(StreamId(*id)).unwrap().parts();
+            assert_eq!(parts.bytes(), parts.values().map(|part| part.bytes).sum::<u64>());
             let mut held = BTreeMap::new();
             for located in image.locate(StreamId(*id), 0, usize::MAX) {
                 held.extend((located.part.base..located.part.end).map(|offset| (offset, located.object)));
