@@ -48,6 +48,7 @@ mod backoff;
 pub mod block_cache;
 mod budget;
 pub mod config;
+mod counters;
 pub mod error;
 mod log_cache;
 pub mod metadata;

@@ -29,6 +29,7 @@ use wal::{Incarnation, Wal};
 use crate::ack::{self, Pending};
 use crate::block_cache::BlockCache;
 use crate::budget::{Asked, Budget, Granted};
+use crate::counters::Counters;
 use crate::log_cache::{Blocks, RECORD_OVERHEAD_BYTES};
 use crate::record::META_BYTES;
 use crate::stream::{Shared, Stream};
@@ -67,8 +68,7 @@ pub(crate) struct Inner {
     pub committed: watch::Sender<u64>,
     /// Requests that wait for the WAL to have room.
     wal_waiters: AtomicUsize,
-    /// Never reused in an incarnation.
-    pub object_counter: AtomicU64,
+    pub counters: Counters,
     pub bytes_uploaded: AtomicU64,
     failure: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
@@ -178,7 +178,7 @@ impl Storage {
             upload_wanted: Notify::new(),
             committed: watch::Sender::new(0),
             wal_waiters: AtomicUsize::new(0),
-            object_counter: AtomicU64::new(0),
+            counters: Counters::default(),
             bytes_uploaded: AtomicU64::new(0),
             failure: watch::Sender::new(None),
             tasks: TaskTracker::new(),
@@ -256,6 +256,12 @@ impl Storage {
         self.inner.block_cache.shutdown().await;
         self.inner.wal.close().await;
         flushed
+    }
+
+    /// No data object of this incarnation with a lower counter will be committed from now on, unless it was before.
+    /// Never goes back.
+    pub fn lowest_counter_in_flight(&self) -> u64 {
+        self.inner.counters.lowest_in_flight()
     }
 
     pub fn status(&self) -> Status {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use wal::Position;
 
+use super::Uploaded;
 use crate::Error;
 use crate::backoff::Backoff;
 use crate::log_cache::{BlockId, Trimmable};
@@ -17,7 +18,8 @@ const CONFLICTS_MAX: usize = 8;
 
 /// Commits the objects of `block`, all blocks before which are committed, then trims the WAL (S3) and gives the
 /// block's memory free. An error is final.
-pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, objects: Vec<NewObject>) -> Result<(), Error> {
+pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, uploaded: Uploaded) -> Result<(), Error> {
+    let Uploaded { objects, _writing } = uploaded;
     let bytes = objects.iter().flat_map(|object| &object.parts).map(|part| part.bytes).sum();
     let begins_at = inner.ledger.lock().blocks.begins_at(block);
     let mut entries = split(objects, inner.config.commit_parts_max);

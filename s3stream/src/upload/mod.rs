@@ -24,13 +24,13 @@ pub(crate) mod put;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::counters::Writing;
 use crate::log_cache::{BlockId, Slice};
 use crate::metadata::NewObject;
 use crate::storage::Inner;
@@ -38,20 +38,26 @@ use crate::{ObjectId, StreamId};
 
 use plan::StreamRecords;
 
-type Written = (BlockId, Vec<NewObject>);
+type Written = (BlockId, Uploaded);
+
+/// What is in the bucket and not committed yet. Its counters are in flight until that is decided.
+pub(crate) struct Uploaded {
+    objects: Vec<NewObject>,
+    _writing: Writing,
+}
 
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut uploads: JoinSet<Written> = JoinSet::new();
-    let mut written: BTreeMap<BlockId, Vec<NewObject>> = BTreeMap::new();
+    let mut written: BTreeMap<BlockId, Uploaded> = BTreeMap::new();
     let mut committing: Option<BoxFuture<'static, Result<(), crate::Error>>> = None;
     let mut next_commit = BlockId(0);
     let mut failed = std::pin::pin!(inner.failed());
     loop {
         let age_limit = start_uploads(&inner, &mut uploads, written.len());
         if committing.is_none()
-            && let Some(objects) = written.remove(&next_commit)
+            && let Some(uploaded) = written.remove(&next_commit)
         {
-            committing = Some(commit::commit(inner.clone(), next_commit, objects).boxed());
+            committing = Some(commit::commit(inner.clone(), next_commit, uploaded).boxed());
         }
         tokio::select! {
             _ = &mut failed => return,
@@ -64,7 +70,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                 }
             }
             Some(upload) = uploads.join_next() => match upload {
-                Ok((block, objects)) => { written.insert(block, objects); }
+                Ok((block, uploaded)) => { written.insert(block, uploaded); }
                 Err(stopped) => match stopped.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
                     Err(_) => return,
@@ -110,13 +116,11 @@ async fn upload(
             records: shared.slice(&slice),
         })
         .collect();
-    let next_id = || ObjectId::Data {
-        owner: inner.owner,
-        counter: inner.object_counter.fetch_add(1, Ordering::Relaxed),
-    };
+    let writing = inner.counters.begin();
+    let next_id = || ObjectId::Data { owner: inner.owner, counter: writing.next() };
     let puts = plan::plan(contents, &inner.config)
         .into_iter()
         .map(|contents| put::put(&inner.config, inner.store.as_ref(), &next_id, contents));
     let objects = futures::stream::iter(puts).buffered(inner.config.puts_in_flight_max).collect().await;
-    (block, objects)
+    (block, Uploaded { objects, _writing: writing })
 }

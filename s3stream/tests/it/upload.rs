@@ -146,6 +146,23 @@ async fn blocks_are_committed_in_order_whatever_the_order_of_their_creates() {
     assert_eq!(world.metadata.stream(id).expect("exists").committed_end, 30);
 }
 
+/// O5: an object that may still be committed is not given up to the collector.
+#[tokio::test(start_paused = true)]
+async fn an_upload_holds_its_counters_until_its_commit() {
+    let (world, bucket, _) = world();
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    assert_eq!(broker.storage.lowest_counter_in_flight(), 0);
+    broker.fill(0, 1, 100).await;
+    world.metadata.set_outage(true);
+    assert!(timeout(Duration::from_secs(1), broker.storage.flush()).await.is_err());
+    assert_eq!(bucket.puts(), 1);
+    assert_eq!(broker.storage.lowest_counter_in_flight(), 0, "in the bucket, not committed");
+    world.metadata.set_outage(false);
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(broker.storage.lowest_counter_in_flight(), 1);
+}
+
 #[tokio::test]
 async fn a_stream_that_was_deleted_is_not_uploaded() {
     let (world, bucket, _) = world();
