@@ -17,6 +17,10 @@ pub enum Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     Refuse,
+    Fail,
+    Expire,
+    Forbid,
+    Cut,
     LoseReply,
     HiddenRetry,
     Conflict,
@@ -26,6 +30,8 @@ pub enum Fault {
     Hang,
     /// The body ends after so many bytes.
     Truncate(usize),
+    /// The connection breaks after so many bytes of the body.
+    CutBody(usize),
     /// One bit of the body, counted from its beginning, modulo its length.
     FlipBit(u64),
     Hide,

@@ -28,6 +28,17 @@ pub struct Counts {
     pub lists: u64,
 }
 
+impl Counts {
+    pub(crate) fn count(&mut self, operation: Operation) {
+        match operation {
+            Operation::Put => self.puts += 1,
+            Operation::Get => self.gets += 1,
+            Operation::Delete => self.deletes += 1,
+            Operation::List => self.lists += 1,
+        }
+    }
+}
+
 /// A store that does what its rules say, and else what the store that it wraps does. Clones are handles of the same one.
 #[derive(Clone, Debug)]
 pub struct FaultStore {
@@ -181,12 +192,7 @@ impl FaultStore {
     fn strike(&self, operation: Operation, key: &Path) -> Option<Fault> {
         let mut state = self.state.lock();
         let state = &mut *state;
-        match operation {
-            Operation::Put => state.counts.puts += 1,
-            Operation::Get => state.counts.gets += 1,
-            Operation::Delete => state.counts.deletes += 1,
-            Operation::List => state.counts.lists += 1,
-        }
+        state.counts.count(operation);
         state.log.push((operation, key.clone()));
         if state.outage {
             return Some(Fault::Refuse);
@@ -224,6 +230,12 @@ impl FaultStore {
 async fn before(fault: Option<Fault>) -> Result<()> {
     match fault {
         Some(Fault::Refuse) => Err(generic("503 Slow Down")),
+        Some(Fault::Fail) => Err(generic("500 Internal Server Error")),
+        Some(Fault::Expire) => Err(generic("400 ExpiredToken")),
+        Some(Fault::Forbid) => {
+            Err(Error::PermissionDenied { path: String::new(), source: "403 Forbidden".into() })
+        }
+        Some(Fault::Cut) => Err(generic("the connection was reset")),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Delay(time)) => {
             tokio::time::sleep(time).await;
@@ -297,6 +309,7 @@ impl ObjectStore for FaultStore {
         match fault {
             Some(Fault::LoseReply) => Err(generic("the connection was reset")),
             Some(Fault::Truncate(length)) => damaged(result, |body| body.truncate(length)).await,
+            Some(Fault::CutBody(length)) => broken(result, length).await,
             Some(Fault::FlipBit(bit)) => {
                 let flip = |body: &mut Vec<u8>| {
                     if !body.is_empty() {
@@ -363,6 +376,16 @@ impl FaultStore {
         };
         futures::stream::once(answered).try_flatten().boxed()
     }
+}
+
+/// The body's first `length` bytes, and an error.
+async fn broken(result: GetResult, length: usize) -> Result<GetResult> {
+    let result = damaged(result, |body| body.truncate(length)).await?;
+    let GetResult { payload, meta, range, attributes, extensions } = result;
+    let GetResultPayload::Stream(beginning) = payload else { unreachable!("damaged bodies are streams") };
+    let end = futures::stream::iter([Err(generic("the connection was reset"))]);
+    let payload = GetResultPayload::Stream(beginning.chain(end).boxed());
+    Ok(GetResult { payload, meta, range, attributes, extensions })
 }
 
 async fn damaged(result: GetResult, damage: impl FnOnce(&mut Vec<u8>)) -> Result<GetResult> {
