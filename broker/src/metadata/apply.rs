@@ -10,6 +10,7 @@ use s3stream::{ObjectId, StreamId};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
 
+use super::alter::GrowRejection;
 use super::command::{Command, FORMAT_VERSION, NewTopic, Registration};
 use super::image::{
     BrokerInfo, Cluster, Garbage, Image, Life, Object, Part, PartitionInfo, Stream, Topic, canonical_name,
@@ -42,6 +43,8 @@ pub enum Outcome {
     Created(Vec<Result<Arc<Topic>, TopicRejection>>),
     /// In the order of the command; `false` where there was no such topic.
     Deleted(Vec<bool>),
+    /// In the order of the command.
+    Grown(Vec<Result<Arc<Topic>, GrowRejection>>),
     ProducerIds(Range<i64>),
 }
 
@@ -108,7 +111,7 @@ fn invalid(reason: impl Into<String>) -> Rejection {
     Rejection::Invalid(reason.into())
 }
 
-fn conflict(reason: impl Into<String>) -> Rejection {
+pub(super) fn conflict(reason: impl Into<String>) -> Rejection {
     Rejection::Conflict(reason.into())
 }
 
@@ -189,6 +192,19 @@ impl Image {
                 self.check_live(*by)?;
                 self.forget_life(*by);
                 Ok(Outcome::Done)
+            }
+            Command::CreatePartitions { by, topics } => {
+                self.check_opened(*by)?;
+                let grow = |(topic, wanted): &(Uuid, u32)| self.grow_topic(*by, *topic, *wanted);
+                Ok(Outcome::Grown(topics.iter().map(grow).collect()))
+            }
+            Command::SetTopicConfigs { by, topic, was, shall } => {
+                self.check_live(*by)?;
+                self.set_topic_configs(*topic, was, shall)
+            }
+            Command::SetBrokerConfigs { by, broker, was, shall } => {
+                self.check_live(*by)?;
+                self.set_broker_configs(*broker, was, shall)
             }
         }
     }
@@ -364,14 +380,8 @@ impl Image {
         if self.partitions + wanted > PARTITIONS_MAX {
             return Err(TopicRejection::TooManyPartitions { existing: self.partitions, wanted });
         }
-        let partitions = (0..wanted)
-            .map(|_| PartitionInfo {
-                leader: by.broker,
-                leader_epoch: 0,
-                log: self.create_stream(by),
-                checkpoint: self.create_stream(by),
-            })
-            .collect();
+        let partitions =
+            (0..wanted).map(|_| PartitionInfo::new(by.broker, || self.create_stream(by))).collect();
         let topic = Arc::new(Topic {
             id: new.id,
             name: new.name.clone(),
@@ -391,7 +401,7 @@ impl Image {
         self.topics.insert_mut(topic.id, topic);
     }
 
-    fn create_stream(&mut self, by: Incarnation) -> StreamId {
+    pub(super) fn create_stream(&mut self, by: Incarnation) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
         self.streams.insert_mut(id, Stream::new(by));

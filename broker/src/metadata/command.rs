@@ -71,6 +71,25 @@ pub enum Command {
     CloseBroker {
         by: Incarnation,
     },
+    /// More partitions: topic id and how many it is to have. Accepted or rejected topic by topic.
+    CreatePartitions {
+        by: Incarnation,
+        topics: Vec<(Uuid, u32)>,
+    },
+    /// Replaces the configs of a topic, if they are as they were when the issuer read them.
+    SetTopicConfigs {
+        by: Incarnation,
+        topic: Uuid,
+        was: Vec<Config>,
+        shall: Vec<Config>,
+    },
+    /// The same for a broker, or with `None` for all brokers.
+    SetBrokerConfigs {
+        by: Incarnation,
+        broker: Option<u32>,
+        was: Vec<Config>,
+        shall: Vec<Config>,
+    },
 }
 
 /// What a broker says of itself when it starts.
@@ -108,6 +127,9 @@ mod tag {
     pub const TRIM_STREAMS: u8 = 8;
     pub const ALLOCATE_PRODUCER_IDS: u8 = 9;
     pub const CLOSE_BROKER: u8 = 10;
+    pub const CREATE_PARTITIONS: u8 = 14;
+    pub const SET_TOPIC_CONFIGS: u8 = 15;
+    pub const SET_BROKER_CONFIGS: u8 = 16;
 }
 
 impl Command {
@@ -172,6 +194,29 @@ impl Command {
                 to.u8(tag::CLOSE_BROKER);
                 to.incarnation(*by);
             }
+            Command::CreatePartitions { by, topics } => {
+                to.u8(tag::CREATE_PARTITIONS);
+                to.incarnation(*by);
+                to.count(topics.len());
+                for (topic, partitions) in topics {
+                    to.uuid(*topic);
+                    to.u32(*partitions);
+                }
+            }
+            Command::SetTopicConfigs { by, topic, was, shall } => {
+                to.u8(tag::SET_TOPIC_CONFIGS);
+                to.incarnation(*by);
+                to.uuid(*topic);
+                write_configs(&mut to, was);
+                write_configs(&mut to, shall);
+            }
+            Command::SetBrokerConfigs { by, broker, was, shall } => {
+                to.u8(tag::SET_BROKER_CONFIGS);
+                to.incarnation(*by);
+                to.option(*broker, |to, broker| to.u32(broker));
+                write_configs(&mut to, was);
+                write_configs(&mut to, shall);
+            }
         }
         to.0
     }
@@ -208,6 +253,22 @@ impl Command {
                 Command::AllocateProducerIds { by: from.incarnation()?, count: from.u32()? }
             }
             tag::CLOSE_BROKER => Command::CloseBroker { by: from.incarnation()? },
+            tag::CREATE_PARTITIONS => Command::CreatePartitions {
+                by: from.incarnation()?,
+                topics: from.list(20, |from| Ok((from.uuid()?, from.u32()?)))?,
+            },
+            tag::SET_TOPIC_CONFIGS => Command::SetTopicConfigs {
+                by: from.incarnation()?,
+                topic: from.uuid()?,
+                was: read_configs(&mut from)?,
+                shall: read_configs(&mut from)?,
+            },
+            tag::SET_BROKER_CONFIGS => Command::SetBrokerConfigs {
+                by: from.incarnation()?,
+                broker: from.option(|from| from.u32())?,
+                was: read_configs(&mut from)?,
+                shall: read_configs(&mut from)?,
+            },
             _ => return Err(from.malformed("a command of an unknown kind")),
         };
         from.end()?;

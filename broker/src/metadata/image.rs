@@ -104,6 +104,13 @@ pub struct PartitionInfo {
     pub checkpoint: StreamId,
 }
 
+impl PartitionInfo {
+    /// A partition that begins its life, with streams of its own.
+    pub(super) fn new(leader: u32, mut create_stream: impl FnMut() -> StreamId) -> PartitionInfo {
+        PartitionInfo { leader, leader_epoch: 0, log: create_stream(), checkpoint: create_stream() }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Stream {
     pub epoch: u64,
@@ -177,6 +184,8 @@ pub struct Image {
     pub(super) garbage: Map<ObjectId, Garbage>,
     pub(super) next_stream: u64,
     pub(super) next_producer_id: i64,
+    /// What was set for a broker, and under `None` for all brokers, while they ran. No entry is empty.
+    pub(super) configs: Map<Option<u32>, Arc<[Config]>>,
     /// Wall clock of the last entry, milliseconds.
     pub(super) time_ms: i64,
     /// Set by a command that this program does not understand: from then on it cannot know the state.
@@ -205,6 +214,7 @@ impl Image {
             garbage: Map::new_sync(),
             next_stream: 0,
             next_producer_id: 0,
+            configs: Map::new_sync(),
             time_ms: 0,
             halted: None,
         }
@@ -249,6 +259,17 @@ impl Image {
     /// Incarnations whose WAL must be recovered, oldest first.
     pub fn unrecovered(&self) -> impl Iterator<Item = (Incarnation, &Life)> {
         self.lives.iter().filter(|(_, life)| life.fenced).map(|(incarnation, life)| (*incarnation, life))
+    }
+
+    /// The configs that were set while brokers ran: for the broker with this id, or with `None` for all of them. By
+    /// name, ascending.
+    pub fn broker_configs(&self, broker: Option<u32>) -> &[Config] {
+        self.configs.get(&broker).map_or(&[], |configs| configs)
+    }
+
+    /// The same, to be kept and compared by address: it is another one whenever it was changed.
+    pub fn shared_broker_configs(&self, broker: Option<u32>) -> Option<&Arc<[Config]>> {
+        self.configs.get(&broker)
     }
 
     pub fn topic(&self, id: Uuid) -> Option<&Arc<Topic>> {

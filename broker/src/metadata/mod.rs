@@ -20,8 +20,9 @@
 //! # Crash
 //! The next registration of the same broker fences this one and is told what to recover.
 //!
-//! Reading order: [`image`], [`command`], [`apply`], [`snapshot`], then this file, `lease`, [`streams`].
+//! Reading order: [`image`], [`command`], [`apply`], `alter`, [`snapshot`], then this file, `lease`, [`streams`].
 
+mod alter;
 pub mod apply;
 pub mod cluster_id;
 pub mod codec;
@@ -47,6 +48,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wal::{AckRight, Incarnation};
 
+pub use alter::{GrowRejection, check_growth};
 pub use apply::{Registered, TopicRejection, Unrecovered};
 pub use image::{Image, Topic};
 
@@ -167,6 +169,15 @@ impl From<Rejection> for Error {
 pub enum CreateTopicError {
     #[error(transparent)]
     Rejected(#[from] TopicRejection),
+    #[error(transparent)]
+    Metadata(#[from] Error),
+}
+
+/// Why one topic got no more partitions.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreatePartitionsError {
+    #[error(transparent)]
+    Rejected(#[from] GrowRejection),
     #[error(transparent)]
     Metadata(#[from] Error),
 }
@@ -381,6 +392,52 @@ impl Metadata {
             }
         }
         Ok(results)
+    }
+
+    /// Gives topics more partitions: id and how many there are to be. In the order of `topics`.
+    pub async fn create_partitions(
+        &self,
+        topics: Vec<(Uuid, u32)>,
+    ) -> Vec<Result<Arc<Topic>, CreatePartitionsError>> {
+        let by = match self.registered() {
+            Ok(by) => by,
+            Err(error) => return topics.iter().map(|_| Err(error.clone().into())).collect(),
+        };
+        let mut results = Vec::with_capacity(topics.len());
+        for batch in topics.chunks(BATCH_BYTES / 20) {
+            match self.propose(&Command::CreatePartitions { by, topics: batch.to_vec() }).await {
+                Ok(Outcome::Grown(grown)) => {
+                    results
+                        .extend(grown.into_iter().map(|result| result.map_err(CreatePartitionsError::from)));
+                }
+                Ok(other) => unreachable!("a creation of partitions had the outcome {other:?}"),
+                Err(error) => results.extend(batch.iter().map(|_| Err(error.clone().into()))),
+            }
+        }
+        results
+    }
+
+    /// Replaces the configs of a topic, which are validated already; by name, ascending. [`Error::Conflict`] if they are
+    /// not `was` (any more), or the topic is gone.
+    pub async fn set_topic_configs(
+        &self,
+        topic: Uuid,
+        was: Vec<Config>,
+        shall: Vec<Config>,
+    ) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::SetTopicConfigs { by, topic, was, shall }).await.map(drop)
+    }
+
+    /// The same for a broker, or with `None` for all brokers.
+    pub async fn set_broker_configs(
+        &self,
+        broker: Option<u32>,
+        was: Vec<Config>,
+        shall: Vec<Config>,
+    ) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::SetBrokerConfigs { by, broker, was, shall }).await.map(drop)
     }
 
     /// One of the broker's own topics, created if it is not there: compacted, with `partitions` partitions.

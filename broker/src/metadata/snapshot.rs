@@ -62,6 +62,11 @@ impl Image {
             to.u64(garbage.size_bytes);
             to.i64(garbage.since_ms);
         }
+        to.count(self.configs.size());
+        for (broker, configs) in &self.configs {
+            to.option(*broker, |to, broker| to.u32(broker));
+            write_configs(&mut to, configs);
+        }
         to.0
     }
 
@@ -104,6 +109,11 @@ impl Image {
             Ok((from.object()?, Garbage { size_bytes: from.u64()?, since_ms: from.i64()? }))
         })? {
             image.garbage.insert_mut(id, garbage);
+        }
+        for (broker, configs) in
+            from.list(5, |from| Ok((from.option(|from| from.u32())?, read_configs(from)?)))?
+        {
+            image.configs.insert_mut(broker, configs.into());
         }
         let end = Malformed { what: "a snapshot that contradicts itself", at: bytes.len() };
         from.end()?;
@@ -155,6 +165,9 @@ impl Image {
         self.check_topics()?;
         if self.lives.values().filter(|life| !life.fenced).count() > 1 {
             return Err("two incarnations live (I5)".to_owned());
+        }
+        if self.configs.values().any(|configs| configs.is_empty()) {
+            return Err("a broker's configs are there and empty".to_owned());
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ fn commands() -> Vec<(&'static str, Command)> {
             "create-topics",
             Command::CreateTopics {
                 by,
-                topics: vec![NewTopic { id, name: "t".into(), partitions: 3, configs }],
+                topics: vec![NewTopic { id, name: "t".into(), partitions: 3, configs: configs.clone() }],
             },
         ),
         ("delete-topics", Command::DeleteTopics { by, topics: vec![id] }),
@@ -47,6 +47,15 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("trim-streams", Command::TrimStreams { by, trims: vec![(StreamId(4), 5)] }),
         ("allocate-producer-ids", Command::AllocateProducerIds { by, count: 1000 }),
         ("close-broker", Command::CloseBroker { by }),
+        ("create-partitions", Command::CreatePartitions { by, topics: vec![(id, 5)] }),
+        (
+            "set-topic-configs",
+            Command::SetTopicConfigs { by, topic: id, was: Vec::new(), shall: configs.clone() },
+        ),
+        (
+            "set-broker-configs",
+            Command::SetBrokerConfigs { by, broker: Some(1), was: configs, shall: Vec::new() },
+        ),
     ]
 }
 
@@ -67,6 +76,10 @@ fn image() -> Image {
         [data(old, 0, &[part(stream, 0, 5), part(StreamId(2), 0, 1)]), data(old, 1, &[part(stream, 5, 9)])];
     log.apply(Command::CommitObjects { commit: commit(old, 3, &objects) }).unwrap();
     log.apply(Command::TrimStreams { by: old, trims: vec![(stream, 7), (StreamId(2), 1)] }).unwrap();
+    for (broker, value) in [(None, "1"), (Some(1), "2")] {
+        let shall = vec![("log.retention.ms".into(), value.into())];
+        log.apply(Command::SetBrokerConfigs { by: old, broker, was: Vec::new(), shall }).unwrap();
+    }
     let new = log.register(1).incarnation;
     log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
     log.image
@@ -155,7 +168,7 @@ fn counts_are_checked_before_anything_is_allocated() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..11u8) {
+    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..17u8) {
         let mut framed = vec![1, tag];
         framed.extend_from_slice(&bytes);
         for bytes in [&bytes[..], &framed[..]] {

@@ -14,7 +14,7 @@ use wal::{Incarnation, Position};
 
 use super::apply::{At, Outcome, Registered, Rejection};
 use super::command::{Command, FORMAT_VERSION, NewTopic, Registration};
-use super::image::{Image, Listener, Topic};
+use super::image::{Config, Image, Listener, Topic};
 
 /// An image and the number of its last entry. Every command takes the way through its bytes.
 #[derive(Clone, Debug)]

@@ -18,6 +18,9 @@ enum Step {
     Recover { stale: bool, streams: Vec<(u8, u8)>, last: bool, slots: bool },
     Trim { stream: u8, to: u8 },
     ProducerIds { count: u8 },
+    Grow { topic: u8, to: u8 },
+    TopicConfigs { topic: u8, stale: bool, value: u8 },
+    BrokerConfigs { broker: Option<u8>, stale: bool, value: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -35,6 +38,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(stale, streams, last, slots)| Step::Recover { stale, streams, last, slots }),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(stream, to)| Step::Trim { stream, to }),
         1 => any::<u8>().prop_map(|count| Step::ProducerIds { count }),
+        2 => (any::<u8>(), 0..7u8).prop_map(|(topic, to)| Step::Grow { topic, to }),
+        2 => (any::<u8>(), any::<bool>(), 0..3u8)
+            .prop_map(|(topic, stale, value)| Step::TopicConfigs { topic, stale, value }),
+        2 => (prop::option::of(0..2u8), any::<bool>(), 0..3u8)
+            .prop_map(|(broker, stale, value)| Step::BrokerConfigs { broker, stale, value }),
     ]
 }
 
@@ -55,6 +63,9 @@ struct Model {
     fenced: BTreeSet<Incarnation>,
     trims: BTreeMap<Incarnation, u64>,
     topics: BTreeMap<String, Vec<u64>>,
+    /// One config, by the topic or broker that it was set for.
+    topic_configs: BTreeMap<String, Vec<Config>>,
+    broker_configs: BTreeMap<Option<u32>, Vec<Config>>,
     streams: BTreeMap<u64, ModelStream>,
     ever: u64,
     objects: BTreeSet<ObjectId>,
@@ -109,6 +120,12 @@ impl Model {
     }
 }
 
+/// None, or one with a value.
+fn some_configs(value: u8) -> Vec<Config> {
+    let config = || ("retention.ms".into(), value.to_string().into());
+    (value > 0).then(config).into_iter().collect()
+}
+
 struct Run {
     log: Log,
     /// The same commands, applied to a state that is rebuilt from a snapshot now and then.
@@ -145,6 +162,11 @@ impl Run {
             Step::Recover { stale, streams, last, slots } => self.recover(*stale, streams, *last, *slots),
             Step::Trim { stream, to } => self.trim(*stream, *to),
             Step::ProducerIds { count } => self.producer_ids(*count),
+            Step::Grow { topic, to } => self.grow(*topic, *to),
+            Step::TopicConfigs { topic, stale, value } => self.topic_configs(*topic, *stale, *value),
+            Step::BrokerConfigs { broker, stale, value } => {
+                self.broker_configs(broker.map(u32::from), *stale, *value);
+            }
         }
     }
 
@@ -219,6 +241,58 @@ impl Run {
         for id in self.model.topics.remove(&name).unwrap() {
             self.model.streams.remove(&id);
         }
+        self.model.topic_configs.remove(&name);
+    }
+
+    fn grow(&mut self, topic: u8, to: u8) {
+        let (Some(by), false) = (self.model.live, self.model.topics.is_empty()) else { return };
+        let name = self.model.topics.keys().nth(topic as usize % self.model.topics.len()).unwrap().clone();
+        let id = self.log.image.topic_named(&name).unwrap().id;
+        let outcome = self.apply(Command::CreatePartitions { by, topics: vec![(id, to.into())] });
+        if !self.model.opened {
+            assert!(outcome.is_err());
+            return;
+        }
+        let Ok(Outcome::Grown(grown)) = outcome else { panic!("{outcome:?}") };
+        let had = self.model.topics[&name].len() / 2;
+        assert_eq!(grown[0].is_ok(), to as usize > had);
+        if let Ok(topic) = &grown[0] {
+            let ids: Vec<u64> = topic.partitions.iter().flat_map(|p| [p.log.0, p.checkpoint.0]).collect();
+            assert_eq!(ids.len(), 2 * to as usize);
+            assert_eq!(ids[..2 * had], self.model.topics[&name], "C3");
+            for id in &ids[2 * had..] {
+                assert_eq!(*id, self.model.ever, "stream ids are handed out once, in order");
+                self.model.ever += 1;
+                self.model.streams.insert(*id, ModelStream { owner: Some(by), ..ModelStream::default() });
+            }
+            self.model.topics.insert(name, ids);
+        }
+    }
+
+    fn topic_configs(&mut self, topic: u8, stale: bool, value: u8) {
+        let (Some(by), false) = (self.model.live, self.model.topics.is_empty()) else { return };
+        let name = self.model.topics.keys().nth(topic as usize % self.model.topics.len()).unwrap().clone();
+        let id = self.log.image.topic_named(&name).unwrap().id;
+        let now = self.model.topic_configs.entry(name).or_default();
+        let (was, shall) = (if stale { some_configs(9) } else { now.clone() }, some_configs(value));
+        let accepted = !stale || *now == shall;
+        if accepted {
+            *now = shall.clone();
+        }
+        let outcome = self.apply(Command::SetTopicConfigs { by, topic: id, was, shall });
+        assert_eq!(outcome.is_ok(), accepted, "{outcome:?}");
+    }
+
+    fn broker_configs(&mut self, broker: Option<u32>, stale: bool, value: u8) {
+        let Some(by) = self.model.live else { return };
+        let now = self.model.broker_configs.entry(broker).or_default();
+        let (was, shall) = (if stale { some_configs(9) } else { now.clone() }, some_configs(value));
+        let accepted = !stale || *now == shall;
+        if accepted {
+            *now = shall.clone();
+        }
+        let outcome = self.apply(Command::SetBrokerConfigs { by, broker, was, shall });
+        assert_eq!(outcome.is_ok(), accepted, "{outcome:?}");
     }
 
     fn commit(&mut self, stale: bool, streams: &[(u8, u8)], shift: i8) {
@@ -311,6 +385,19 @@ impl Run {
             let visible: BTreeMap<_, _> =
                 expected.held.range(expected.start..).map(|(offset, id)| (*offset, *id)).collect();
             assert_eq!(held, visible);
+        }
+        for (name, streams) in &self.model.topics {
+            let topic = image.topic_named(name).unwrap();
+            assert_eq!(topic.partitions.len(), streams.len() / 2);
+            let configs = self.model.topic_configs.get(name);
+            assert_eq!(topic.configs[..], configs.map_or(&[][..], |configs| configs)[..]);
+        }
+        assert_eq!(
+            image.partition_count(),
+            self.model.topics.values().map(|ids| ids.len() / 2).sum::<usize>()
+        );
+        for (broker, configs) in &self.model.broker_configs {
+            assert_eq!(image.broker_configs(*broker), configs);
         }
         let named = self.model.named();
         let objects: BTreeSet<_> = image.objects.keys().copied().collect();

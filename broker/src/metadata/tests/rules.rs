@@ -1,6 +1,7 @@
 //! Each rule of `apply` on its own.
 
 use super::*;
+use crate::metadata::GrowRejection;
 use crate::metadata::apply::TopicRejection;
 use s3stream::metadata::EpochStart;
 
@@ -85,6 +86,9 @@ fn commands_of_a_fenced_incarnation_are_rejected() {
         Command::TrimStreams { by: old, trims: vec![(stream, 0)] },
         Command::AllocateProducerIds { by: old, count: 1 },
         Command::CloseBroker { by: old },
+        Command::CreatePartitions { by: old, topics: vec![(id, 2)] },
+        Command::SetTopicConfigs { by: old, topic: id, was: Vec::new(), shall: Vec::new() },
+        Command::SetBrokerConfigs { by: old, broker: None, was: Vec::new(), shall: Vec::new() },
     ];
     for command in fenced {
         let before = log.image.encode();
@@ -392,4 +396,62 @@ fn producer_ids_are_handed_out_once() {
     assert_eq!(take(&mut log, 10), Ok(Outcome::ProducerIds(1000..1010)));
     assert!(take(&mut log, 0).is_err());
     assert!(take(&mut log, u32::MAX).is_err());
+}
+
+#[test]
+fn partitions_are_added_behind_those_there_are() {
+    let (mut log, by, _) = one_topic();
+    let before = log.image.topic_named("t").unwrap().clone();
+    let mut grow = |id, to| match log.apply(Command::CreatePartitions { by, topics: vec![(id, to)] }) {
+        Ok(Outcome::Grown(mut topics)) => topics.remove(0),
+        other => panic!("{other:?}"),
+    };
+    let after = grow(before.id, 3).unwrap();
+    assert_eq!(after.partitions[0], before.partitions[0]);
+    assert_eq!((after.partitions.len(), after.partitions[2].leader), (3, 1));
+    assert_eq!(grow(before.id, 3), Err(GrowRejection::Equal(3)));
+    assert_eq!(
+        grow(before.id, 0).unwrap_err().to_string(),
+        "The topic t currently has 3 partition(s); 0 would not be an increase."
+    );
+    assert_eq!(grow(Uuid::nil(), 3), Err(GrowRejection::Gone));
+    assert_eq!(
+        grow(before.id, u32::MAX),
+        Err(GrowRejection::TooMany { existing: 3, added: u32::MAX as usize - 3 })
+    );
+    assert_eq!(log.image.partition_count(), 3);
+}
+
+/// A topic that grows before its broker has opened its leaderships would have streams that nobody recovers.
+#[test]
+fn partitions_are_not_added_before_leaderships_are_open() {
+    let (mut log, _, _) = one_topic();
+    let id = log.image.topic_named("t").unwrap().id;
+    let by = log.register(1).incarnation;
+    assert!(log.apply(Command::CreatePartitions { by, topics: vec![(id, 2)] }).is_err());
+    assert_eq!(log.image.partition_count(), 1);
+}
+
+#[test]
+fn configs_change_only_from_what_the_issuer_read() {
+    let (mut log, by, _) = one_topic();
+    let id = log.image.topic_named("t").unwrap().id;
+    let of = |value: &str| vec![(Arc::from("retention.ms"), Arc::from(value))];
+    let set = |topic, was, shall| Command::SetTopicConfigs { by, topic, was, shall };
+    log.apply(set(id, Vec::new(), of("1"))).unwrap();
+    // The second of two that read the same.
+    assert!(matches!(log.apply(set(id, Vec::new(), of("2"))), Err(Rejection::Conflict(_))));
+    assert_eq!(*log.image.topic(id).unwrap().configs, of("1"));
+    // C2.
+    log.apply(set(id, Vec::new(), of("1"))).unwrap();
+    assert!(matches!(log.apply(set(Uuid::nil(), of("1"), of("2"))), Err(Rejection::Conflict(_))));
+
+    let set = |broker, was, shall| Command::SetBrokerConfigs { by, broker, was, shall };
+    log.apply(set(None, Vec::new(), of("1"))).unwrap();
+    assert!(matches!(log.apply(set(None, Vec::new(), of("2"))), Err(Rejection::Conflict(_))));
+    assert!(matches!(log.apply(set(Some(1), of("1"), of("2"))), Err(Rejection::Conflict(_))));
+    log.apply(set(Some(1), Vec::new(), of("2"))).unwrap();
+    assert_eq!(log.image.broker_configs(None), of("1"));
+    log.apply(set(Some(1), of("2"), Vec::new())).unwrap();
+    assert_eq!(log.image.broker_configs(Some(1)), []);
 }
