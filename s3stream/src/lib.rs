@@ -41,7 +41,7 @@
 //! ```
 //!
 //! Reading order: [`stream`], [`metadata`], [`storage`], `log_cache`, `ack`, `upload`, [`object`], [`block_cache`],
-//! [`recovery`].
+//! [`recovery`], [`gc`].
 
 mod ack;
 mod backoff;
@@ -50,6 +50,7 @@ mod budget;
 pub mod config;
 mod counters;
 pub mod error;
+pub mod gc;
 mod log_cache;
 pub mod metadata;
 pub mod object;

@@ -107,7 +107,7 @@ pub enum TopicRejection {
     IdTaken(Uuid),
 }
 
-fn invalid(reason: impl Into<String>) -> Rejection {
+pub(super) fn invalid(reason: impl Into<String>) -> Rejection {
     Rejection::Invalid(reason.into())
 }
 
@@ -193,6 +193,16 @@ impl Image {
                 self.forget_life(*by);
                 Ok(Outcome::Done)
             }
+            Command::ForgetGarbage { by, objects } => {
+                self.check_live(*by)?;
+                self.forget_garbage(objects);
+                Ok(Outcome::Done)
+            }
+            Command::RaiseLowWater { by, counter } => {
+                self.check_live(*by)?;
+                self.raise_low_water(*by, *counter);
+                Ok(Outcome::Done)
+            }
             Command::CreatePartitions { by, topics } => {
                 self.check_opened(*by)?;
                 let grow = |(topic, wanted): &(Uuid, u32)| self.grow_topic(*by, *topic, *wanted);
@@ -210,7 +220,7 @@ impl Image {
     }
 
     /// O6.
-    fn check_live(&self, by: Incarnation) -> Result<(), Rejection> {
+    pub(super) fn check_live(&self, by: Incarnation) -> Result<(), Rejection> {
         if self.is_live(by) { Ok(()) } else { Err(Rejection::Fenced(by)) }
     }
 
@@ -277,6 +287,7 @@ impl Image {
             fenced: false,
             opened: false,
             registered_ms: at.time_ms,
+            low_water: 0,
         };
         self.lives.insert_mut(incarnation, life);
         let broker = BrokerInfo {
@@ -441,6 +452,7 @@ impl Image {
         self.check_live(owner)?;
         let trim = self.lives.get(&owner).expect("checked to live").trim;
         if self.is_repeated(commit, trim) {
+            self.return_to_garbage(at, commit);
             return Ok(Outcome::Done);
         }
         if commit.wal_trim < trim {
@@ -472,12 +484,18 @@ impl Image {
                     .get(&object.id)
                     .map(|known| known.size_bytes)
                     .or_else(|| self.garbage.get(&object.id).map(|known| known.size_bytes));
-                size_bytes == Some(object.size_bytes)
-                    && object.parts.iter().all(|part| self.is_committed(object.id, part))
+                match size_bytes {
+                    Some(size_bytes) => {
+                        size_bytes == object.size_bytes
+                            && object.parts.iter().all(|part| self.is_committed(object.id, part))
+                    }
+                    // Collected since.
+                    None => object.parts.iter().all(|part| self.is_gone(part)),
+                }
             })
     }
 
-    fn is_committed(&self, object: ObjectId, part: &StreamPart) -> bool {
+    pub(super) fn is_committed(&self, object: ObjectId, part: &StreamPart) -> bool {
         match self.streams.get(&part.stream) {
             None => part.stream.0 < self.next_stream,
             Some(stream) if part.end <= stream.start => true,
@@ -541,6 +559,7 @@ impl Image {
         if self.objects.contains_key(&object.id) || self.garbage.contains_key(&object.id) {
             return Err(invalid(format!("{:?} was committed before", object.id)));
         }
+        self.check_low_water(object.id)?;
         if object.parts.is_empty() {
             return Err(invalid(format!("{:?} holds nothing", object.id)));
         }

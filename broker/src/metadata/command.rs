@@ -9,8 +9,8 @@
 
 use std::sync::Arc;
 
-use s3stream::StreamId;
 use s3stream::metadata::{Commit, NewObject, StreamPart};
+use s3stream::{ObjectId, StreamId};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
 
@@ -71,6 +71,16 @@ pub enum Command {
     CloseBroker {
         by: Incarnation,
     },
+    /// These were deleted from the store; whatever of them is not garbage (any more) stays as it is.
+    ForgetGarbage {
+        by: Incarnation,
+        objects: Vec<ObjectId>,
+    },
+    /// The issuer will name no object of its own with a counter below for the first time (O5). Never goes back.
+    RaiseLowWater {
+        by: Incarnation,
+        counter: u64,
+    },
     /// More partitions: topic id and how many it is to have. Accepted or rejected topic by topic.
     CreatePartitions {
         by: Incarnation,
@@ -127,6 +137,8 @@ mod tag {
     pub const TRIM_STREAMS: u8 = 8;
     pub const ALLOCATE_PRODUCER_IDS: u8 = 9;
     pub const CLOSE_BROKER: u8 = 10;
+    pub const FORGET_GARBAGE: u8 = 12;
+    pub const RAISE_LOW_WATER: u8 = 13;
     pub const CREATE_PARTITIONS: u8 = 14;
     pub const SET_TOPIC_CONFIGS: u8 = 15;
     pub const SET_BROKER_CONFIGS: u8 = 16;
@@ -194,6 +206,17 @@ impl Command {
                 to.u8(tag::CLOSE_BROKER);
                 to.incarnation(*by);
             }
+            Command::ForgetGarbage { by, objects } => {
+                to.u8(tag::FORGET_GARBAGE);
+                to.incarnation(*by);
+                to.count(objects.len());
+                objects.iter().for_each(|object| to.object(*object));
+            }
+            Command::RaiseLowWater { by, counter } => {
+                to.u8(tag::RAISE_LOW_WATER);
+                to.incarnation(*by);
+                to.u64(*counter);
+            }
             Command::CreatePartitions { by, topics } => {
                 to.u8(tag::CREATE_PARTITIONS);
                 to.incarnation(*by);
@@ -253,6 +276,11 @@ impl Command {
                 Command::AllocateProducerIds { by: from.incarnation()?, count: from.u32()? }
             }
             tag::CLOSE_BROKER => Command::CloseBroker { by: from.incarnation()? },
+            tag::FORGET_GARBAGE => Command::ForgetGarbage {
+                by: from.incarnation()?,
+                objects: from.list(OBJECT_ID_BYTES, |from| from.object())?,
+            },
+            tag::RAISE_LOW_WATER => Command::RaiseLowWater { by: from.incarnation()?, counter: from.u64()? },
             tag::CREATE_PARTITIONS => Command::CreatePartitions {
                 by: from.incarnation()?,
                 topics: from.list(20, |from| Ok((from.uuid()?, from.u32()?)))?,
@@ -333,8 +361,9 @@ pub(super) fn read_configs(from: &mut Reader<'_>) -> Result<Vec<Config>, Malform
     Ok(configs)
 }
 
-/// Object id 21, size 8, number of parts 4.
-const OBJECT_BYTES_MIN: usize = 33;
+const OBJECT_ID_BYTES: usize = 21;
+/// Its id, size 8, number of parts 4.
+const OBJECT_BYTES_MIN: usize = OBJECT_ID_BYTES + 12;
 const PART_BYTES: usize = 40;
 
 fn write_commit(to: &mut Writer, commit: &Commit) {

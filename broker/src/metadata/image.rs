@@ -5,7 +5,8 @@
 //!
 //! - **I1** A stream's parts are contiguous: from `start` to `committed_end`, without gap or overlap.
 //! - **I2** An object's `parts` is the number of parts, over all streams, that name it. An object that no part names is
-//!   in `garbage` instead, with the time of the entry that made it so, and in neither list twice.
+//!   in `garbage` instead, with the time of the entry that made it so, until the collector has deleted it; and in
+//!   neither list twice.
 //! - **I3** Every stream belongs to exactly one partition, and a partition's two streams exist as long as it does.
 //! - **I4** A stream's owner is an incarnation that is listed. An incarnation is listed from its registration until
 //!   nothing of value can be left in its WAL: it closed cleanly, its recovery is complete, or it was fenced before it
@@ -13,6 +14,8 @@
 //! - **I5** At most one incarnation is not fenced. (This build hosts one broker per store.)
 //! - **I6** A partition's leader epoch is the epoch of its log stream, and never goes back for the same topic id.
 //! - **I7** Stream ids and producer ids are handed out once.
+//! - **I8** A data object with a counter below its writer's low-water mark is named for the first time by no command: so
+//!   one that is not named then never will be (O5).
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -72,6 +75,8 @@ pub struct Life {
     /// It has opened its streams, so its WAL may hold records.
     pub opened: bool,
     pub registered_ms: i64,
+    /// No object of its own with a lower counter will be committed any more (O5): what is unnamed of those is garbage.
+    pub low_water: u64,
 }
 
 /// Name and value.

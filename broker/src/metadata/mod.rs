@@ -26,6 +26,7 @@ mod alter;
 pub mod apply;
 pub mod cluster_id;
 pub mod codec;
+mod collect;
 pub mod command;
 pub mod image;
 mod lease;

@@ -91,7 +91,7 @@ impl Image {
         for (id, broker) in from.list(23, |from| Ok((from.u32()?, read_broker(from)?)))? {
             image.brokers.insert_mut(id, broker);
         }
-        for (incarnation, life) in from.list(36, |from| Ok((from.incarnation()?, read_life(from)?)))? {
+        for (incarnation, life) in from.list(44, |from| Ok((from.incarnation()?, read_life(from)?)))? {
             image.lives.insert_mut(incarnation, life);
         }
         for topic in from.list(34, read_topic)? {
@@ -231,6 +231,7 @@ fn write_life(to: &mut Writer, life: &Life) {
     to.bool(life.fenced);
     to.bool(life.opened);
     to.i64(life.registered_ms);
+    to.u64(life.low_water);
 }
 
 fn read_life(from: &mut Reader<'_>) -> Result<Life, Malformed> {
@@ -241,6 +242,7 @@ fn read_life(from: &mut Reader<'_>) -> Result<Life, Malformed> {
         fenced: from.bool()?,
         opened: from.bool()?,
         registered_ms: from.i64()?,
+        low_water: from.u64()?,
     })
 }
 

@@ -52,7 +52,7 @@ impl StreamMetadata for Metadata {
 }
 
 impl Metadata {
-    async fn carry_out(&self, command: Command) -> Result<(), Error> {
+    pub(super) async fn carry_out(&self, command: Command) -> Result<(), Error> {
         self.propose(&command).await.map(drop).map_err(|error| match error {
             super::Error::Conflict(reason) => Error::Conflict(reason),
             super::Error::Refused(reason) => Error::Rejected(reason),

@@ -26,6 +26,7 @@ pub struct Bounds {
     pub block_wal: wal::block::Config,
     pub object_wal: wal::object::Config,
     pub engine: s3stream::Config,
+    pub collector: s3stream::gc::Config,
     pub metadata: metadata::Options,
     pub server: server::Config,
     pub partition: partition::Config,
@@ -120,6 +121,7 @@ impl Bounds {
         self.block_wal.validate().map_err(|error| error.to_string())?;
         self.object_wal.validate().map_err(|error| format!("the object WAL's {error}"))?;
         self.engine.validate().map_err(|error| format!("the storage engine's {error}"))?;
+        self.collector.validate().map_err(|error| format!("the collector's {error}"))?;
         self.metadata.validate().map_err(|error| error.to_string())?;
         self.metadata.log.validate().map_err(|error| error.to_string())
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use s3stream::gc::{Collector, LowestInFlight};
 use s3stream::{Storage, StreamMetadata};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -35,6 +36,8 @@ const FAILED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Running {
     broker: Arc<Broker>,
     storage: Storage,
+    /// To be shut down before the storage engine is.
+    collector: Collector,
     right: Arc<AckRight>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), server::Error>>,
@@ -57,6 +60,13 @@ impl Parts<'_> {
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let wal_name = options.wal.to_string();
         let storage = Storage::start(engine, stores.data.clone(), streams, wal, incarnation);
+        let collector = Collector::start(
+            options.bounds.collector.clone(),
+            stores.data.clone(),
+            metadata.clone(),
+            incarnation,
+            lowest_in_flight(storage.clone()),
+        );
         let partitions = partition::Partitions::start(
             partition_config(options, &config),
             incarnation.broker,
@@ -104,8 +114,22 @@ impl Parts<'_> {
         }
         .text();
         let shutdown_timeout = options.shutdown_timeout;
-        Ok(Running { broker, storage, right, shutdown, serving, shutdown_timeout, banner, _stores: stores })
+        Ok(Running {
+            broker,
+            storage,
+            collector,
+            right,
+            shutdown,
+            serving,
+            shutdown_timeout,
+            banner,
+            _stores: stores,
+        })
     }
+}
+
+fn lowest_in_flight(storage: Storage) -> LowestInFlight {
+    Arc::new(move || storage.lowest_counter_in_flight())
 }
 
 fn partition_config(options: &Options, config: &BrokerConfig) -> partition::Config {
@@ -180,6 +204,7 @@ impl Running {
         }
         self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
+        self.collector.shutdown().await;
         self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
         self.broker.metadata.close(true).await?;
         tracing::info!("stopped in {:?}; nothing is left to recover", began.elapsed());

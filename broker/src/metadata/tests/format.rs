@@ -47,6 +47,17 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("trim-streams", Command::TrimStreams { by, trims: vec![(StreamId(4), 5)] }),
         ("allocate-producer-ids", Command::AllocateProducerIds { by, count: 1000 }),
         ("close-broker", Command::CloseBroker { by }),
+        (
+            "forget-garbage",
+            Command::ForgetGarbage {
+                by,
+                objects: vec![
+                    ObjectId::Data { owner: by, counter: 4 },
+                    ObjectId::Slot { owner: of, slot: 5 },
+                ],
+            },
+        ),
+        ("raise-low-water", Command::RaiseLowWater { by, counter: 6 }),
         ("create-partitions", Command::CreatePartitions { by, topics: vec![(id, 5)] }),
         (
             "set-topic-configs",
@@ -82,6 +93,7 @@ fn image() -> Image {
     }
     let new = log.register(1).incarnation;
     log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
+    log.apply(Command::RaiseLowWater { by: new, counter: 3 }).unwrap();
     log.image
 }
 

@@ -21,6 +21,9 @@ enum Step {
     Grow { topic: u8, to: u8 },
     TopicConfigs { topic: u8, stale: bool, value: u8 },
     BrokerConfigs { broker: Option<u8>, stale: bool, value: u8 },
+    Repeat { nth: u8 },
+    Forget { pick: u8 },
+    LowWater { stale: bool, ahead: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -43,6 +46,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(topic, stale, value)| Step::TopicConfigs { topic, stale, value }),
         2 => (prop::option::of(0..2u8), any::<bool>(), 0..3u8)
             .prop_map(|(broker, stale, value)| Step::BrokerConfigs { broker, stale, value }),
+        2 => any::<u8>().prop_map(|nth| Step::Repeat { nth }),
+        2 => any::<u8>().prop_map(|pick| Step::Forget { pick }),
+        1 => (rarely(), 0..3u8).prop_map(|(stale, ahead)| Step::LowWater { stale, ahead }),
     ]
 }
 
@@ -69,6 +75,11 @@ struct Model {
     streams: BTreeMap<u64, ModelStream>,
     ever: u64,
     objects: BTreeSet<ObjectId>,
+    /// Of those, what the collector has reported as deleted.
+    forgotten: BTreeSet<ObjectId>,
+    low_water: BTreeMap<Incarnation, u64>,
+    /// Commits of the incarnation that lives.
+    accepted: Vec<Commit>,
     producer_ids: i64,
     counter: u64,
 }
@@ -107,6 +118,15 @@ impl Model {
             *end = base + *len as u64;
         }
         (NewObject { id, size_bytes: 1, parts }, good)
+    }
+
+    fn may_be_named(&self, id: ObjectId) -> bool {
+        match id {
+            ObjectId::Data { owner, counter } => {
+                self.low_water.get(&owner).is_none_or(|low_water| counter >= *low_water)
+            }
+            ObjectId::Slot { .. } => true,
+        }
     }
 
     fn add(&mut self, object: &NewObject) {
@@ -167,6 +187,9 @@ impl Run {
             Step::BrokerConfigs { broker, stale, value } => {
                 self.broker_configs(broker.map(u32::from), *stale, *value);
             }
+            Step::Repeat { nth } => self.repeat(*nth),
+            Step::Forget { pick } => self.forget(*pick),
+            Step::LowWater { stale, ahead } => self.low_water(*stale, *ahead),
         }
     }
 
@@ -180,6 +203,7 @@ impl Run {
             self.retired = Some(previous);
         }
         self.model.opened = false;
+        self.model.accepted.clear();
         self.model.trims.insert(registered.incarnation, 0);
         let previous: BTreeSet<_> = registered.previous.iter().map(|previous| previous.incarnation).collect();
         assert_eq!(previous, self.model.fenced);
@@ -204,6 +228,7 @@ impl Run {
         assert_eq!(outcome.is_ok(), !stale);
         if !stale {
             self.model.disown(by);
+            self.model.accepted.clear();
             (self.model.live, self.model.opened, self.retired) = (None, false, Some(by));
         }
     }
@@ -301,12 +326,15 @@ impl Run {
         let id = ObjectId::Data { owner: by, counter: self.model.counter };
         let (object, good) = self.model.object(id, by, streams, shift);
         let trim = self.model.trims[&by] + 1;
-        let command = Command::CommitObjects { commit: commit(by, trim, std::slice::from_ref(&object)) };
+        let commit = commit(by, trim, std::slice::from_ref(&object));
+        let command = Command::CommitObjects { commit: commit.clone() };
+        let good = good && self.model.may_be_named(id);
         let outcome = self.apply(command.clone());
         assert_eq!(outcome.is_ok(), good && !stale, "{outcome:?}");
         if outcome.is_ok() {
             self.model.add(&object);
             self.model.trims.insert(by, trim);
+            self.model.accepted.push(commit);
             let before = self.log.image.encode();
             self.apply(command).expect("to repeat a commit is harmless");
             assert_eq!(before[9..], self.log.image.encode()[9..]);
@@ -324,6 +352,7 @@ impl Run {
             ObjectId::Data { owner: by, counter: self.model.counter }
         };
         let (object, good) = self.model.object(id, of, streams, 0);
+        let good = good && self.model.may_be_named(id);
         let from = Position(if stale { trim + 1 } else { trim });
         let to = from.0 + 1;
         let objects = std::slice::from_ref(&object);
@@ -369,6 +398,42 @@ impl Run {
         assert_eq!(outcome, Ok(Outcome::ProducerIds(first..self.model.producer_ids)));
     }
 
+    fn repeat(&mut self, nth: u8) {
+        if self.model.accepted.is_empty() {
+            return;
+        }
+        let commit = self.model.accepted[nth as usize % self.model.accepted.len()].clone();
+        for object in &commit.objects {
+            self.model.forgotten.remove(&object.id);
+        }
+        self.apply(Command::CommitObjects { commit }).expect("to repeat a commit is harmless, whenever");
+    }
+
+    /// Tells of some garbage, and of something that is none, that it was deleted.
+    fn forget(&mut self, pick: u8) {
+        let Some(by) = self.model.live else { return };
+        let picked = |id: &ObjectId| {
+            let (ObjectId::Data { counter: number, .. } | ObjectId::Slot { slot: number, .. }) = id;
+            number % 3 == u64::from(pick % 3)
+        };
+        let objects: Vec<ObjectId> = self.model.objects.iter().filter(|id| picked(id)).copied().collect();
+        self.apply(Command::ForgetGarbage { by, objects: objects.clone() }).unwrap();
+        let named = self.model.named();
+        self.model.forgotten.extend(objects.into_iter().filter(|id| !named.contains(id)));
+    }
+
+    fn low_water(&mut self, stale: bool, ahead: u8) {
+        let Some(by) = self.issuer(stale) else { return };
+        let counter = self.model.counter + u64::from(ahead);
+        let outcome = self.apply(Command::RaiseLowWater { by, counter });
+        assert_eq!(outcome.is_ok(), !stale);
+        if !stale {
+            let low_water = self.model.low_water.entry(by).or_default();
+            *low_water = counter.max(*low_water);
+            assert_eq!(self.log.image.life(by).unwrap().low_water, *low_water);
+        }
+    }
+
     fn compare(&self) {
         let image = &self.log.image;
         assert_eq!(image.streams.size(), self.model.streams.len());
@@ -403,7 +468,7 @@ impl Run {
         let objects: BTreeSet<_> = image.objects.keys().copied().collect();
         assert_eq!(objects, named);
         let garbage: BTreeSet<_> = image.garbage().map(|(id, _)| id).collect();
-        assert_eq!(garbage, &self.model.objects - &named);
+        assert_eq!(garbage, &(&self.model.objects - &named) - &self.model.forgotten);
         for incarnation in &self.model.fenced {
             assert_eq!(image.life(*incarnation).unwrap().trim.0, self.model.trims[incarnation]);
         }

@@ -1,0 +1,145 @@
+//! What the collector asks of the metadata, and what it has recorded there: O5's side of the state machine.
+//!
+//! ```text
+//!   named ──last part gone──► garbage ──deleted from the store──► ForgetGarbage ──► unknown
+//!
+//!   counters of a living incarnation:   0 … low water … in flight … next
+//!                                       └ never named any more unless they are now
+//! ```
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use s3stream::ObjectId;
+use s3stream::gc::{Catalog, Due, Naming, Owner, Standing};
+use s3stream::metadata::{Commit, Error, StreamPart};
+use tokio::sync::watch;
+use wal::uri::Target;
+use wal::{Incarnation, Uri};
+
+use super::Metadata;
+use super::apply::{At, Rejection, invalid};
+use super::command::Command;
+use super::image::{Garbage, Image};
+
+impl Image {
+    pub(super) fn forget_garbage(&mut self, objects: &[ObjectId]) {
+        for object in objects {
+            self.garbage.remove_mut(object);
+        }
+    }
+
+    pub(super) fn raise_low_water(&mut self, by: Incarnation, counter: u64) {
+        let life = self.lives.get_mut(&by).expect("checked to live");
+        life.low_water = life.low_water.max(counter);
+    }
+
+    /// I8: `object` is about to be named for the first time.
+    pub(super) fn check_low_water(&self, object: ObjectId) -> Result<(), Rejection> {
+        let ObjectId::Data { owner, counter } = object else { return Ok(()) };
+        match self.lives.get(&owner) {
+            Some(life) if counter < life.low_water => Err(invalid(format!(
+                "{object:?} is below the low-water mark {} of its writer, so it may have been deleted",
+                life.low_water
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing of a part that was committed once is left: its stream was deleted, or trimmed beyond it.
+    pub(super) fn is_gone(&self, part: &StreamPart) -> bool {
+        match self.streams.get(&part.stream) {
+            None => part.stream.0 < self.next_stream,
+            Some(stream) => part.end <= stream.start,
+        }
+    }
+
+    /// The objects of a repeated commit that the metadata has forgotten: a late PUT of its first try may have brought
+    /// them back, so they are to be deleted (again).
+    pub(super) fn return_to_garbage(&mut self, at: At, commit: &Commit) {
+        for object in &commit.objects {
+            if !self.objects.contains_key(&object.id) && !self.garbage.contains_key(&object.id) {
+                let garbage = Garbage { size_bytes: object.size_bytes, since_ms: at.time_ms };
+                self.garbage.insert_mut(object.id, garbage);
+            }
+        }
+    }
+
+    /// What the state as of entry `number` says about an object, for the collector's rules.
+    pub fn standing(&self, number: u64, id: ObjectId) -> Standing {
+        let naming = if self.objects.contains_key(&id) {
+            Naming::Named
+        } else if self.garbage.contains_key(&id) {
+            Naming::Garbage
+        } else {
+            Naming::Unnamed
+        };
+        let (ObjectId::Data { owner, .. } | ObjectId::Slot { owner, .. }) = id;
+        let owner = match self.lives.get(&owner) {
+            Some(life) => Owner::Listed {
+                fenced: life.fenced,
+                low_water: life.low_water,
+                slots_below: match Uri(life.wal_uri.to_string()).target() {
+                    Ok(Target::Object { .. }) => Some(life.trim.0),
+                    _ => None,
+                },
+            },
+            // Incarnations are numbered by the entries that register them.
+            None if owner.epoch <= number => Owner::Ended,
+            None => Owner::Unheard,
+        };
+        Standing { naming, owner }
+    }
+
+    /// See [`Catalog::garbage`], with `now_ms` on the clock of the log's entries.
+    pub fn due_garbage(&self, now_ms: i64, age_min: Duration, limit: usize) -> Due {
+        let age_min_ms = i64::try_from(age_min.as_millis()).unwrap_or(i64::MAX);
+        let mut due = Due::default();
+        for (id, garbage) in self.garbage() {
+            let wait_ms = age_min_ms.saturating_sub(now_ms.saturating_sub(garbage.since_ms));
+            match u64::try_from(wait_ms) {
+                Ok(1..) => {
+                    // A clock that went back delays it, but by no more than the delay.
+                    let wait = Duration::from_millis(wait_ms.min(age_min_ms) as u64);
+                    due.next_in = Some(due.next_in.map_or(wait, |next| next.min(wait)));
+                }
+                _ if due.objects.len() < limit => due.objects.push(id),
+                _ => due.next_in = Some(Duration::ZERO),
+            }
+        }
+        due
+    }
+}
+
+#[async_trait]
+impl Catalog for Metadata {
+    fn changed(&self) -> watch::Receiver<u64> {
+        Metadata::changed(self)
+    }
+
+    fn garbage(&self, age_min: Duration, limit: usize) -> Due {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.image().due_garbage(now.as_millis() as i64, age_min, limit)
+    }
+
+    fn standing(&self, id: ObjectId) -> Standing {
+        let image = self.image();
+        image.standing(image.number(), id)
+    }
+
+    async fn refresh(&self) -> Result<(), Error> {
+        match Metadata::refresh(self).await {
+            Ok(_) => Ok(()),
+            Err(super::Error::Fenced(reason) | super::Error::Failed(reason)) => Err(Error::Fenced(reason)),
+            Err(other) => Err(Error::Unavailable(other.to_string())),
+        }
+    }
+
+    async fn forget_garbage(&self, by: Incarnation, objects: Vec<ObjectId>) -> Result<(), Error> {
+        self.carry_out(Command::ForgetGarbage { by, objects }).await
+    }
+
+    async fn raise_low_water(&self, by: Incarnation, counter: u64) -> Result<(), Error> {
+        self.carry_out(Command::RaiseLowWater { by, counter }).await
+    }
+}

@@ -1,0 +1,266 @@
+//! The collector at work: rounds over the garbage, and sweeps of the bucket.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio::time::{Instant, sleep_until, timeout};
+use wal::Incarnation;
+use wal::object::Seal;
+
+use super::rules::{Alive, Verdict, judge};
+use super::{Catalog, Config, Counts, LowestInFlight};
+use crate::ObjectId;
+use crate::metadata::Error;
+use crate::object::{object_key, parse_object_key};
+
+/// Larger slots are no seals, of whatever version: they are not fetched to find out.
+const SEAL_BYTES_MAX: u64 = 4 << 10;
+/// Seals that are remembered, so that a sweep need not read them again. No option: 24 bytes each, one for each life of a
+/// broker that did not end cleanly.
+const SEALS_KNOWN_MAX: usize = 100_000;
+
+pub(super) struct Actor {
+    config: Config,
+    store: Arc<dyn ObjectStore>,
+    catalog: Arc<dyn Catalog>,
+    by: Incarnation,
+    lowest_in_flight: LowestInFlight,
+    counts: Arc<Counts>,
+    seals: HashSet<ObjectId>,
+}
+
+/// Why a round ended early.
+enum Stopped {
+    /// It may be better later.
+    Later(String),
+    /// Another incarnation took over: the collector's work is its now.
+    Fenced(String),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Stopped {
+        match error {
+            Error::Fenced(reason) => Stopped::Fenced(reason),
+            other => Stopped::Later(other.to_string()),
+        }
+    }
+}
+
+impl Actor {
+    pub fn new(
+        config: Config,
+        store: Arc<dyn ObjectStore>,
+        catalog: Arc<dyn Catalog>,
+        by: Incarnation,
+        lowest_in_flight: LowestInFlight,
+        counts: Arc<Counts>,
+    ) -> Actor {
+        Actor { config, store, catalog, by, lowest_in_flight, counts, seals: HashSet::new() }
+    }
+
+    pub async fn run(mut self) {
+        let mut changed = self.catalog.changed();
+        let mut sweep_at = Instant::now() + self.config.first_sweep_after;
+        let mut garbage_at = Some(Instant::now());
+        loop {
+            let outcome = tokio::select! {
+                () = sleep_until(garbage_at.unwrap_or(sweep_at)), if garbage_at.is_some() => {
+                    let round = self.collect_garbage().await;
+                    let wait = match &round {
+                        Ok(next_in) => next_in.map(|next_in| next_in.max(self.config.interval)),
+                        Err(_) => Some(self.config.interval),
+                    };
+                    garbage_at = wait.map(|wait| Instant::now() + wait);
+                    round.map(drop)
+                }
+                () = sleep_until(sweep_at) => {
+                    let sweep = self.sweep().await;
+                    let wait = match &sweep {
+                        Ok(()) => self.config.sweep_interval,
+                        Err(_) => self.config.first_sweep_after,
+                    };
+                    sweep_at = Instant::now() + wait;
+                    sweep
+                }
+                changed = changed.changed(), if garbage_at.is_none() => match changed {
+                    Ok(()) => {
+                        garbage_at = Some(Instant::now() + self.config.interval);
+                        Ok(())
+                    }
+                    Err(_) => Err(Stopped::Fenced("the metadata ended".to_owned())),
+                },
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Stopped::Later(reason)) => {
+                    tracing::warn!(reason, "not everything was collected; later again")
+                }
+                Err(Stopped::Fenced(reason)) => {
+                    tracing::info!(reason, "the collector of this incarnation ends");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Deletes all garbage that is due. Returns when more will be.
+    async fn collect_garbage(&mut self) -> Result<Option<Duration>, Stopped> {
+        loop {
+            let due = self.catalog.garbage(self.config.delay, self.config.batch_objects_max);
+            if due.objects.is_empty() {
+                return Ok(due.next_in);
+            }
+            let batch = self.delete(due.objects).await;
+            self.counts.garbage_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
+            if !batch.deleted.is_empty() {
+                tracing::debug!(objects = batch.deleted.len(), "deleted what nothing names any more");
+                // G7.
+                self.catalog.forget_garbage(self.by, batch.deleted).await?;
+            }
+            if let Some(reason) = batch.failure {
+                return Err(Stopped::Later(reason));
+            }
+        }
+    }
+
+    /// Goes through the bucket once.
+    async fn sweep(&mut self) -> Result<(), Stopped> {
+        let before = self.counts.orphans_deleted.load(Ordering::Relaxed);
+        for prefix in ["data", "wal"] {
+            let mut listing = self.store.list(Some(&prefix.into()));
+            let mut page = Vec::new();
+            loop {
+                let item = timeout(self.config.request_timeout, listing.next()).await;
+                let item = item.map_err(|_| Stopped::Later(format!("listing {prefix}/ takes too long")))?;
+                match item {
+                    Some(Ok(meta)) => page.extend(self.propose(meta)),
+                    Some(Err(error)) => return Err(Stopped::Later(format!("listing {prefix}/: {error}"))),
+                    None => break,
+                }
+                if page.len() >= self.config.batch_objects_max {
+                    self.decide(std::mem::take(&mut page)).await?;
+                }
+            }
+            self.decide(page).await?;
+        }
+        let deleted = self.counts.orphans_deleted.load(Ordering::Relaxed) - before;
+        if deleted > 0 {
+            tracing::info!(deleted, "deleted objects that nothing had named");
+        }
+        self.counts.sweeps.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether something that was listed may turn out to be deletable.
+    fn propose(&self, meta: ObjectMeta) -> Option<(ObjectId, u64)> {
+        let id = parse_object_key(&meta.location)?;
+        let may_go = match judge(id, &self.catalog.standing(id)) {
+            Verdict::Delete(_) => true,
+            Verdict::DeleteUnlessSeal(_) => !self.seals.contains(&id),
+            Verdict::Keep(Alive::MayBeNamed) => self.is_given_up(id),
+            Verdict::Keep(_) => false,
+        };
+        may_go.then_some((id, meta.size))
+    }
+
+    /// Of this incarnation, and nobody of it will name it any more: all that is missing is to say so.
+    fn is_given_up(&self, id: ObjectId) -> bool {
+        matches!(id, ObjectId::Data { owner, counter } if owner == self.by && counter < (self.lowest_in_flight)())
+    }
+
+    /// G2.
+    async fn decide(&mut self, page: Vec<(ObjectId, u64)>) -> Result<(), Stopped> {
+        if page.is_empty() {
+            return Ok(());
+        }
+        if page.iter().any(|(id, _)| self.is_given_up(*id)) {
+            self.catalog.raise_low_water(self.by, (self.lowest_in_flight)()).await?;
+        }
+        self.catalog.refresh().await?;
+        let mut dead = Vec::new();
+        for (id, size) in page {
+            match judge(id, &self.catalog.standing(id)) {
+                Verdict::Delete(_) => dead.push(id),
+                Verdict::DeleteUnlessSeal(_) if !self.is_seal(id, size).await? => dead.push(id),
+                Verdict::DeleteUnlessSeal(_) | Verdict::Keep(_) => {}
+            }
+        }
+        let batch = self.delete(dead).await;
+        self.counts.orphans_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
+        match batch.failure {
+            Some(reason) => Err(Stopped::Later(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// G5. A damaged seal is one too.
+    async fn is_seal(&mut self, id: ObjectId, size: u64) -> Result<bool, Stopped> {
+        if size > SEAL_BYTES_MAX {
+            return Ok(false);
+        }
+        let key = object_key(id);
+        let options = GetOptions { range: Some((0..SEAL_BYTES_MAX).into()), ..GetOptions::default() };
+        let read = async { self.store.get_opts(&key, options).await?.bytes().await };
+        match timeout(self.config.request_timeout, read).await {
+            Ok(Ok(bytes)) if Seal::decode(&bytes).is_none() => Ok(false),
+            Ok(Ok(_)) => {
+                if self.seals.len() == SEALS_KNOWN_MAX {
+                    self.seals.clear();
+                }
+                self.seals.insert(id);
+                Ok(true)
+            }
+            Ok(Err(object_store::Error::NotFound { .. })) => Ok(false),
+            Ok(Err(error)) => Err(Stopped::Later(format!("reading {key}: {error}"))),
+            Err(_) => Err(Stopped::Later(format!("reading {key} takes too long"))),
+        }
+    }
+
+    async fn delete(&self, objects: Vec<ObjectId>) -> Batch {
+        let mut deletions = futures::stream::iter(objects)
+            .map(|id| async move { (id, self.delete_one(id).await) })
+            .buffer_unordered(self.config.deletes_in_flight_max);
+        let mut batch = Batch::default();
+        let mut failed = 0;
+        while let Some((id, outcome)) = deletions.next().await {
+            match outcome {
+                Ok(()) => batch.deleted.push(id),
+                Err(reason) => {
+                    failed += 1;
+                    batch.failure.get_or_insert(reason);
+                    // A store that is down is not asked ten thousand times.
+                    if failed == self.config.deletes_in_flight_max {
+                        break;
+                    }
+                }
+            }
+        }
+        count(&self.counts.deletes_failed, failed);
+        batch
+    }
+
+    async fn delete_one(&self, id: ObjectId) -> Result<(), String> {
+        let key = object_key(id);
+        match timeout(self.config.request_timeout, self.store.delete(&key)).await {
+            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => Ok(()),
+            Ok(Err(error)) => Err(format!("deleting {key}: {error}")),
+            Err(_) => Err(format!("deleting {key} takes too long")),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64, more: usize) {
+    counter.fetch_add(more as u64, Ordering::Relaxed);
+}
+
+/// What became of several deletions.
+#[derive(Default)]
+struct Batch {
+    deleted: Vec<ObjectId>,
+    /// The first of those that failed.
+    failure: Option<String>,
+}

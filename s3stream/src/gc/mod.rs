@@ -1,0 +1,218 @@
+//! The collector: deletes from the bucket what the metadata names no more, or never did.
+//!
+//! ```text
+//!   garbage (the metadata dropped the last name) ──older than the delay──► delete ──► forget_garbage
+//!
+//!   listing of data/ and wal/, page by page
+//!      └─ proposes ──► raise_low_water, if that helps ──► refresh ──► rules::judge ──► seal? ──► delete
+//! ```
+//!
+//! Of the two ways the first is the usual one and needs no listing. The second finds what was written and never named:
+//! uploads whose commit never came, PUTs that landed after everybody had given up on them (F24), and the slots that an
+//! ended process left.
+//!
+//! # Rules (O5 in `docs/architecture.md`)
+//!
+//! - **G1** What the metadata names is never deleted. What it has listed as garbage is deleted only after
+//!   [`Config::delay`], which outlives any reader that located it before. The delay is a courtesy to readers, no safety
+//!   argument: one that comes too late looks its part up again (F37).
+//! - **G2** A listing only proposes; [`rules::judge`] decides, on a state that was read after the listing (F27). Age
+//!   plays no part.
+//! - **G3** An unnamed data object goes only if its writer's incarnation has ended (nothing of it can be recovered any
+//!   more, and no command of it is accepted), or its counter is below the low-water mark that the writer published.
+//! - **G4** An unnamed slot goes only if its incarnation has ended, or is fenced and its trim point is beyond the slot. A
+//!   living writer deletes its own.
+//! - **G5** A seal is never deleted (O3). What it is, its bytes say, not its place.
+//! - **G6** What has become deletable stays so: each of the conditions above holds for ever once it holds. So it does not
+//!   matter how long a deletion takes, whether it happens twice, or who else collects at the same time (O6).
+//! - **G7** Garbage is forgotten only after the store has confirmed its deletion.
+//!
+//! # Rate
+//! An idle cluster costs one listing each [`Config::sweep_interval`], and nothing else. A busy one has up to
+//! [`Config::deletes_in_flight_max`] deletions under way, which is far above the rate at which uploads make objects.
+//!
+//! # Retries, cancellation, crash
+//! What fails is tried again in a later round, for ever. At any point: what was deleted and not forgotten is deleted
+//! again, and that it is gone already is no error.
+//!
+//! Reading order: this file, [`rules`], `actor`.
+
+mod actor;
+pub mod rules;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use object_store::ObjectStore;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wal::Incarnation;
+
+use crate::ObjectId;
+use crate::metadata::Error;
+
+pub use rules::{Naming, Owner, Standing};
+
+/// What the collector asks of the metadata. Each answer is of one state, which holds at least every command of this
+/// process that was accepted before (M4).
+#[async_trait]
+pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
+    /// Woken by every change.
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// At most `limit` objects that became garbage at least `age_min` ago.
+    fn garbage(&self, age_min: Duration, limit: usize) -> Due;
+
+    /// Everything that [`rules::judge`] wants to know about an object, of one state.
+    fn standing(&self, id: ObjectId) -> Standing;
+
+    /// From here on answers hold every command that was accepted, of anybody, before the call.
+    async fn refresh(&self) -> Result<(), Error>;
+
+    /// These were deleted. Objects that are not garbage are left alone.
+    async fn forget_garbage(&self, by: Incarnation, objects: Vec<ObjectId>) -> Result<(), Error>;
+
+    /// From here on no object of `by` with a lower counter is named that is not named already.
+    async fn raise_low_water(&self, by: Incarnation, counter: u64) -> Result<(), Error>;
+}
+
+/// Garbage that may go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    pub objects: Vec<ObjectId>,
+    /// When the next of what is not in `objects` falls due; `None` if there is nothing else.
+    pub next_in: Option<Duration>,
+}
+
+/// Bounds and times of a [`Collector`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long after the metadata dropped its last name an object is deleted. Longer than any read takes from looking
+    /// a part up to the last byte. Default 10 min.
+    pub delay: Duration,
+    /// Between two rounds over the garbage, at least. Default 10 s.
+    pub interval: Duration,
+    /// Between two listings of the bucket. Default 6 h.
+    pub sweep_interval: Duration,
+    /// How long after the start the first listing begins, and after one that failed the next. Default 15 min.
+    pub first_sweep_after: Duration,
+    /// Objects that are judged, deleted and forgotten together. Default 10,000.
+    pub batch_objects_max: usize,
+    /// Deletions under way at once. Default 32.
+    pub deletes_in_flight_max: usize,
+    /// One request of the collector may take this long. Default 30 s.
+    pub request_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            delay: Duration::from_secs(600),
+            interval: Duration::from_secs(10),
+            sweep_interval: Duration::from_secs(6 * 3600),
+            first_sweep_after: Duration::from_secs(900),
+            batch_objects_max: 10_000,
+            deletes_in_flight_max: 32,
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the configuration, if anything is.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.batch_objects_max == 0 || self.deletes_in_flight_max == 0 {
+            return Err("batch_objects_max and deletes_in_flight_max must be at least 1".to_owned());
+        }
+        let times = [self.interval, self.sweep_interval, self.first_sweep_after, self.request_timeout];
+        if times.iter().any(Duration::is_zero) {
+            return Err("no interval or time-out may be zero".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Tells the lowest counter that this incarnation may still name for the first time; it never goes back.
+pub type LowestInFlight = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the collector has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Objects deleted that the metadata had listed as garbage.
+    pub garbage_deleted: u64,
+    /// Objects deleted that nothing had ever named, or that an ended process left.
+    pub orphans_deleted: u64,
+    /// Deletions that failed; they are tried again.
+    pub deletes_failed: u64,
+    /// Listings of the bucket that were gone through to their end.
+    pub sweeps: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    garbage_deleted: AtomicU64,
+    orphans_deleted: AtomicU64,
+    deletes_failed: AtomicU64,
+    sweeps: AtomicU64,
+}
+
+/// The collector of one incarnation, at work. Dropping it stops it.
+#[derive(Debug)]
+pub struct Collector {
+    counts: Arc<Counts>,
+    task: JoinHandle<()>,
+    _stop: DropGuard,
+}
+
+impl Collector {
+    /// Starts it. It ends by itself once `by` is fenced.
+    ///
+    /// # Panics
+    /// If `config` is not valid.
+    pub fn start(
+        config: Config,
+        store: Arc<dyn ObjectStore>,
+        catalog: Arc<dyn Catalog>,
+        by: Incarnation,
+        lowest_in_flight: LowestInFlight,
+    ) -> Collector {
+        if let Err(reason) = config.validate() {
+            panic!("invalid configuration of the collector: {reason}");
+        }
+        let counts = Arc::new(Counts::default());
+        let stop = CancellationToken::new();
+        let actor = actor::Actor::new(config, store, catalog, by, lowest_in_flight, counts.clone());
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            stopped.run_until_cancelled(actor.run()).await;
+        });
+        Collector { counts, task, _stop: stop.drop_guard() }
+    }
+
+    pub fn status(&self) -> Status {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Status {
+            garbage_deleted: count(&self.counts.garbage_deleted),
+            orphans_deleted: count(&self.counts.orphans_deleted),
+            deletes_failed: count(&self.counts.deletes_failed),
+            sweeps: count(&self.counts.sweeps),
+        }
+    }
+
+    /// Stops where it stands, and waits until nothing of it runs any more.
+    ///
+    /// # Panics
+    /// If the collector has.
+    pub async fn shutdown(self) {
+        let Collector { task, _stop, .. } = self;
+        drop(_stop);
+        if let Err(error) = task.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
