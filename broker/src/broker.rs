@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wal::AckRight;
 
 use crate::api::fetch_session::Sessions;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, CurrentConfig};
 use crate::group::Groups;
 use crate::metadata::Metadata;
 use crate::partition::Partitions;
@@ -17,8 +17,10 @@ pub struct Broker {
     pub node_id: i32,
     /// Stable for the life of the store.
     pub cluster_id: String,
-    /// Kafka's broker configs, fixed for the broker's life.
-    pub config: Arc<BrokerConfig>,
+    /// Kafka's broker configs, as they hold at a moment.
+    pub configs: Arc<CurrentConfig>,
+    /// Where the data is, as an operator knows it: what tools show as the log directory.
+    pub data_location: String,
     pub metadata: Arc<Metadata>,
     pub partitions: Arc<Partitions>,
     /// To be shut down before the partitions are.
@@ -27,6 +29,13 @@ pub struct Broker {
     /// only while it holds.
     pub right: Arc<AckRight>,
     pub fetch_sessions: Sessions,
+}
+
+impl Broker {
+    /// Kafka's broker configs as they hold now. Take it once per request.
+    pub fn config(&self) -> Arc<BrokerConfig> {
+        self.configs.now()
+    }
 }
 
 #[cfg(test)]
@@ -56,7 +65,8 @@ impl Broker {
                 right.clone(),
                 config.clone(),
             )),
-            config,
+            configs: Arc::new(CurrentConfig::new(config, owner.broker, metadata.clone())),
+            data_location: "memory:".to_owned(),
             partitions,
             metadata,
             right,

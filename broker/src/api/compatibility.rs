@@ -24,15 +24,7 @@ const MISSING: &[(&str, &[ApiKey])] = &[
     ),
     (
         "Changing topics, configs, groups and offsets",
-        &[
-            ApiKey::CreatePartitions,
-            ApiKey::DeleteRecords,
-            ApiKey::AlterConfigs,
-            ApiKey::IncrementalAlterConfigs,
-            ApiKey::DeleteGroups,
-            ApiKey::OffsetDelete,
-            ApiKey::UpdateFeatures,
-        ],
+        &[ApiKey::DeleteRecords, ApiKey::DeleteGroups, ApiKey::OffsetDelete, ApiKey::UpdateFeatures],
     ),
     (
         "Looking closer",
@@ -158,8 +150,9 @@ In words:
   minutes or more after their data was uploaded, by the process that wrote them; what it leaves behind when it ends stays.
 - **Groups.** The classic protocol, with static members and cooperative rebalancing. `group.protocol=consumer` and share
   groups are not there. Committed offsets do not expire.
-- **Changes while it runs.** Partitions cannot be added, and configs cannot be changed after a topic was created.
-  Configs of the broker are options of the start ([config-kafka.md](config-kafka.md)).
+- **Changes while it runs.** Topics' configs and the broker configs that give their defaults can be changed, and act at
+  once; the other configs of the broker are options of the start ([config-kafka.md](config-kafka.md)). Groups, clients'
+  metrics and loggers have no configs.
 - **Several brokers.** One broker per store. A second process with the same id replaces a dead one.
 - **Security.** No TLS, no authentication, no ACLs. The broker listens on loopback unless told otherwise.
 - **Quotas.** None; throttle times are always 0.

@@ -12,7 +12,7 @@ use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicN
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Context, error, new_topic, topic_name};
+use super::{Context, assignment, error, new_topic, topic_name};
 use crate::broker::Broker;
 use crate::config::{self, describe};
 use crate::metadata::{CreateTopicError, ImageRef, TopicRejection, TopicSpec};
@@ -111,7 +111,7 @@ fn check(broker: &Broker, image: &ImageRef, topic: &CreatableTopic) -> Result<Ch
     let configs = new_topic::configs(pairs).map_err(|name| {
         (ResponseError::InvalidConfig, format!("Null value not supported for topic configs: {name}"))
     })?;
-    config::validate_topic(&configs, &broker.config)
+    config::validate_topic(&configs, &broker.config())
         .map_err(|invalid| (ResponseError::InvalidConfig, invalid.0))?;
     Ok(Checked { spec: TopicSpec { name: name.into(), partitions, configs }, replication_factor })
 }
@@ -122,7 +122,7 @@ fn shape(broker: &Broker, image: &ImageRef, topic: &CreatableTopic) -> Result<(u
         return assigned(image, topic);
     }
     let partitions = match topic.num_partitions {
-        -1 => broker.config.num_partitions,
+        -1 => broker.config().num_partitions,
         partitions if partitions > 0 => partitions,
         _ => {
             let message = "Number of partitions was set to an invalid non-positive value.";
@@ -130,7 +130,7 @@ fn shape(broker: &Broker, image: &ImageRef, topic: &CreatableTopic) -> Result<(u
         }
     };
     let replication_factor = match topic.replication_factor {
-        -1 => broker.config.default_replication_factor,
+        -1 => broker.config().default_replication_factor,
         factor if factor > 0 => factor,
         _ => {
             let message = "Replication factor must be larger than 0, or -1 to use the default value.";
@@ -161,28 +161,9 @@ fn assigned(image: &ImageRef, topic: &CreatableTopic) -> Result<(u32, i16), Refu
     if indexes.first() != Some(&0) || indexes.last() != Some(&(indexes.len() as i32 - 1)) {
         return refuse("partitions should be a consecutive 0-based integer sequence".to_owned());
     }
-    let live: BTreeSet<i32> = image.live_brokers().map(|(id, _)| id as i32).collect();
-    let factor = topic.assignments[0].broker_ids.len();
-    for assignment in &topic.assignments {
-        let replicas: BTreeSet<i32> = assignment.broker_ids.iter().map(|id| id.0).collect();
-        if replicas.is_empty() {
-            return refuse("The manual partition assignment includes an empty replica list.".to_owned());
-        }
-        if replicas.len() != assignment.broker_ids.len() {
-            return refuse("The manual partition assignment includes a broker more than once.".to_owned());
-        }
-        if replicas.len() != factor {
-            return refuse(
-                "The manual partition assignment has partitions with different replication factors."
-                    .to_owned(),
-            );
-        }
-        if let Some(unknown) = replicas.difference(&live).next() {
-            return refuse(format!(
-                "The manual partition assignment includes broker {unknown}, but no such broker is registered."
-            ));
-        }
-    }
+    let replicas = topic.assignments.iter().map(|assignment| &assignment.broker_ids[..]);
+    let factor = assignment::check(image, replicas)
+        .map_err(|message| (ResponseError::InvalidReplicaAssignment, message))?;
     // No more replicas than there are brokers, whose number a registration bounds.
     Ok((indexes.len() as u32, factor as i16))
 }
@@ -199,7 +180,7 @@ fn refuse(name: TopicName, (error, message): Refused) -> CreatableTopicResult {
 }
 
 fn success(broker: &Broker, topic: &Checked, id: Uuid) -> CreatableTopicResult {
-    let configs = describe::topic(&topic.spec.configs, &broker.config)
+    let configs = describe::topic(&topic.spec.configs, &broker.config())
         .map(|config| {
             CreatableTopicConfigs::default()
                 .with_name(StrBytes::from_static_str(config.name))

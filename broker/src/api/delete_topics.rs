@@ -30,7 +30,7 @@ pub async fn handle(
         let by_name = |name| DeleteTopicState::default().with_name(Some(name));
         request.topic_names.into_iter().map(by_name).collect()
     };
-    if !broker.config.delete_topic_enable {
+    if !broker.config().delete_topic_enable {
         let error = if version < DELETION_DISABLED_VERSION {
             ResponseError::InvalidRequest
         } else {

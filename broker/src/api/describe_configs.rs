@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
@@ -10,16 +9,11 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Context, topic_name};
+use super::Context;
+use super::resource::{Refused, Resource};
 use crate::broker::Broker;
 use crate::config::describe::{self, Described};
 use crate::metadata::ImageRef;
-
-/// Kafka's `ConfigResource.Type`.
-mod resource {
-    pub const TOPIC: i8 = 2;
-    pub const BROKER: i8 = 4;
-}
 
 pub async fn handle(
     broker: &Broker,
@@ -54,39 +48,21 @@ fn configs(
     broker: &Broker,
     image: &ImageRef,
     wanted: &DescribeConfigsResource,
-) -> Result<Vec<Described>, (ResponseError, String)> {
-    let name = wanted.resource_name.as_str();
-    match wanted.resource_type {
-        resource::TOPIC => {
-            topic_name::validate(name)
-                .map_err(|invalid| (ResponseError::InvalidTopicException, invalid.to_string()))?;
-            let topic = image.topic_named(name).ok_or_else(|| {
-                let message = "This server does not host this topic-partition.".to_owned();
-                (ResponseError::UnknownTopicOrPartition, message)
-            })?;
-            Ok(describe::topic(&topic.configs, &broker.config).collect())
-        }
-        // What was set for all brokers while they run: nothing can be, yet.
-        resource::BROKER if name.is_empty() => Ok(Vec::new()),
-        resource::BROKER => {
-            let id: i32 = name.parse().map_err(|_| {
-                (ResponseError::InvalidRequest, format!("Broker id must be an integer, but it is: {name}"))
-            })?;
-            if id != broker.node_id {
-                let own = broker.node_id;
-                let message =
-                    format!("Unexpected broker id, expected {own} or empty string, but received {name}");
-                return Err((ResponseError::InvalidRequest, message));
-            }
-            let rack = image.broker(id as u32).and_then(|info| info.rack.clone());
+) -> Result<Vec<Described>, Refused> {
+    let config = broker.configs.of(image);
+    match Resource::find(broker, image, wanted.resource_type, &wanted.resource_name)? {
+        Resource::Topic(topic) => Ok(describe::topic(&topic.configs, &config).collect()),
+        // Only what was set for all brokers while they ran.
+        Resource::Cluster => Ok(describe::cluster(&config).collect()),
+        Resource::Own => {
+            let rack = image.broker(broker.node_id as u32).and_then(|info| info.rack.clone());
             let actual = |name: &str| match name {
                 "broker.id" | "node.id" => Some(broker.node_id.to_string()),
                 "broker.rack" => rack.as_ref().map(|rack| rack.to_string()),
                 _ => None,
             };
-            Ok(describe::broker(&broker.config, actual).collect())
+            Ok(describe::broker(&config, actual).collect())
         }
-        other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),
     }
 }
 

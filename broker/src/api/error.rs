@@ -6,7 +6,7 @@
 use kafka_protocol::error::ResponseError;
 use s3stream::ReadError;
 
-use crate::metadata::{self, CreateTopicError, TopicRejection};
+use crate::metadata::{self, CreatePartitionsError, CreateTopicError, GrowRejection, TopicRejection};
 use crate::partition::state::Refused;
 use crate::partition::validate::Reason;
 use crate::partition::{AppendError, GetError, OpenError};
@@ -91,6 +91,21 @@ pub fn of_create_topic(error: &CreateTopicError) -> ResponseError {
             TopicRejection::TooManyPartitions { .. } => ResponseError::PolicyViolation,
             TopicRejection::IdTaken(_) => ResponseError::UnknownServerError,
         },
+    }
+}
+
+pub fn of_create_partitions(error: &CreatePartitionsError) -> ResponseError {
+    match error {
+        CreatePartitionsError::Metadata(error) => of_metadata(error),
+        CreatePartitionsError::Rejected(rejection) => of_growth(rejection),
+    }
+}
+
+pub fn of_growth(rejection: &GrowRejection) -> ResponseError {
+    match rejection {
+        GrowRejection::Gone => ResponseError::UnknownTopicOrPartition,
+        GrowRejection::Equal(_) | GrowRejection::Fewer { .. } => ResponseError::InvalidPartitions,
+        GrowRejection::TooMany { .. } => ResponseError::PolicyViolation,
     }
 }
 

@@ -93,7 +93,7 @@ pub async fn handle(
         Ok(plan) => plan,
         Err(error) => return FetchResponse { error_code: error.code(), ..FetchResponse::default() },
     };
-    let max_bytes = request.max_bytes.clamp(0, broker.config.fetch_max_bytes);
+    let max_bytes = request.max_bytes.clamp(0, broker.config().fetch_max_bytes);
     let fetch = Fetch {
         broker,
         version,

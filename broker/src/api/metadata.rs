@@ -34,7 +34,7 @@ pub async fn handle(
     let answer_topic_ops = request.include_topic_authorized_operations;
     // Behaviour 21. Before the answer, where Kafka creates behind its back: clients need not come again.
     if let (Some(wanted), true, true) =
-        (wanted, request.allow_auto_topic_creation, broker.config.auto_create_topics_enable)
+        (wanted, request.allow_auto_topic_creation, broker.config().auto_create_topics_enable)
     {
         let by_name = wanted.iter().filter(|topic| topic.topic_id.is_nil());
         new_topic::auto_create(
@@ -121,7 +121,7 @@ fn answer(
         return describe(topic, leads, answer_ops);
     }
     let invalid = topic_name::validate(&name.0).is_err()
-        || broker.config.auto_create_topics_enable && image.colliding(&name.0).is_some();
+        || broker.config().auto_create_topics_enable && image.colliding(&name.0).is_some();
     let error =
         if invalid { ResponseError::InvalidTopicException } else { ResponseError::UnknownTopicOrPartition };
     topic_error(Some(name.clone()), Uuid::nil(), error)

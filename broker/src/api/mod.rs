@@ -3,10 +3,14 @@
 //! A handler never fails: whatever goes wrong becomes the error code that Kafka would send, at the level (request,
 //! topic, partition) at which Kafka would send it.
 
+mod alter;
+pub mod alter_configs;
 pub mod api_versions;
+mod assignment;
 pub mod authorized;
 #[cfg(test)]
 mod compatibility;
+pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
 pub mod describe_cluster;
@@ -18,6 +22,7 @@ pub mod fetch_response;
 pub mod fetch_session;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
@@ -28,6 +33,7 @@ pub mod new_topic;
 pub mod offset_commit;
 pub mod offset_fetch;
 pub mod produce;
+mod resource;
 pub mod strings;
 pub mod sync_group;
 pub mod topic_name;

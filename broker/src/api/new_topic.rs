@@ -25,8 +25,8 @@ pub fn configs<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> R
 pub async fn auto_create<'a>(broker: &Broker, names: impl Iterator<Item = &'a str>) {
     let image = broker.metadata.image();
     // Positive numbers, by their rows in the config table.
-    let partitions = broker.config.num_partitions as u32;
-    let offsets_partitions = broker.config.offsets_topic_num_partitions as u32;
+    let partitions = broker.config().num_partitions as u32;
+    let offsets_partitions = broker.config().offsets_topic_num_partitions as u32;
     let room = PARTITIONS_PER_REQUEST_MAX / partitions as usize;
     let mut specs: BTreeMap<&str, TopicSpec> = BTreeMap::new();
     for name in names {

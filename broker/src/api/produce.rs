@@ -239,7 +239,7 @@ async fn check(
         };
         Failure { leader, message: Some(why.to_string()), ..error::of_get(&why).into() }
     })?;
-    let config = partition.topic_config(topic, &broker.config);
+    let config = partition.topic_config(topic, &broker.config());
     let log_append_time = config.timestamp_type() == TimestampType::LogAppendTime;
     let rules = Rules {
         batch_bytes_max: config.max_message_bytes().max(0) as usize,

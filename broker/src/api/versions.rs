@@ -42,6 +42,9 @@ pub const SUPPORTED: &[Supported] = &[
     row(ApiKey::DeleteTopics, 1, 6),
     row(ApiKey::InitProducerId, 0, 5),
     row(ApiKey::DescribeConfigs, 1, 4),
+    row(ApiKey::AlterConfigs, 0, 2),
+    row(ApiKey::CreatePartitions, 0, 3),
+    row(ApiKey::IncrementalAlterConfigs, 0, 1),
     row(ApiKey::DescribeCluster, 0, 2),
 ];
 

@@ -1,14 +1,19 @@
-//! Configs of the broker, fixed for its life.
+//! Configs of the broker: those that are fixed for its life as fields, and the defaults of topics' configs.
 
 use std::collections::BTreeMap;
 
+use super::describe::Source;
 use super::kind::parse_boolean;
+use super::layers::Layers;
 use super::{Invalid, table, validate_topic};
+use crate::metadata::image::Config;
 
 /// What the operator set, checked, over the table's defaults.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    set: BTreeMap<&'static str, String>,
+    layers: Layers,
+    /// Largest batch that the write-ahead log takes, bytes.
+    batch_bytes_max: u64,
     pub auto_create_topics_enable: bool,
     pub connections_max_idle_ms: i64,
     pub default_replication_factor: i16,
@@ -70,15 +75,40 @@ impl BrokerConfig {
             offsets_topic_num_partitions: int("offsets.topic.num.partitions"),
             producer_id_expiration_ms: int("producer.id.expiration.ms"),
             socket_request_max_bytes: int("socket.request.max.bytes"),
-            set: checked,
+            layers: Layers { start: checked, ..Layers::default() },
+            batch_bytes_max: u64::MAX,
         };
         // What a topic gets that sets nothing must be possible: topics are also created without being asked for.
         validate_topic(&[], &config)?;
         Ok(config)
     }
 
-    /// What the operator set for it.
+    /// The same where the write-ahead log takes no batch that is larger. No topic may then ask for more.
+    pub fn with_batch_limit(self, batch_bytes_max: u64) -> Result<BrokerConfig, Invalid> {
+        let config = BrokerConfig { batch_bytes_max, ..self };
+        validate_topic(&[], &config)?;
+        Ok(config)
+    }
+
+    /// The same with what was set, while brokers ran, for all of them and for this one. What cannot be read of it
+    /// (another version may have written it) counts as not set.
+    pub fn with_dynamic(&self, cluster: &[Config], own: &[Config]) -> BrokerConfig {
+        let (cluster, own) = (Layers::usable(cluster), Layers::usable(own));
+        let start = self.layers.start.clone();
+        BrokerConfig { layers: Layers { own, cluster, start }, ..self.clone() }
+    }
+
+    /// What was set for it, wherever.
     pub fn set(&self, name: &str) -> Option<&str> {
-        self.set.get(name).map(String::as_str)
+        self.layers.get(name)
+    }
+
+    /// What was set under each source, the one that wins first.
+    pub fn layers(&self) -> [(Source, &BTreeMap<&'static str, String>); 3] {
+        self.layers.all()
+    }
+
+    pub fn batch_bytes_max(&self) -> u64 {
+        self.batch_bytes_max
     }
 }

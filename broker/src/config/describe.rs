@@ -1,6 +1,6 @@
 //! Configs as DescribeConfigs and CreateTopics show them (Kafka's `ConfigHelper`).
 
-use super::topic::broker_value;
+use super::topic::broker_values;
 use super::{BrokerConfig, table};
 use crate::metadata::image::Config;
 
@@ -9,6 +9,8 @@ use crate::metadata::image::Config;
 #[repr(i8)]
 pub enum Source {
     Topic = 1,
+    DynamicBroker = 2,
+    DynamicDefault = 3,
     StaticBroker = 4,
     Default = 5,
 }
@@ -36,9 +38,9 @@ pub fn topic(set: &[Config], broker: &BrokerConfig) -> impl Iterator<Item = Desc
         if let Some(own) = own.filter(|own| row.kind.validate(row.name, own).is_ok()) {
             synonyms.push((row.name, own.to_string(), Source::Topic));
         }
-        if let Some((name, value)) = broker_value(row, broker) {
-            synonyms.push((name, value.into_owned(), Source::StaticBroker));
-        }
+        synonyms.extend(
+            broker_values(row, broker).map(|(name, value, source)| (name, value.into_owned(), source)),
+        );
         if let Some((name, _)) = row.broker.first() {
             synonyms.push((name, row.default.to_owned(), Source::Default));
         }
@@ -53,12 +55,30 @@ pub fn broker(
 ) -> impl Iterator<Item = Described> {
     table::BROKER.iter().map(move |row| {
         let mut synonyms = Vec::new();
-        if let Some(value) = actual(row.name).or_else(|| config.set(row.name).map(str::to_owned)) {
-            synonyms.push((row.name, value, Source::StaticBroker));
+        match actual(row.name) {
+            Some(value) => synonyms.push((row.name, value, Source::StaticBroker)),
+            None => synonyms.extend(
+                config
+                    .layers()
+                    .into_iter()
+                    .filter_map(|(source, layer)| Some((row.name, layer.get(row.name)?.clone(), source))),
+            ),
         }
         synonyms.push((row.name, row.default.to_owned(), Source::Default));
-        described(row, synonyms, true)
+        described(row, synonyms, !table::is_dynamic(row.name))
     })
+}
+
+/// What was set, while brokers ran, for all of them; by name.
+pub fn cluster(config: &BrokerConfig) -> impl Iterator<Item = Described> {
+    config.layers().into_iter().filter(|(source, _)| *source == Source::DynamicDefault).flat_map(
+        |(source, layer)| {
+            layer.iter().map(move |(name, value)| {
+                let row = table::broker(name).expect("a row of the table");
+                described(row, vec![(row.name, value.clone(), source)], false)
+            })
+        },
+    )
 }
 
 fn described(row: &table::Row, synonyms: Vec<(&'static str, String, Source)>, read_only: bool) -> Described {

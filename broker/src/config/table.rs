@@ -210,6 +210,12 @@ pub fn topic(name: &str) -> Option<&'static Row> {
     TOPIC.binary_search_by(|row| row.name.cmp(name)).ok().map(|at| &TOPIC[at])
 }
 
+/// Whether a broker config can be set while brokers run: those that give topics' defaults in the topic configs' own unit
+/// (Kafka's `DynamicLogConfig.RECONFIGURABLE_CONFIGS`).
+pub fn is_dynamic(name: &str) -> bool {
+    TOPIC.iter().any(|row| row.broker.contains(&(name, 1)))
+}
+
 pub fn broker(name: &str) -> Option<&'static Row> {
     BROKER.binary_search_by(|row| row.name.cmp(name)).ok().map(|at| &BROKER[at])
 }

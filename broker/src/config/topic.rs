@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::describe::Source;
 use super::kind::{elements, parse_boolean};
 use super::{BrokerConfig, Invalid, table};
 use crate::metadata::image::{Config, Topic};
@@ -139,22 +140,26 @@ pub(super) fn effective<'a>(row: &table::Row, set: &'a [Config], broker: &'a Bro
     if let Some(own) = own.filter(|own| row.kind.validate(row.name, own).is_ok()) {
         return Cow::Borrowed(own.as_ref());
     }
-    broker_value(row, broker).map_or(Cow::Borrowed(row.default), |(_, value)| value)
+    broker_values(row, broker).next().map_or(Cow::Borrowed(row.default), |(_, value, _)| value)
 }
 
-/// What the broker's configs give, and by which name.
-pub(super) fn broker_value<'a>(
+/// What the broker's configs give: by which name, and where that was set. The one that holds first: what was set while
+/// the broker ran outranks what it was started with.
+pub(super) fn broker_values<'a>(
     row: &table::Row,
     broker: &'a BrokerConfig,
-) -> Option<(&'static str, Cow<'a, str>)> {
-    row.broker.iter().find_map(|(name, factor)| {
-        let value = broker.set(name)?;
-        if *factor == 1 {
-            return Some((*name, Cow::Borrowed(value)));
-        }
-        let number: i64 = value.parse().ok()?;
-        let scaled = if number < 0 { -1 } else { number.saturating_mul(*factor) };
-        Some((*name, Cow::Owned(scaled.to_string())))
+) -> impl Iterator<Item = (&'static str, Cow<'a, str>, Source)> {
+    let names = row.broker;
+    broker.layers().into_iter().flat_map(move |(source, layer)| {
+        names.iter().filter_map(move |(name, factor)| {
+            let value = layer.get(name)?;
+            if *factor == 1 {
+                return Some((*name, Cow::Borrowed(value.as_str()), source));
+            }
+            let number: i64 = value.parse().ok()?;
+            let scaled = if number < 0 { -1 } else { number.saturating_mul(*factor) };
+            Some((*name, Cow::Owned(scaled.to_string()), source))
+        })
     })
 }
 
@@ -171,17 +176,28 @@ pub fn validate_topic(set: &[Config], broker: &BrokerConfig) -> Result<(), Inval
     Ok(())
 }
 
+/// Checks a value on its own.
+pub(super) fn check_value(row: &table::Row, value: &str) -> Result<(), Invalid> {
+    check_length(row.name, value)?;
+    row.kind.validate(row.name, value)
+}
+
+/// Checks the length of a value of the config `name`.
+pub(super) fn check_length(name: &str, value: &str) -> Result<(), Invalid> {
+    let bytes = value.len();
+    if bytes > VALUE_BYTES_MAX {
+        return Err(Invalid(format!(
+            "Invalid value for configuration {name}: {bytes} bytes, at most {VALUE_BYTES_MAX}"
+        )));
+    }
+    Ok(())
+}
+
 /// As [`validate_topic`], for the broker's own topics, which may ask for compaction.
 pub fn validate_topic_internal(set: &[Config], broker: &BrokerConfig) -> Result<(), Invalid> {
     for (name, value) in set {
         let row = table::topic(name).ok_or_else(|| Invalid(format!("Unknown topic config name: {name}")))?;
-        row.kind.validate(name, value)?;
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(Invalid(format!(
-                "Invalid value for configuration {name}: {} bytes, at most {VALUE_BYTES_MAX}",
-                value.len()
-            )));
-        }
+        check_value(row, value)?;
     }
     let number = |name: &str| {
         let row = table::topic(name).expect("a row of the table");
@@ -191,6 +207,13 @@ pub fn validate_topic_internal(set: &[Config], broker: &BrokerConfig) -> Result<
     if min > max {
         return Err(Invalid(format!(
             "conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"
+        )));
+    }
+    let (largest, limit) = (number("max.message.bytes"), broker.batch_bytes_max());
+    if largest > 0 && largest as u64 > limit {
+        return Err(Invalid(format!(
+            "Invalid value {largest} for configuration max.message.bytes: the write-ahead log takes batches of up to \
+             {limit} bytes (broker options block-wal-frame and object-wal-record)"
         )));
     }
     let tiered = table::topic("remote.storage.enable").expect("a row of the table");

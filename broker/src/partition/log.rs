@@ -46,8 +46,16 @@ pub struct Partition {
     checkpoints: Stream,
     waiters: Arc<Waiters>,
     core: Mutex<Core>,
-    topic_config: Mutex<Option<(Arc<Topic>, TopicConfig)>>,
+    topic_config: Mutex<Option<Known>>,
     tasks: TaskTracker,
+}
+
+/// A topic's config, and what it was made of.
+#[derive(Debug)]
+struct Known {
+    topic: Arc<Topic>,
+    broker: Arc<BrokerConfig>,
+    config: TopicConfig,
 }
 
 /// What a partition is opened in.
@@ -182,14 +190,16 @@ impl Partition {
         self.log.start()
     }
 
-    /// The values that hold for the partition's topic, parsed once for each state of `topic`.
-    pub fn topic_config(&self, topic: &Arc<Topic>, broker: &BrokerConfig) -> TopicConfig {
-        let mut cached = self.topic_config.lock();
-        match &*cached {
-            Some((of, config)) if Arc::ptr_eq(of, topic) => *config,
+    /// The values that hold for the partition's topic, parsed once for each state of `topic` and `broker`.
+    pub fn topic_config(&self, topic: &Arc<Topic>, broker: &Arc<BrokerConfig>) -> TopicConfig {
+        let mut known = self.topic_config.lock();
+        match &*known {
+            Some(known) if Arc::ptr_eq(&known.topic, topic) && Arc::ptr_eq(&known.broker, broker) => {
+                known.config
+            }
             _ => {
                 let config = TopicConfig::of(topic, broker);
-                *cached = Some((topic.clone(), config));
+                *known = Some(Known { topic: topic.clone(), broker: broker.clone(), config });
                 config
             }
         }

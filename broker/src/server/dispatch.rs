@@ -12,9 +12,10 @@ use super::header::{Header, PREFIX_BYTES};
 use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
-    Context, api_versions, create_topics, delete_topics, describe_cluster, describe_configs, describe_groups,
-    fetch, find_coordinator, heartbeat, init_producer_id, join_group, leave_group, list_groups, list_offsets,
-    metadata, offset_commit, offset_fetch, sync_group,
+    Context, alter_configs, api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
+    describe_configs, describe_groups, fetch, find_coordinator, heartbeat, incremental_alter_configs,
+    init_producer_id, join_group, leave_group, list_groups, list_offsets, metadata, offset_commit,
+    offset_fetch, sync_group,
 };
 use crate::broker::Broker;
 
@@ -110,6 +111,9 @@ pub(super) async fn handle(
         ApiKey::DeleteTopics => answer!(delete_topics),
         ApiKey::InitProducerId => answer!(init_producer_id),
         ApiKey::DescribeConfigs => answer!(describe_configs),
+        ApiKey::AlterConfigs => answer!(alter_configs),
+        ApiKey::CreatePartitions => answer!(create_partitions),
+        ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs),
         ApiKey::DescribeCluster => answer!(describe_cluster),
         _ => unreachable!("{api:?} has a row in the version table but no arm here"),
     }

@@ -48,7 +48,9 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     let began = Instant::now();
     host::prepare(options.bounds.server.connections_max);
     let config = Arc::new(
-        BrokerConfig::new(&options.kafka).map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
+        BrokerConfig::new(&options.kafka)
+            .and_then(|config| config.with_batch_limit(wal_medium::batch_bytes_max(&options)))
+            .map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
     );
     let addresses = Addresses::resolve(&options).await?;
     let stores = store::open(options.store.clone(), &options.s3)?;

@@ -23,7 +23,7 @@ use super::{Addresses, Parts};
 use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, CurrentConfig};
 use crate::options::Options;
 use crate::server::{self, Server};
 use crate::store::Stores;
@@ -87,7 +87,8 @@ impl Parts<'_> {
         let broker = Arc::new(Broker {
             node_id: options.node_id,
             cluster_id: metadata.cluster_id().to_string(),
-            config: config.clone(),
+            configs: Arc::new(CurrentConfig::new(config.clone(), incarnation.broker, metadata.clone())),
+            data_location: stores.location.to_string(),
             metadata,
             partitions,
             groups: Arc::new(groups),

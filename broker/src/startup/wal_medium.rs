@@ -79,6 +79,25 @@ impl Media<'_> {
     }
 }
 
+/// Beyond a batch, what of an append has to fit into the log's largest record: a bound, no measure.
+const APPEND_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// The largest batch that the log of `options` is certain to take, bytes. A volume that exists already may be smaller
+/// than its name says, and then take less: what is too large for it is refused when it is produced.
+pub(super) fn batch_bytes_max(options: &Options) -> u64 {
+    let record = match &options.wal {
+        WalChoice::Object => options.bounds.object_wal.record_bytes_max as u64,
+        WalChoice::Block(uri) => {
+            let frame = options.bounds.block_wal.frame_bytes_max as u64;
+            match uri.target() {
+                Ok(Target::Block { capacity: Some(capacity), .. }) => frame.min(capacity / 4),
+                _ => frame,
+            }
+        }
+    };
+    record.saturating_sub(APPEND_OVERHEAD_BYTES)
+}
+
 /// Whether two names mean the same log: a volume's capacity may be said or not, and its path may lead through links.
 pub(super) fn is_same(one: &Uri, other: &Uri) -> bool {
     match (one.target(), other.target()) {

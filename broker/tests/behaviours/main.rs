@@ -17,6 +17,7 @@
 //! | 102–105 | the newer group protocol, share groups |
 
 mod command;
+mod configs;
 mod connection;
 mod fetch;
 mod groups;

@@ -225,6 +225,32 @@ async fn cluster(client: &mut Client, api: ApiKey, version: i16) -> i16 {
             let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
             client.call(version, &request).await.results[0].error_code
         }
+        ApiKey::AlterConfigs => {
+            let resource = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("topic"));
+            let request = AlterConfigsRequest::default().with_resources(vec![resource]);
+            client.call(version, &request).await.responses[0].error_code
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let change = incremental_alter_configs_request::AlterableConfig::default()
+                .with_name(text("segment.ms"))
+                .with_value(Some(text("5")));
+            let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("topic"))
+                .with_configs(vec![change]);
+            let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+            client.call(version, &request).await.responses[0].error_code
+        }
+        ApiKey::CreatePartitions => {
+            let growing = create_partitions_request::CreatePartitionsTopic::default()
+                .with_name(name("topic"))
+                .with_count(i32::from(version) + 2)
+                .with_assignments(None);
+            let request = CreatePartitionsRequest::default().with_topics(vec![growing]);
+            client.call(version, &request).await.results[0].error_code
+        }
         ApiKey::DescribeCluster => client.call(version, &DescribeClusterRequest::default()).await.error_code,
         _ => panic!("{api:?} is advertised and not tested here"),
     }

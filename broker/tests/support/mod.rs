@@ -17,7 +17,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use ottla::api::fetch_session::Sessions;
 use ottla::broker::Broker;
-use ottla::config::BrokerConfig;
+use ottla::config::{BrokerConfig, CurrentConfig};
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
 use ottla::metadata::{Metadata, TopicSpec};
@@ -123,7 +123,8 @@ impl TestBroker {
         let broker = Arc::new(Broker {
             node_id: 1,
             cluster_id: metadata.cluster_id().to_string(),
-            config,
+            configs: Arc::new(CurrentConfig::new(config, 1, metadata.clone())),
+            data_location: "memory:".to_owned(),
             groups: Arc::new(groups),
             metadata,
             partitions,
