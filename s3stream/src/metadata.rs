@@ -7,6 +7,8 @@
 //! - **M3** [`StreamMetadata::commit`] is atomic: all objects and the WAL trim point, or nothing. It is rejected unless
 //!   each stream's part begins exactly at that stream's committed end (S4).
 //! - **M4** Reads see at least everything that this process's own accepted commands did.
+//! - **M5** [`StreamMetadata::replace`] is atomic too. A part of a replacement takes the place of whole parts that lie in
+//!   its sources, or of what retention left of them; anything else is a conflict. It changes no stream's bounds.
 
 pub mod memory;
 
@@ -79,6 +81,15 @@ pub struct Commit {
     pub wal_trim: Position,
 }
 
+/// An object that takes the place of what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// Each of its parts covers whole parts of the stream, as they were when they were read.
+    pub object: NewObject,
+    /// Where those lay.
+    pub sources: Vec<ObjectId>,
+}
+
 /// Where to find a range of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located {
@@ -104,6 +115,9 @@ pub trait StreamMetadata: Send + Sync + std::fmt::Debug + 'static {
     /// The part with the largest `max_timestamp`, the first of several.
     fn locate_max_timestamp(&self, id: StreamId) -> Option<Located>;
 
+    /// Streams that `owner` has open, from the id `from` on, ascending, at most `limit`.
+    fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId>;
+
     /// M3.
     async fn commit(&self, commit: Commit) -> Result<(), Error>;
 
@@ -121,6 +135,11 @@ pub trait StreamMetadata: Send + Sync + std::fmt::Debug + 'static {
 
     /// Moves streams' starts forward. A start beyond what is known is a bug of the caller and rejected.
     async fn trim(&self, by: Incarnation, trims: Vec<(StreamId, u64)>) -> Result<(), Error>;
+
+    /// M5. Parts of streams that were deleted meanwhile, or trimmed beyond the part, are dropped. Accepted again if it
+    /// was accepted before: a caller that does not know the outcome asks again. Sources are objects of which it knows that
+    /// their own commit was accepted: that commit cannot be told to be a repetition any more.
+    async fn replace(&self, by: Incarnation, replacements: Vec<Replacement>) -> Result<(), Error>;
 }
 
 /// By what the caller does about it.

@@ -193,6 +193,7 @@ impl Image {
                 self.forget_life(*by);
                 Ok(Outcome::Done)
             }
+            Command::ReplaceParts { by, replacements } => self.replace_parts(at, *by, replacements),
             Command::ForgetGarbage { by, objects } => {
                 self.check_live(*by)?;
                 self.forget_garbage(objects);
@@ -436,7 +437,7 @@ impl Image {
     }
 
     /// A part of `object` is gone (I2).
-    fn release_part(&mut self, at: At, object: ObjectId) {
+    pub(super) fn release_part(&mut self, at: At, object: ObjectId) {
         let entry = self.objects.get_mut(&object).expect("an object that a part names is known (I2)");
         entry.parts =
             entry.parts.checked_sub(1).expect("an object is named by as many parts as it counts (I2)");
@@ -479,20 +480,24 @@ impl Image {
         !commit.objects.is_empty()
             && commit.wal_trim <= trim
             && commit.objects.iter().all(|object| {
-                let size_bytes = self
-                    .objects
-                    .get(&object.id)
-                    .map(|known| known.size_bytes)
-                    .or_else(|| self.garbage.get(&object.id).map(|known| known.size_bytes));
-                match size_bytes {
-                    Some(size_bytes) => {
-                        size_bytes == object.size_bytes
-                            && object.parts.iter().all(|part| self.is_committed(object.id, part))
-                    }
-                    // Collected since.
-                    None => object.parts.iter().all(|part| self.is_gone(part)),
+                let collected =
+                    !self.objects.contains_key(&object.id) && !self.garbage.contains_key(&object.id);
+                if collected {
+                    return object.parts.iter().all(|part| self.is_gone(part));
                 }
+                self.is_named_as(object)
             })
+    }
+
+    /// Whether the object is known with this size, and every part that still matters is its.
+    pub(super) fn is_named_as(&self, object: &NewObject) -> bool {
+        let size_bytes = self
+            .objects
+            .get(&object.id)
+            .map(|known| known.size_bytes)
+            .or_else(|| self.garbage.get(&object.id).map(|known| known.size_bytes));
+        size_bytes == Some(object.size_bytes)
+            && object.parts.iter().all(|part| self.is_committed(object.id, part))
     }
 
     pub(super) fn is_committed(&self, object: ObjectId, part: &StreamPart) -> bool {

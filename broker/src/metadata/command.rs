@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use s3stream::metadata::{Commit, NewObject, StreamPart};
+use s3stream::metadata::{Commit, NewObject, Replacement, StreamPart};
 use s3stream::{ObjectId, StreamId};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
@@ -70,6 +70,11 @@ pub enum Command {
     /// The issuer's WAL is empty and it stops.
     CloseBroker {
         by: Incarnation,
+    },
+    /// Compacted objects take the place of the parts they were made of.
+    ReplaceParts {
+        by: Incarnation,
+        replacements: Vec<Replacement>,
     },
     /// These were deleted from the store; whatever of them is not garbage (any more) stays as it is.
     ForgetGarbage {
@@ -137,6 +142,7 @@ mod tag {
     pub const TRIM_STREAMS: u8 = 8;
     pub const ALLOCATE_PRODUCER_IDS: u8 = 9;
     pub const CLOSE_BROKER: u8 = 10;
+    pub const REPLACE_PARTS: u8 = 11;
     pub const FORGET_GARBAGE: u8 = 12;
     pub const RAISE_LOW_WATER: u8 = 13;
     pub const CREATE_PARTITIONS: u8 = 14;
@@ -205,6 +211,16 @@ impl Command {
             Command::CloseBroker { by } => {
                 to.u8(tag::CLOSE_BROKER);
                 to.incarnation(*by);
+            }
+            Command::ReplaceParts { by, replacements } => {
+                to.u8(tag::REPLACE_PARTS);
+                to.incarnation(*by);
+                to.count(replacements.len());
+                for replacement in replacements {
+                    write_object(&mut to, &replacement.object);
+                    to.count(replacement.sources.len());
+                    replacement.sources.iter().for_each(|source| to.object(*source));
+                }
             }
             Command::ForgetGarbage { by, objects } => {
                 to.u8(tag::FORGET_GARBAGE);
@@ -276,6 +292,14 @@ impl Command {
                 Command::AllocateProducerIds { by: from.incarnation()?, count: from.u32()? }
             }
             tag::CLOSE_BROKER => Command::CloseBroker { by: from.incarnation()? },
+            tag::REPLACE_PARTS => Command::ReplaceParts {
+                by: from.incarnation()?,
+                replacements: from.list(OBJECT_BYTES_MIN + 4, |from| {
+                    let object = read_object(from)?;
+                    let sources = from.list(OBJECT_ID_BYTES, |from| from.object())?;
+                    Ok(Replacement { object, sources })
+                })?,
+            },
             tag::FORGET_GARBAGE => Command::ForgetGarbage {
                 by: from.incarnation()?,
                 objects: from.list(OBJECT_ID_BYTES, |from| from.object())?,
@@ -370,17 +394,19 @@ fn write_commit(to: &mut Writer, commit: &Commit) {
     to.incarnation(commit.owner);
     to.u64(commit.wal_trim.0);
     to.count(commit.objects.len());
-    for object in &commit.objects {
-        to.object(object.id);
-        to.u64(object.size_bytes);
-        to.count(object.parts.len());
-        for part in &object.parts {
-            to.u64(part.stream.0);
-            to.u64(part.base);
-            to.u64(part.end);
-            to.i64(part.max_timestamp);
-            to.u64(part.bytes);
-        }
+    commit.objects.iter().for_each(|object| write_object(to, object));
+}
+
+fn write_object(to: &mut Writer, object: &NewObject) {
+    to.object(object.id);
+    to.u64(object.size_bytes);
+    to.count(object.parts.len());
+    for part in &object.parts {
+        to.u64(part.stream.0);
+        to.u64(part.base);
+        to.u64(part.end);
+        to.i64(part.max_timestamp);
+        to.u64(part.bytes);
     }
 }
 
@@ -388,14 +414,12 @@ fn read_commit(from: &mut Reader<'_>) -> Result<Commit, Malformed> {
     Ok(Commit {
         owner: from.incarnation()?,
         wal_trim: Position(from.u64()?),
-        objects: from.list(OBJECT_BYTES_MIN, |from| {
-            Ok(NewObject {
-                id: from.object()?,
-                size_bytes: from.u64()?,
-                parts: from.list(PART_BYTES, read_part)?,
-            })
-        })?,
+        objects: from.list(OBJECT_BYTES_MIN, read_object)?,
     })
+}
+
+fn read_object(from: &mut Reader<'_>) -> Result<NewObject, Malformed> {
+    Ok(NewObject { id: from.object()?, size_bytes: from.u64()?, parts: from.list(PART_BYTES, read_part)? })
 }
 
 fn read_part(from: &mut Reader<'_>) -> Result<StreamPart, Malformed> {

@@ -339,6 +339,12 @@ impl Image {
         largest.map(|(base, part)| self.located(id, *base, part))
     }
 
+    /// See [`StreamMetadata::owned_streams`](s3stream::StreamMetadata::owned_streams).
+    pub fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId> {
+        let owned = self.streams.range(from..).filter(|(_, stream)| stream.owner == Some(owner));
+        owned.take(limit).map(|(id, _)| *id).collect()
+    }
+
     fn located(&self, stream: StreamId, base: u64, part: &Part) -> Located {
         let object = self.objects.get(&part.object).expect("an object that a part names is known (I2)");
         Located {

@@ -31,6 +31,7 @@ pub mod command;
 pub mod image;
 mod lease;
 pub mod parts;
+mod replace;
 pub mod snapshot;
 pub mod streams;
 #[cfg(test)]

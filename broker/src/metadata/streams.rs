@@ -7,7 +7,7 @@
 
 use async_trait::async_trait;
 use s3stream::StreamMetadata;
-use s3stream::metadata::{Commit, Error, Located, StreamId, StreamView};
+use s3stream::metadata::{Commit, Error, Located, Replacement, StreamId, StreamView};
 use wal::{Incarnation, Position};
 
 use super::Metadata;
@@ -31,6 +31,10 @@ impl StreamMetadata for Metadata {
         self.view().machine.locate_max_timestamp(id)
     }
 
+    fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId> {
+        self.view().machine.owned_streams(owner, from, limit)
+    }
+
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
         self.carry_out(Command::CommitObjects { commit }).await
     }
@@ -48,6 +52,10 @@ impl StreamMetadata for Metadata {
 
     async fn trim(&self, by: Incarnation, trims: Vec<(StreamId, u64)>) -> Result<(), Error> {
         self.carry_out(Command::TrimStreams { by, trims }).await
+    }
+
+    async fn replace(&self, by: Incarnation, replacements: Vec<Replacement>) -> Result<(), Error> {
+        self.carry_out(Command::ReplaceParts { by, replacements }).await
     }
 }
 

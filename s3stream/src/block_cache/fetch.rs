@@ -12,13 +12,13 @@ use tokio::sync::Semaphore;
 use super::{Error, Options};
 use crate::ObjectId;
 use crate::metadata::Located;
-use crate::object::{self, Block, ObjectIndex, Tail, object_key};
+use crate::object::{self, Block, BlockEntry, ObjectIndex, Tail, object_key};
 
 /// An index, and the whole object where that came with it.
 #[derive(Debug)]
-pub(super) struct CachedIndex {
+pub(crate) struct CachedIndex {
     pub index: ObjectIndex,
-    whole: Option<Bytes>,
+    pub whole: Option<Bytes>,
 }
 
 impl CachedIndex {
@@ -28,7 +28,7 @@ impl CachedIndex {
 }
 
 #[derive(Debug)]
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     store: Arc<dyn ObjectStore>,
     requests: Semaphore,
     /// In units of [`BYTES_UNIT`].
@@ -100,37 +100,32 @@ impl Fetcher {
         }
     }
 
-    /// Fetches and checks adjacent blocks (C2), each into a buffer of its own (C4).
+    /// Fetches and checks adjacent blocks (C2), each into a buffer of its own (C4). `whole` is the object, where it came
+    /// with its index.
     pub async fn blocks(
         &self,
         located: &Located,
-        index: &CachedIndex,
-        run: Range<usize>,
+        whole: Option<&Bytes>,
+        run: &[BlockEntry],
     ) -> Result<Vec<Block>, Error> {
-        if let Some(whole) = &index.whole {
-            let blocks = index.index.blocks()[run].iter().map(|entry| {
+        if let Some(whole) = whole {
+            let blocks = run.iter().map(|entry| {
                 let bytes = whole.slice(entry.position as usize..entry.position_end() as usize);
                 Block::decode(entry, bytes).map_err(|error| decode_error(located.object, error))
             });
             return blocks.collect();
         }
-        match self.blocks_once(located, index, run.clone()).await {
+        match self.blocks_once(located, run).await {
             Err(Error::Corrupt { detail, .. }) => {
                 tracing::warn!(object = ?located.object, detail, "a block is damaged; fetching it again");
-                self.blocks_once(located, index, run).await
+                self.blocks_once(located, run).await
             }
             other => other,
         }
     }
 
-    async fn blocks_once(
-        &self,
-        located: &Located,
-        index: &CachedIndex,
-        run: Range<usize>,
-    ) -> Result<Vec<Block>, Error> {
+    async fn blocks_once(&self, located: &Located, entries: &[BlockEntry]) -> Result<Vec<Block>, Error> {
         let Located { object, object_size_bytes: size, .. } = *located;
-        let entries = &index.index.blocks()[run];
         let from = entries.first().expect("a run is not empty").position;
         let pieces: Vec<usize> = entries.iter().map(|entry| entry.size as usize).collect();
         let pieces = self.get(object, size, from, &pieces).await?;

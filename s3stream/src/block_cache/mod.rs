@@ -31,7 +31,7 @@
 //! fail a check are fetched once more, then [`Error::Corrupt`]. A caller that goes away cancels its GETs unless somebody
 //! else waits for them; read-ahead goes on. Nothing here writes.
 
-mod fetch;
+pub(crate) mod fetch;
 mod fetched;
 mod flight;
 mod read_ahead;
@@ -329,7 +329,10 @@ impl Inner {
         let missing: Vec<usize> =
             run.clone().filter(|number| resident[number - run.start].is_none()).collect();
         let gaps = flight::runs(&missing, index.index.blocks(), self.options.get_bytes_max);
-        let fetched = try_join_all(gaps.into_iter().map(|gap| self.fetcher.blocks(&located, &index, gap)));
+        let fetched = try_join_all(
+            gaps.into_iter()
+                .map(|gap| self.fetcher.blocks(&located, index.whole.as_ref(), &index.index.blocks()[gap])),
+        );
         let mut fetched = fetched.await?.into_iter().flatten();
         let mut blocks = Vec::with_capacity(run.len());
         for (number, resident) in run.zip(resident) {
@@ -459,7 +462,7 @@ fn select(index: &ObjectIndex, located: &Located, from: u64, budget: u64) -> Res
 }
 
 /// The records of `block` that `part` has, from the first that ends beyond `from` on.
-fn within(block: &Block, part: &StreamPart, from: u64) -> Range<usize> {
+pub(crate) fn within(block: &Block, part: &StreamPart, from: u64) -> Range<usize> {
     let first = block.seek(from.max(part.base));
     let last = block.seek_base(part.end);
     first..last.max(first)

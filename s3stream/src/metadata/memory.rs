@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use wal::{Incarnation, Position};
 
 use super::{
-    Commit, EpochStart, Error, Located, NewObject, ObjectId, StreamId, StreamMetadata, StreamPart, StreamView,
+    Commit, EpochStart, Error, Located, NewObject, ObjectId, Replacement, StreamId, StreamMetadata,
+    StreamPart, StreamView,
 };
 
 /// What happens to the next command instead of success.
@@ -236,6 +237,52 @@ impl State {
         Ok(())
     }
 
+    /// M5.
+    fn replace(&mut self, by: Incarnation, replacement: &Replacement) -> Result<(), Error> {
+        let Replacement { object, sources } = replacement;
+        if !matches!(object.id, ObjectId::Data { owner, .. } if owner == by) || object.parts.is_empty() {
+            return Err(Error::Rejected(format!("{object:?} is nothing to replace parts with")));
+        }
+        if self.objects.contains_key(&object.id) {
+            return Err(Error::Rejected(format!("{:?} was committed before", object.id)));
+        }
+        self.objects.insert(object.id, object.size_bytes);
+        for part in &object.parts {
+            let Some(stream) = self.streams.get_mut(&part.stream) else { continue };
+            let start = stream.view.start;
+            if part.end <= start {
+                continue;
+            }
+            let part = StreamPart { base: part.base.max(start), ..*part };
+            let first = stream.parts.partition_point(|old| old.part.end <= part.base);
+            let last = stream.parts.partition_point(|old| old.part.end <= part.end);
+            let old = &stream.parts[first..last];
+            let exact = old.first().is_some_and(|old| old.part.base == part.base)
+                && old.last().is_some_and(|old| old.part.end == part.end);
+            if !exact || !old.iter().all(|old| sources.contains(&old.object)) {
+                return Err(Error::Conflict(format!("{part:?} does not replace whole parts of its sources")));
+            }
+            let located = Located { object: object.id, object_size_bytes: object.size_bytes, part };
+            stream.parts.splice(first..last, [located]);
+        }
+        Ok(())
+    }
+
+    /// Whether a replacement was carried out before.
+    fn is_replaced(&self, replacement: &Replacement) -> bool {
+        let id = replacement.object.id;
+        self.objects.contains_key(&id)
+            && replacement.object.parts.iter().all(|part| {
+                let Some(stream) = self.streams.get(&part.stream) else { return true };
+                let base = part.base.max(stream.view.start);
+                part.end <= base
+                    || stream
+                        .parts
+                        .iter()
+                        .any(|old| old.object == id && old.part.base == base && old.part.end == part.end)
+            })
+    }
+
     /// The last step of a commit.
     fn move_trim(&mut self, of: Incarnation, to: Position) -> Result<(), Error> {
         self.commits += 1;
@@ -276,6 +323,12 @@ impl StreamMetadata for MemoryMetadata {
         };
         let parts = &state.streams.get(&id)?.parts;
         parts.iter().fold(None, |best, part| Some(best.map_or(*part, |best| later(best, part))))
+    }
+
+    fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId> {
+        let state = self.state.lock();
+        let owned = state.streams.range(from..).filter(|(_, stream)| stream.view.owner == Some(owner));
+        owned.take(limit).map(|(id, _)| *id).collect()
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
@@ -339,6 +392,17 @@ impl StreamMetadata for MemoryMetadata {
                 }
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn replace(&self, by: Incarnation, replacements: Vec<Replacement>) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(by)?;
+            if replacements.iter().all(|replacement| state.is_replaced(replacement)) {
+                return Ok(());
+            }
+            replacements.iter().try_for_each(|replacement| state.replace(by, replacement))
         })
         .await
     }

@@ -31,6 +31,7 @@
 //!
 //! - Write: [`ObjectWriter::new`], [`ObjectWriter::add`] in offset order per stream (streams in any order),
 //!   [`ObjectWriter::finish`] gives the rope to PUT, the size and the parts to commit.
+//!   One that is too large to be held: [`StreamingWriter`], which wants the streams in ascending order.
 //! - Read through the block cache; or by hand: [`ObjectIndex::decode`] of the object's tail, then
 //!   [`Block::decode`] of each block's bytes. A whole object in memory (a recovered slot): [`ObjectIndex::decode_object`].
 //! - Keys: [`object_key`], [`parse_object_key`].
@@ -41,6 +42,7 @@ mod codec;
 mod format;
 mod index;
 mod key;
+mod streaming;
 mod writer;
 
 pub use block::Block;
@@ -50,6 +52,7 @@ pub use format::{
 };
 pub use index::{ObjectIndex, Tail};
 pub use key::{object_key, parse_object_key};
+pub use streaming::StreamingWriter;
 pub use writer::{Encoded, ObjectWriter, Options};
 
 /// Why bytes are not (a part of) an object. By what the caller does about it.

@@ -35,13 +35,14 @@ pub struct ObjectWriter {
     block_bytes: u64,
 }
 
+/// A block that is being filled.
 #[derive(Debug)]
-struct PendingBlock {
-    kind: u8,
-    stream_epoch: u64,
-    records: Vec<StreamRecord>,
+pub(super) struct PendingBlock {
+    pub kind: u8,
+    pub stream_epoch: u64,
+    pub records: Vec<StreamRecord>,
     /// Table and bodies.
-    bytes: usize,
+    pub bytes: usize,
 }
 
 /// A finished object.
@@ -136,19 +137,7 @@ impl ObjectWriter {
                 entries.push(entry);
             }
         }
-        let mut end = BytesMut::with_capacity(entries.len() * ENTRY_BYTES + FOOTER_BYTES);
-        for entry in &entries {
-            entry.encode(&mut end);
-        }
-        let footer = Footer {
-            index_position: position,
-            index_bytes: u32::try_from(end.len()).expect("an index is far below 4 GiB"),
-            index_crc: crc_fast::crc32_iscsi(&end),
-            identity: self.identity,
-        };
-        assert!(footer.index_bytes <= super::INDEX_BYTES_MAX, "{} blocks are too many", entries.len());
-        footer.encode(&mut end);
-        chunks.push(end.freeze());
+        chunks.push(encode_end(self.identity, &entries));
         assert_eq!(
             size_bytes,
             chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>(),
@@ -160,8 +149,25 @@ impl ObjectWriter {
     }
 }
 
+/// Index and footer behind `entries`' blocks, of which there is at least one.
+pub(super) fn encode_end(identity: Identity, entries: &[BlockEntry]) -> Bytes {
+    let mut end = BytesMut::with_capacity(entries.len() * ENTRY_BYTES + FOOTER_BYTES);
+    for entry in entries {
+        entry.encode(&mut end);
+    }
+    let footer = Footer {
+        index_position: entries.last().expect("an object has a block").position_end(),
+        index_bytes: u32::try_from(end.len()).expect("an index is far below 4 GiB"),
+        index_crc: crc_fast::crc32_iscsi(&end),
+        identity,
+    };
+    assert!(footer.index_bytes <= super::INDEX_BYTES_MAX, "{} blocks are too many", entries.len());
+    footer.encode(&mut end);
+    end.freeze()
+}
+
 impl PendingBlock {
-    fn encode(
+    pub fn encode(
         self,
         stream: StreamId,
         position: u64,

@@ -48,6 +48,13 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("allocate-producer-ids", Command::AllocateProducerIds { by, count: 1000 }),
         ("close-broker", Command::CloseBroker { by }),
         (
+            "replace-parts",
+            Command::ReplaceParts {
+                by,
+                replacements: vec![replacement(data(by, 3, &[part]), &[data(by, 2, &[]), slot(of, 8, &[])])],
+            },
+        ),
+        (
             "forget-garbage",
             Command::ForgetGarbage {
                 by,

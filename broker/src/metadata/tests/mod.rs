@@ -3,11 +3,12 @@
 mod format;
 mod handle;
 mod model;
+mod replace;
 mod rules;
 
 use std::sync::Arc;
 
-use s3stream::metadata::{Commit, NewObject, StreamPart};
+use s3stream::metadata::{Commit, NewObject, Replacement, StreamPart};
 use s3stream::{ObjectId, StreamId};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
@@ -97,4 +98,9 @@ fn slot(owner: Incarnation, slot: u64, parts: &[StreamPart]) -> NewObject {
 
 fn commit(owner: Incarnation, trim: u64, objects: &[NewObject]) -> Commit {
     Commit { owner, objects: objects.to_vec(), wal_trim: Position(trim) }
+}
+
+/// By an object that was made of `sources`.
+fn replacement(object: NewObject, sources: &[NewObject]) -> Replacement {
+    Replacement { object, sources: sources.iter().map(|source| source.id).collect() }
 }

@@ -10,20 +10,68 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Register,
-    Open { stale: bool },
-    Close { stale: bool },
-    Create { name: u8, partitions: u8 },
-    Delete { topic: u8 },
-    Commit { stale: bool, streams: Vec<(u8, u8)>, shift: i8 },
-    Recover { stale: bool, streams: Vec<(u8, u8)>, last: bool, slots: bool },
-    Trim { stream: u8, to: u8 },
-    ProducerIds { count: u8 },
-    Grow { topic: u8, to: u8 },
-    TopicConfigs { topic: u8, stale: bool, value: u8 },
-    BrokerConfigs { broker: Option<u8>, stale: bool, value: u8 },
-    Repeat { nth: u8 },
-    Forget { pick: u8 },
-    LowWater { stale: bool, ahead: u8 },
+    Open {
+        stale: bool,
+    },
+    Close {
+        stale: bool,
+    },
+    Create {
+        name: u8,
+        partitions: u8,
+    },
+    Delete {
+        topic: u8,
+    },
+    Commit {
+        stale: bool,
+        streams: Vec<(u8, u8)>,
+        shift: i8,
+    },
+    Recover {
+        stale: bool,
+        streams: Vec<(u8, u8)>,
+        last: bool,
+        slots: bool,
+    },
+    Trim {
+        stream: u8,
+        to: u8,
+    },
+    ProducerIds {
+        count: u8,
+    },
+    Grow {
+        topic: u8,
+        to: u8,
+    },
+    TopicConfigs {
+        topic: u8,
+        stale: bool,
+        value: u8,
+    },
+    BrokerConfigs {
+        broker: Option<u8>,
+        stale: bool,
+        value: u8,
+    },
+    Repeat {
+        nth: u8,
+    },
+    Forget {
+        pick: u8,
+    },
+    LowWater {
+        stale: bool,
+        ahead: u8,
+    },
+    /// Of each stream some parts, from the first picked one on; `wrong` picks a way to get it wrong.
+    Replace {
+        stale: bool,
+        streams: Vec<(u8, u8, u8)>,
+        wrong: u8,
+        trim_first: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,6 +97,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(|nth| Step::Repeat { nth }),
         2 => any::<u8>().prop_map(|pick| Step::Forget { pick }),
         1 => (rarely(), 0..3u8).prop_map(|(stale, ahead)| Step::LowWater { stale, ahead }),
+        6 => (rarely(), prop::collection::vec((any::<u8>(), any::<u8>(), 1..4u8), 1..4), 0..12u8, rarely())
+            .prop_map(|(stale, streams, wrong, trim_first)| Step::Replace { stale, streams, wrong, trim_first }),
     ]
 }
 
@@ -60,6 +110,8 @@ struct ModelStream {
     epoch: u64,
     /// Which object holds each offset, by the record of all that was ever committed.
     held: BTreeMap<u64, ObjectId>,
+    /// Where parts begin, by the same record.
+    bases: BTreeSet<u64>,
 }
 
 #[derive(Default)]
@@ -134,6 +186,7 @@ impl Model {
         for part in &object.parts {
             if let Some(stream) = self.streams.get_mut(&part.stream.0) {
                 stream.held.extend((part.base..part.end).map(|offset| (offset, object.id)));
+                stream.bases.insert(part.base);
                 stream.end = part.end;
             }
         }
@@ -190,6 +243,9 @@ impl Run {
             Step::Repeat { nth } => self.repeat(*nth),
             Step::Forget { pick } => self.forget(*pick),
             Step::LowWater { stale, ahead } => self.low_water(*stale, *ahead),
+            Step::Replace { stale, streams, wrong, trim_first } => {
+                self.replace(*stale, streams, *wrong, *trim_first);
+            }
         }
     }
 
@@ -383,6 +439,85 @@ impl Run {
                     stream.start = stream.start.max(to);
                 }
             }
+        }
+    }
+
+    fn replace(&mut self, stale: bool, picks: &[(u8, u8, u8)], wrong: u8, trim_first: bool) {
+        let (Some(by), false) = (self.issuer(stale), self.model.streams.is_empty()) else { return };
+        let mut parts = BTreeMap::new();
+        let mut sources = BTreeSet::new();
+        for (stream, first, count) in picks {
+            let (id, stream) =
+                self.model.streams.iter().nth(*stream as usize % self.model.streams.len()).unwrap();
+            let mut bases: Vec<u64> = stream.bases.range(stream.start..).copied().collect();
+            // What a trim cut begins at the start.
+            if stream.start < stream.end && bases.first() != Some(&stream.start) {
+                bases.insert(0, stream.start);
+            }
+            bases.push(stream.end);
+            let first = *first as usize % bases.len();
+            let last = (first + *count as usize).min(bases.len() - 1);
+            if first < last {
+                parts.insert(*id, (bases[first], bases[last]));
+                sources.extend(stream.held.range(bases[first]..bases[last]).map(|(_, object)| *object));
+            }
+        }
+        if parts.is_empty() {
+            return;
+        }
+        match (wrong, parts.first_entry()) {
+            (0, Some(mut part)) => part.get_mut().0 += 1,
+            (1, Some(mut part)) => part.get_mut().1 += 1,
+            (2, Some(mut part)) => part.get_mut().1 -= 1,
+            (3, _) => drop(sources.pop_first()),
+            (4, _) => drop(sources.insert(ObjectId::Slot { owner: by, slot: 4711 })),
+            _ => {}
+        }
+        if trim_first && let Some(live) = self.model.live {
+            let (id, (base, end)) = parts.first_key_value().map(|(id, range)| (*id, *range)).unwrap();
+            let to = end.min(base + 1).min(self.model.streams[&id].end);
+            self.apply(Command::TrimStreams { by: live, trims: vec![(StreamId(id), to)] }).unwrap();
+            let stream = self.model.streams.get_mut(&id).unwrap();
+            stream.start = stream.start.max(to);
+        }
+        self.model.counter += 1;
+        let id = ObjectId::Data { owner: by, counter: self.model.counter };
+        let good = !stale
+            && self.model.may_be_named(id)
+            && parts.values().all(|(base, end)| base < end)
+            && parts.iter().all(|(id, (base, end))| {
+                let stream = &self.model.streams[id];
+                let base = (*base).max(stream.start);
+                let begins = base == stream.start || stream.bases.contains(&base);
+                let ends = *end == stream.end || stream.bases.contains(end);
+                let all = (base..*end)
+                    .all(|offset| stream.held.get(&offset).is_some_and(|id| sources.contains(id)));
+                *end <= stream.start || (begins && ends && all)
+            });
+        let parts: Vec<_> = parts.iter().map(|(id, (base, end))| part(StreamId(*id), *base, *end)).collect();
+        let object = NewObject { id, size_bytes: 1, parts };
+        let replacement = Replacement { object: object.clone(), sources: sources.into_iter().collect() };
+        let command = Command::ReplaceParts { by, replacements: vec![replacement] };
+        let outcome = self.apply(command.clone());
+        assert_eq!(outcome.is_ok(), good, "{command:?}: {outcome:?}");
+        if outcome.is_ok() {
+            self.model.objects.insert(id);
+            // Nobody replaces what he does not know to be committed, so these are not tried again.
+            let Command::ReplaceParts { replacements, .. } = &command else { unreachable!() };
+            let replaced = |object: &NewObject| replacements[0].sources.contains(&object.id);
+            self.model.accepted.retain(|commit| !commit.objects.iter().any(replaced));
+            for part in &object.parts {
+                let stream = self.model.streams.get_mut(&part.stream.0).unwrap();
+                let base = part.base.max(stream.start);
+                if base < part.end {
+                    stream.held.extend((base..part.end).map(|offset| (offset, id)));
+                    stream.bases.retain(|cut| *cut <= base || *cut >= part.end);
+                    stream.bases.insert(base);
+                }
+            }
+            let before = self.log.image.encode();
+            self.apply(command).expect("to repeat a replacement is harmless");
+            assert_eq!(before[9..], self.log.image.encode()[9..]);
         }
     }
 

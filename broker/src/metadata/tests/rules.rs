@@ -86,6 +86,10 @@ fn commands_of_a_fenced_incarnation_are_rejected() {
         Command::TrimStreams { by: old, trims: vec![(stream, 0)] },
         Command::AllocateProducerIds { by: old, count: 1 },
         Command::CloseBroker { by: old },
+        Command::ReplaceParts {
+            by: old,
+            replacements: vec![replacement(data(old, 0, &[part(stream, 0, 1)]), &[])],
+        },
         Command::CreatePartitions { by: old, topics: vec![(id, 2)] },
         Command::SetTopicConfigs { by: old, topic: id, was: Vec::new(), shall: Vec::new() },
         Command::SetBrokerConfigs { by: old, broker: None, was: Vec::new(), shall: Vec::new() },
