@@ -71,6 +71,12 @@ impl Tail {
         self.records.push_back(record);
     }
 
+    /// Bytes of the cached records that begin at `offset` or behind it.
+    pub fn bytes_from(&self, offset: u64) -> u64 {
+        let behind = self.records.iter().rev().take_while(|record| record.base >= offset);
+        behind.map(|record| record.body.len() as u64).sum()
+    }
+
     /// The record `[base, end)` is durable (S1).
     pub fn confirm(&mut self, base: u64, end: u64) {
         assert_eq!(base, self.confirmed, "records are confirmed in order");

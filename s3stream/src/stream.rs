@@ -145,6 +145,11 @@ impl Stream {
         self.shared.state.lock().tail.confirmed()
     }
 
+    /// Bytes of the records that begin at `offset` or behind it and are cached: all that are not uploaded are.
+    pub fn cached_bytes_from(&self, offset: u64) -> u64 {
+        self.shared.state.lock().tail.bytes_from(offset)
+    }
+
     /// Fixes the record's place and returns at once. After an error nothing was changed: [`Error::Full`] may be tried
     /// again with a fresh admission, anything else is final.
     ///

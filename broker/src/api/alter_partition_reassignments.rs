@@ -23,12 +23,13 @@ pub async fn handle(
     let responses = request.topics.iter().map(|topic| {
         let known = image.topic_named(&topic.name.0);
         let partitions = topic.partitions.iter().map(|wanted| {
-            let answer = ReassignablePartitionResponse::default().with_partition_index(wanted.partition_index);
+            let answer =
+                ReassignablePartitionResponse::default().with_partition_index(wanted.partition_index);
             match reassign(&image, known.map(|topic| &**topic), wanted) {
                 Ok(()) => answer.with_error_message(None),
-                Err((error, message)) => answer
-                    .with_error_code(error.code())
-                    .with_error_message(Some(strings::wire(&message))),
+                Err((error, message)) => {
+                    answer.with_error_code(error.code()).with_error_message(Some(strings::wire(&message)))
+                }
             }
         });
         ReassignableTopicResponse::default()

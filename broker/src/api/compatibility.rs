@@ -31,9 +31,6 @@ const MISSING: &[(&str, &[ApiKey])] = &[
         &[
             ApiKey::OffsetForLeaderEpoch,
             ApiKey::DescribeProducers,
-            ApiKey::DescribeTopicPartitions,
-            ApiKey::ListConfigResources,
-            ApiKey::DescribeLogDirs,
             ApiKey::GetTelemetrySubscriptions,
             ApiKey::PushTelemetry,
         ],
@@ -64,9 +61,6 @@ const MISSING: &[(&str, &[ApiKey])] = &[
         &[
             ApiKey::SaslHandshake,
             ApiKey::SaslAuthenticate,
-            ApiKey::DescribeAcls,
-            ApiKey::CreateAcls,
-            ApiKey::DeleteAcls,
             ApiKey::DescribeUserScramCredentials,
             ApiKey::AlterUserScramCredentials,
             ApiKey::CreateDelegationToken,
@@ -79,9 +73,6 @@ const MISSING: &[(&str, &[ApiKey])] = &[
     (
         "Replicas and Kafka's own controllers, of which there are none",
         &[
-            ApiKey::ElectLeaders,
-            ApiKey::AlterPartitionReassignments,
-            ApiKey::ListPartitionReassignments,
             ApiKey::AlterReplicaLogDirs,
             ApiKey::AssignReplicasToDirs,
             ApiKey::AlterPartition,
@@ -171,6 +162,11 @@ In words:
 | a config that does nothing here | accepted, kept and shown; [config-kafka.md](config-kafka.md) says which |
 | a config that Kafka does not know | INVALID_CONFIG (40) |
 | the write-ahead log cannot keep up | the request waits for its time-out, then REQUEST_TIMED_OUT (7) |
+| ACLs | SECURITY_DISABLED (54), as a Kafka without an authorizer |
+| where a partition is to be | on its broker, and nowhere else: another assignment is INVALID_REPLICA_ASSIGNMENT (39); an election, ELECTION_NOT_NEEDED (84) |
+| sizes of partitions (DescribeLogDirs) | one directory, the store; bytes of batches as they are stored, those not uploaded yet included; how large or how full a bucket is, -1 |
+| a broker config that is fixed at the start | INVALID_REQUEST (42), \"Cannot update these configs dynamically\"; [config-kafka.md](config-kafka.md) says which |
+| `max.message.bytes` beyond what the write-ahead log takes | INVALID_CONFIG (40) with the limit, which `block-wal-frame` and `object-wal-record` give |
 | offsets, groups or leadership, while the broker is not sure that it still owns its partitions | an error that clients retry |
 ";
 

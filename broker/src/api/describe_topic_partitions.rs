@@ -16,7 +16,7 @@ use kafka_protocol::messages::{
 use super::metadata::Leads;
 use super::{Context, authorized, strings, topic_name};
 use crate::broker::Broker;
-use crate::metadata::{ImageRef, Topic};
+use crate::metadata::Topic;
 
 pub async fn handle(
     broker: &Broker,
@@ -33,7 +33,7 @@ pub async fn handle(
         Some(cursor) => (cursor.topic_name.0.as_str(), cursor.partition_index as usize),
         None => ("", 0),
     };
-    let page = Page { image: &image, leads: Leads::of(broker, &image), limit, from, first };
+    let page = Page { leads: Leads::of(broker, &image), limit, from, first };
     if request.topics.is_empty() {
         // A topic that was deleted since the cursor was given is passed over.
         page.fill(image.topics_from(from).map(|topic| (&*topic.name, Some(&**topic))))
@@ -52,7 +52,6 @@ fn refuse(request: &DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsRe
 }
 
 struct Page<'a> {
-    image: &'a ImageRef,
     leads: Leads,
     /// Partitions.
     limit: usize,

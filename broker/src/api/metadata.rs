@@ -137,10 +137,10 @@ fn topic_error(name: Option<TopicName>, id: Uuid, error: ResponseError) -> Metad
 }
 
 /// Which brokers lead what the image says that they lead.
-struct Leads(BTreeSet<u32>);
+pub(super) struct Leads(BTreeSet<u32>);
 
 impl Leads {
-    fn of(broker: &Broker, image: &ImageRef) -> Leads {
+    pub fn of(broker: &Broker, image: &ImageRef) -> Leads {
         let mut live: BTreeSet<u32> = image.live_brokers().map(|(id, _)| id).collect();
         // A later life of this broker may lead, and this process is not it: it says that it leads only on a fresh view.
         let fenced = !broker.metadata.incarnation().is_some_and(|own| image.is_live(own));
@@ -148,6 +148,11 @@ impl Leads {
             live.remove(&(broker.node_id as u32));
         }
         Leads(live)
+    }
+
+    /// Whether the broker that a partition names as its leader leads it.
+    pub fn lead(&self, leader: u32) -> bool {
+        self.0.contains(&leader)
     }
 }
 
@@ -159,7 +164,7 @@ fn describe(topic: &Topic, leads: &Leads, answer_ops: bool) -> MetadataResponseT
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(vec![replica])
             .with_isr_nodes(vec![replica]);
-        if leads.0.contains(&partition.leader) {
+        if leads.lead(partition.leader) {
             described.with_leader_id(replica)
         } else {
             // Behaviour 27: there, though nobody leads it.

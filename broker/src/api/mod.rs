@@ -3,8 +3,10 @@
 //! A handler never fails: whatever goes wrong becomes the error code that Kafka would send, at the level (request,
 //! topic, partition) at which Kafka would send it.
 
+pub mod acls;
 mod alter;
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
 pub mod api_versions;
 mod assignment;
 pub mod authorized;
@@ -16,6 +18,9 @@ pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_log_dirs;
+pub mod describe_topic_partitions;
+pub mod elect_leaders;
 pub mod error;
 pub mod fetch;
 pub mod fetch_response;
@@ -26,8 +31,10 @@ pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
+pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod new_topic;
 pub mod offset_commit;

@@ -61,6 +61,11 @@ impl Resource {
     }
 }
 
+/// Whether there is such a type in Kafka, whatever can be done with it here.
+pub fn is_known(kind: i8) -> bool {
+    [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP].contains(&kind)
+}
+
 pub fn unknown_topic() -> Refused {
     let message = "This server does not host this topic-partition.";
     (ResponseError::UnknownTopicOrPartition, message.to_owned())

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood.
 
 mod client;
+mod config;
 mod consume;
 mod group;
 mod options;

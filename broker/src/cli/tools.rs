@@ -2,13 +2,15 @@
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
-use super::{consume, group, produce, topic};
+use super::{config, consume, group, produce, topic};
 
 /// The client half of the command.
 #[derive(Debug, Subcommand)]
 enum Tool {
-    /// Create, list, describe and delete topics
+    /// Create, list, describe, grow and delete topics
     Topic(topic::Topic),
+    /// Show and change configs of topics and brokers
+    Config(config::Config),
     /// Write records to a topic
     Produce(produce::Produce),
     /// Read records of a topic
@@ -33,6 +35,7 @@ fn run_tool(tool: Tool) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         match tool {
             Tool::Topic(topic) => topic::run(topic).await,
+            Tool::Config(config) => config::run(config).await,
             Tool::Produce(produce) => produce::run(produce).await,
             Tool::Consume(consume) => consume::run(consume).await,
             Tool::Group(group) => group::run(group).await,
@@ -67,6 +70,14 @@ mod tests {
             "ottla topic create t -p 3 --config a.b=c --config d=",
             "ottla topic list --internal --bootstrap a:1,b:2",
             "ottla topic delete a b c",
+            "ottla topic alter t --partitions 3",
+            "ottla config describe t --all",
+            "ottla config describe --broker 1",
+            "ottla config set t a.b=c d=e=f",
+            "ottla config set --all-brokers a.b=c --dry-run",
+            "ottla config unset t a.b c.d",
+            "ottla config append --broker 1 a.b=c",
+            "ottla config subtract t a.b=c",
             "ottla produce t hello world",
             "ottla produce t -k : -H trace=1 -p 2",
             "ottla consume t",
@@ -86,6 +97,13 @@ mod tests {
             "ottla topic",
             "ottla topic delete",
             "ottla topic create t -p 0",
+            "ottla topic alter t",
+            "ottla topic alter t -p 0",
+            "ottla config describe",
+            "ottla config describe t --broker 1",
+            "ottla config describe --broker 1 --all-brokers",
+            "ottla config set",
+            "ottla config set --broker one a=b",
             "ottla topic create t --config novalue",
             "ottla produce",
             "ottla consume t --group g --offset 1",

@@ -1,12 +1,15 @@
-//! `ottla topic create|list|describe|delete`.
+//! `ottla topic create|list|describe|alter|delete`.
 
 use std::io::Write;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::client::{Client, Connect, EARLIEST, Error, LATEST, check, topic_name};
@@ -38,6 +41,11 @@ enum TopicCommand {
     /// Show a topic's partitions, offsets and configs
     #[command(after_help = "Example:\n  ottla topic describe greetings")]
     Describe(Describe),
+    /// Give a topic more partitions
+    #[command(
+        after_help = "Records stay where they are. Records with a key may go to other partitions from then on than before.\nConfigs are changed with `ottla config`.\n\nExample:\n  ottla topic alter greetings --partitions 6"
+    )]
+    Alter(Alter),
     /// Delete topics and everything in them
     #[command(after_help = "Example:\n  ottla topic delete greetings clicks")]
     Delete(Delete),
@@ -75,6 +83,17 @@ struct Describe {
 }
 
 #[derive(Debug, Args)]
+struct Alter {
+    /// The topic's name
+    topic: String,
+    /// How many partitions it is to have; more than it has
+    #[arg(long, short, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
 struct Delete {
     /// Names of topics
     #[arg(required = true)]
@@ -96,6 +115,7 @@ pub async fn run(topic: Topic) -> anyhow::Result<()> {
         TopicCommand::Create(arguments) => create(arguments).await,
         TopicCommand::List(arguments) => list(arguments).await,
         TopicCommand::Describe(arguments) => describe(arguments).await,
+        TopicCommand::Alter(arguments) => alter(arguments).await,
         TopicCommand::Delete(arguments) => delete(arguments).await,
     }
 }
@@ -212,6 +232,23 @@ async fn configs(client: &mut Client, topic: &str) -> anyhow::Result<Vec<(String
     }
     configs.sort();
     Ok(configs)
+}
+
+async fn alter(arguments: Alter) -> anyhow::Result<()> {
+    let mut client = Client::new(&arguments.connect);
+    let topic = CreatePartitionsTopic::default()
+        .with_name(topic_name(&arguments.topic))
+        .with_count(arguments.partitions)
+        .with_assignments(None);
+    let request =
+        CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(millis(client.timeout()));
+    let node = controller(&mut client).await?;
+    let response = client.call(node, &request).await?;
+    let grown = response.results.first().context("the broker's answer does not mention the topic")?;
+    check(grown.error_code, || format!("topic {}", arguments.topic), grown.error_message.as_deref())?;
+    let mut out = output::stdout();
+    writeln!(out, "topic {} has {} partitions now", arguments.topic, arguments.partitions)?;
+    Ok(out.flush()?)
 }
 
 async fn delete(arguments: Delete) -> anyhow::Result<()> {

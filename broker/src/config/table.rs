@@ -177,7 +177,7 @@ pub const BROKER: &[Row] = &[
         "Default of `segment.bytes`."),
     row("log.segment.delete.delay.ms", LONG_0, "60000", &[], false, "Default of `file.delete.delay.ms`."),
     row("max.incremental.fetch.session.cache.slots", NATURAL, "1000", &[], true, "Most fetch sessions."),
-    row("max.request.partition.size.limit", POSITIVE, "2000", &[], false,
+    row("max.request.partition.size.limit", POSITIVE, "2000", &[], true,
         "Most partitions in a response to DescribeTopicPartitions."),
     row("message.max.bytes", NATURAL, "1048588", &[], true, "Default of `max.message.bytes`."),
     row("min.insync.replicas", POSITIVE, "1", &[], false, "Default of the topic config."),

@@ -144,6 +144,11 @@ impl Stream {
         &self.parts
     }
 
+    /// Bytes of its parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.bytes()
+    }
+
     /// The part that holds `offset` and all behind it, ascending.
     pub fn parts_from(&self, offset: u64) -> impl Iterator<Item = (&u64, &Part)> {
         let first = self
@@ -288,6 +293,12 @@ impl Image {
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.names.values().map(|id| self.topics.get(id).expect("every name is a topic's"))
+    }
+
+    /// Those with the name `first` and behind it, by name.
+    pub fn topics_from<'a>(&'a self, first: &str) -> impl Iterator<Item = &'a Arc<Topic>> {
+        let names = self.names.range::<str, _>((Bound::Included(first), Bound::Unbounded));
+        names.map(|(_, id)| self.topics.get(id).expect("every name is a topic's"))
     }
 
     /// An existing topic whose name equals `name` when `.` counts as `_`: their metrics would collide.

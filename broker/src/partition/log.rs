@@ -190,6 +190,11 @@ impl Partition {
         self.log.start()
     }
 
+    /// Bytes of the batches at `offset` and behind it that were not uploaded at that offset's time.
+    pub fn bytes_from(&self, offset: u64) -> u64 {
+        self.log.cached_bytes_from(offset)
+    }
+
     /// The values that hold for the partition's topic, parsed once for each state of `topic` and `broker`.
     pub fn topic_config(&self, topic: &Arc<Topic>, broker: &Arc<BrokerConfig>) -> TopicConfig {
         let mut known = self.topic_config.lock();

@@ -46,7 +46,7 @@ pub use state::Limits;
 use log::Surroundings;
 
 use crate::metadata::Metadata;
-use crate::metadata::image::Topic;
+use crate::metadata::image::{Image, Topic};
 
 /// Checkpoints that are made and written side by side at shutdown: each may take two megabytes.
 const CHECKPOINTS_AT_ONCE: usize = 64;
@@ -165,6 +165,16 @@ impl Partitions {
                 Err(error.into())
             }
         }
+    }
+
+    /// Bytes of the partition `index` of `topic`: of the objects that `image` names, and of what is not uploaded yet.
+    pub fn size_bytes(&self, image: &Image, topic: &Topic, index: i32) -> u64 {
+        let info = usize::try_from(index).ok().and_then(|at| topic.partitions.get(at));
+        let Some(stream) = info.and_then(|info| image.stream(info.log)) else { return 0 };
+        let slot = self.open.lock().get(&(topic.id, index)).cloned();
+        // One that nobody asked for has nothing that is not uploaded: recovery saw to that.
+        let open = slot.as_ref().and_then(|slot| slot.get());
+        stream.bytes() + open.map_or(0, |partition| partition.bytes_from(stream.committed_end))
     }
 
     fn forget(&self, topic: Uuid, index: i32) {

@@ -12,10 +12,11 @@ use super::header::{Header, PREFIX_BYTES};
 use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
-    Context, alter_configs, api_versions, create_partitions, create_topics, delete_topics, describe_cluster,
-    describe_configs, describe_groups, fetch, find_coordinator, heartbeat, incremental_alter_configs,
-    init_producer_id, join_group, leave_group, list_groups, list_offsets, metadata, offset_commit,
-    offset_fetch, sync_group,
+    Context, acls, alter_configs, alter_partition_reassignments, api_versions, create_partitions,
+    create_topics, delete_topics, describe_cluster, describe_configs, describe_groups, describe_log_dirs,
+    describe_topic_partitions, elect_leaders, fetch, find_coordinator, heartbeat, incremental_alter_configs,
+    init_producer_id, join_group, leave_group, list_config_resources, list_groups, list_offsets,
+    list_partition_reassignments, metadata, offset_commit, offset_fetch, sync_group,
 };
 use crate::broker::Broker;
 
@@ -111,7 +112,22 @@ pub(super) async fn handle(
         ApiKey::DeleteTopics => answer!(delete_topics),
         ApiKey::InitProducerId => answer!(init_producer_id),
         ApiKey::DescribeConfigs => answer!(describe_configs),
+        ApiKey::DescribeAcls => {
+            encode(api, version, correlation_id, &acls::describe(&decode(api, version, body)?))
+        }
+        ApiKey::CreateAcls => {
+            encode(api, version, correlation_id, &acls::create(&decode(api, version, body)?))
+        }
+        ApiKey::DeleteAcls => {
+            encode(api, version, correlation_id, &acls::delete(&decode(api, version, body)?))
+        }
         ApiKey::AlterConfigs => answer!(alter_configs),
+        ApiKey::DescribeLogDirs => answer!(describe_log_dirs),
+        ApiKey::ElectLeaders => answer!(elect_leaders),
+        ApiKey::AlterPartitionReassignments => answer!(alter_partition_reassignments),
+        ApiKey::ListPartitionReassignments => answer!(list_partition_reassignments),
+        ApiKey::ListConfigResources => answer!(list_config_resources),
+        ApiKey::DescribeTopicPartitions => answer!(describe_topic_partitions),
         ApiKey::CreatePartitions => answer!(create_partitions),
         ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs),
         ApiKey::DescribeCluster => answer!(describe_cluster),

@@ -124,6 +124,22 @@ fn is_regular_file(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::{arguments, gather};
+
+    fn options(given: &[&str]) -> Options {
+        let given = std::iter::once("serve").chain(given.iter().copied());
+        let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+        Options::from_values(&gather(&matches, []).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_largest_batch_follows_from_the_log() {
+        let limit = |given: &[&str]| batch_bytes_max(&options(given));
+        assert_eq!(limit(&[]), (8 << 20) - (64 << 10));
+        assert_eq!(limit(&["--block-wal-frame=6MiB"]), (6 << 20) - (64 << 10));
+        assert_eq!(limit(&["--wal=block:///wal?capacity=16MiB"]), (4 << 20) - (64 << 10));
+        assert_eq!(limit(&["--wal=object"]), (112 << 20) - (64 << 10));
+    }
 
     #[test]
     fn a_volume_is_the_same_under_every_name() {

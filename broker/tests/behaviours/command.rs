@@ -63,6 +63,62 @@ async fn topics_are_created_listed_described_and_deleted() {
 }
 
 #[tokio::test]
+async fn topics_grow_and_configs_change() {
+    let broker = TestBroker::start().await;
+    broker.topic("t", 2, &[]).await;
+    let grown = done(&broker, &["topic", "alter", "t", "--partitions", "3"], b"").await;
+    assert_eq!(grown, "topic t has 3 partitions now\n");
+    let error = refused(&broker, &["topic", "alter", "t", "-p", "2"]).await;
+    assert!(
+        error.contains("2 would not be an increase (InvalidPartitions). Partitions can be added"),
+        "{error}"
+    );
+    assert!(refused(&broker, &["topic", "alter", "absent", "-p", "2"]).await.contains("`ottla topic list`"));
+
+    let set = ["config", "set", "t", "retention.ms=5000", "cleanup.policy="];
+    assert_eq!(done(&broker, &set, b"").await, "set 2 configs of topic t\n");
+    let append = ["config", "append", "t", "cleanup.policy=delete"];
+    assert_eq!(done(&broker, &append, b"").await, "changed 1 config of topic t\n");
+    let described = done(&broker, &["config", "describe", "t"], b"").await;
+    let expected = "CONFIG          VALUE   SET\n\
+                    cleanup.policy  delete  for the topic\n\
+                    retention.ms    5000    for the topic\n";
+    assert_eq!(described, expected);
+    done(&broker, &["config", "subtract", "t", "cleanup.policy=delete"], b"").await;
+    assert_eq!(
+        done(&broker, &["config", "unset", "t", "retention.ms"], b"").await,
+        "unset 1 config of topic t\n"
+    );
+    let all = done(&broker, &["config", "describe", "t", "--all"], b"").await;
+    assert!(all.contains("by default\n") && all.lines().count() == 34, "{all}");
+
+    let dry = ["config", "set", "--all-brokers", "log.retention.ms=7", "--dry-run"];
+    assert_eq!(done(&broker, &dry, b"").await, "would change 1 config of all brokers\n");
+    done(&broker, &["config", "set", "--all-brokers", "log.retention.ms=7"], b"").await;
+    done(&broker, &["config", "set", "--broker", "1", "log.segment.bytes=2000000"], b"").await;
+    let own = done(&broker, &["config", "describe", "--broker", "1"], b"").await;
+    assert!(own.contains("for all brokers\n") && own.contains("for the broker\n"), "{own}");
+    let cluster = done(&broker, &["config", "describe", "--all-brokers"], b"").await;
+    assert_eq!(cluster, "CONFIG            VALUE  SET\nlog.retention.ms  7      for all brokers\n");
+    for (arguments, message) in [
+        (&["config", "set", "t", "retention.ms=soon"][..], "Not a number of type LONG (InvalidConfig)"),
+        (&["config", "set", "t", "no.such=1"], "Unknown topic config name: no.such"),
+        (&["config", "append", "t", "retention.ms=1"], "its type is not LIST"),
+        (&["config", "set", "absent", "retention.ms=1"], "`ottla topic list`"),
+        (&["config", "set", "t"], "which configs?"),
+        (&["config", "set", "t", "retention.ms"], "expected KEY=VALUE"),
+        (&["config", "unset", "t", "retention.ms=1"], "takes its name alone"),
+        (&["config", "set", "--broker", "1", "num.partitions=2"], "Cannot update these configs dynamically"),
+        (&["config", "describe", "--broker", "9"], "broker 9 is not in the cluster's metadata"),
+        (&["config", "describe", "absent"], "`ottla topic create TOPIC`"),
+    ] {
+        let error = refused(&broker, arguments).await;
+        assert!(error.contains(message), "{arguments:?}: {error}");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_produced_is_consumed() {
     let broker = TestBroker::start().await;
     assert_eq!(done(&broker, &["produce", "greetings", "hello"], b"").await, "1 record to greetings\n");

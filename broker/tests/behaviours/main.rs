@@ -7,7 +7,6 @@
 //! | numbers | what they are about |
 //! |---|---|
 //! | 5, 17–20 | SASL |
-//! | 30 | DescribeTopicPartitions |
 //! | 46, 47, 52–63 | transactions; what is refused of them is tested with 45 and 34 |
 //! | 72 | OffsetForLeaderEpoch |
 //! | 78 | DeleteRecords |
@@ -16,6 +15,7 @@
 //! | 98 | OffsetDelete, DeleteGroups |
 //! | 102–105 | the newer group protocol, share groups |
 
+mod admin;
 mod command;
 mod configs;
 mod connection;

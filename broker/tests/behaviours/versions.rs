@@ -41,6 +41,18 @@ async fn round_trip(client: &mut Client, topic: Uuid, api: ApiKey, version: i16)
         ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ListGroups => {
             groups(client, api, version).await
         }
+        ApiKey::AlterConfigs
+        | ApiKey::IncrementalAlterConfigs
+        | ApiKey::CreatePartitions
+        | ApiKey::DescribeTopicPartitions
+        | ApiKey::DescribeLogDirs
+        | ApiKey::ElectLeaders
+        | ApiKey::AlterPartitionReassignments
+        | ApiKey::ListPartitionReassignments
+        | ApiKey::ListConfigResources
+        | ApiKey::DescribeAcls
+        | ApiKey::CreateAcls
+        | ApiKey::DeleteAcls => admin(client, api, version).await,
         _ => cluster(client, api, version).await,
     }
 }
@@ -225,6 +237,13 @@ async fn cluster(client: &mut Client, api: ApiKey, version: i16) -> i16 {
             let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
             client.call(version, &request).await.results[0].error_code
         }
+        ApiKey::DescribeCluster => client.call(version, &DescribeClusterRequest::default()).await.error_code,
+        _ => panic!("{api:?} is advertised and not tested here"),
+    }
+}
+
+async fn admin(client: &mut Client, api: ApiKey, version: i16) -> i16 {
+    match api {
         ApiKey::AlterConfigs => {
             let resource = alter_configs_request::AlterConfigsResource::default()
                 .with_resource_type(2)
@@ -251,7 +270,51 @@ async fn cluster(client: &mut Client, api: ApiKey, version: i16) -> i16 {
             let request = CreatePartitionsRequest::default().with_topics(vec![growing]);
             client.call(version, &request).await.results[0].error_code
         }
-        ApiKey::DescribeCluster => client.call(version, &DescribeClusterRequest::default()).await.error_code,
+        ApiKey::DescribeTopicPartitions => {
+            let request = DescribeTopicPartitionsRequest::default().with_response_partition_limit(9);
+            client.call(version, &request).await.topics[0].error_code
+        }
+        ApiKey::DescribeLogDirs => {
+            let response = client.call(version, &DescribeLogDirsRequest::default().with_topics(None)).await;
+            assert!(!response.results[0].topics.is_empty());
+            response.results[0].error_code
+        }
+        ApiKey::ElectLeaders => {
+            let wanted = elect_leaders_request::TopicPartitions::default()
+                .with_topic(name("topic"))
+                .with_partitions(vec![0]);
+            let request = ElectLeadersRequest::default().with_topic_partitions(Some(vec![wanted]));
+            let response = client.call(version, &request).await;
+            // ELECTION_NOT_NEEDED is what there is to say.
+            assert_eq!(response.replica_election_results[0].partition_result[0].error_code, 84);
+            response.error_code
+        }
+        ApiKey::AlterPartitionReassignments => {
+            let partition = alter_partition_reassignments_request::ReassignablePartition::default()
+                .with_replicas(Some(vec![BrokerId(1)]));
+            let topic = alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(name("topic"))
+                .with_partitions(vec![partition]);
+            let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+            client.call(version, &request).await.responses[0].partitions[0].error_code
+        }
+        ApiKey::ListPartitionReassignments => {
+            let request = ListPartitionReassignmentsRequest::default().with_topics(None);
+            client.call(version, &request).await.error_code
+        }
+        ApiKey::ListConfigResources => {
+            client.call(version, &ListConfigResourcesRequest::default()).await.error_code
+        }
+        // SECURITY_DISABLED is what there is to say.
+        ApiKey::DescribeAcls => client.call(version, &DescribeAclsRequest::default()).await.error_code - 54,
+        ApiKey::CreateAcls => {
+            let request = CreateAclsRequest::default().with_creations(vec![Default::default()]);
+            client.call(version, &request).await.results[0].error_code - 54
+        }
+        ApiKey::DeleteAcls => {
+            let request = DeleteAclsRequest::default().with_filters(vec![Default::default()]);
+            client.call(version, &request).await.filter_results[0].error_code - 54
+        }
         _ => panic!("{api:?} is advertised and not tested here"),
     }
 }

@@ -23,6 +23,16 @@ fn consume(broker: &Ottla) -> Vec<String> {
     run(&mut broker.cli(&["consume", "refusals", "--from-beginning"])).lines().map(str::to_owned).collect()
 }
 
+/// Before anything is written, so that a predecessor is not fenced for it.
+#[test]
+fn batches_that_the_log_does_not_take_are_not_promised() {
+    let broker = Ottla::new(Storage::DirectoryBlock);
+    let mut command = broker.command();
+    command.args(["--kafka", "message.max.bytes=9000000"]);
+    let said = refusal(command);
+    assert!(said.contains("message.max.bytes") && said.contains("block-wal-frame"), "{said}");
+}
+
 #[test]
 fn a_second_process_on_a_directory_is_refused() {
     let mut broker = Ottla::new(Storage::DirectoryBlock);

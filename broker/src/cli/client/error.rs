@@ -90,6 +90,12 @@ fn explain(error: &ResponseError, message: Option<&str>) -> String {
         ResponseError::GroupIdNotFound => {
             ("there is no such group", "`ottla group list` shows those there are")
         }
+        ResponseError::InvalidConfig => {
+            ("the value is not valid", "`ottla config describe --all` shows all configs")
+        }
+        ResponseError::InvalidPartitions => {
+            ("that is no more partitions than it has", "Partitions can be added, and not be taken away")
+        }
         ResponseError::TopicAuthorizationFailed
         | ResponseError::GroupAuthorizationFailed
         | ResponseError::ClusterAuthorizationFailed => ("this user may not do that", ""),
