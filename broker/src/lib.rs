@@ -27,3 +27,4 @@ pub mod partition;
 pub mod server;
 pub mod startup;
 pub mod store;
+pub mod verify;

@@ -1,11 +1,13 @@
 //! The command line: `ottla serve` (also what bare `ottla` does), its tools, and a small Kafka client.
 //!
-//! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood.
+//! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood. `ottla verify`
+//! has its own: 1 where it found problems, 2 where it could not look.
 
 mod client;
 mod config;
 mod consume;
 mod group;
+mod inspect;
 mod options;
 mod output;
 mod produce;
@@ -13,6 +15,7 @@ mod serve;
 mod store;
 mod tools;
 mod topic;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -21,6 +24,12 @@ use clap::{ArgMatches, Command};
 /// Parses the process's arguments and runs what they ask for.
 pub fn run() -> ExitCode {
     let matches = command().get_matches();
+    if let Some(("verify", matches)) = matches.subcommand() {
+        return verify::run(matches).unwrap_or_else(|error| {
+            eprintln!("ottla: {error:#}");
+            ExitCode::from(2)
+        });
+    }
     match dispatch(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -35,6 +44,8 @@ fn command() -> Command {
     // The tools bring texts of their own for the whole command; these are the ones that count.
     tools::augment(command)
         .subcommand(store::command())
+        .subcommand(verify::command())
+        .subcommands(inspect::commands())
         .subcommand(options::command())
         .version(env!("CARGO_PKG_VERSION"))
         .about("A Kafka-compatible broker whose only dependency is a bucket")
@@ -51,6 +62,7 @@ fn dispatch(matches: &ArgMatches) -> anyhow::Result<()> {
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches),
         Some(("store", matches)) => store::run(matches),
+        Some(("wal" | "object" | "metalog", _)) => inspect::run(matches),
         Some(("options", matches)) => options::run(matches),
         Some((name, _)) => unreachable!("{name} is a subcommand without an arm"),
         None => serve::run(&serve::command().get_matches_from(["serve"])),

@@ -20,11 +20,16 @@ pub(super) fn command() -> Command {
                  ottla store check --store s3://bucket --s3-endpoint http://127.0.0.1:9000 --s3-allow-http",
             )
             .args_override_self(true)
-            .args(arguments().into_iter().filter(|argument| {
-                let name = argument.get_id().as_str();
-                name == "store" || name == "config" || name.starts_with("s3-")
-            })),
+            .args(store_arguments()),
     )
+}
+
+/// Of the options of `serve` those that say where the store is and how to reach it.
+pub(super) fn store_arguments() -> impl Iterator<Item = clap::Arg> {
+    arguments().into_iter().filter(|argument| {
+        let name = argument.get_id().as_str();
+        name == "store" || name == "config" || name.starts_with("s3-")
+    })
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {

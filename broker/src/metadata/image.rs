@@ -375,6 +375,23 @@ impl Image {
         self.objects.get(&id)
     }
 
+    /// All objects that a part names, by id.
+    pub fn objects(&self) -> impl Iterator<Item = (ObjectId, &Object)> {
+        self.objects.iter().map(|(id, object)| (*id, object))
+    }
+
+    /// Number of streams of all partitions.
+    pub fn stream_count(&self) -> usize {
+        self.streams.size()
+    }
+
+    /// Where all parts of a stream lie, in offset order. Empty if there is no such stream.
+    pub fn parts(&self, id: StreamId) -> impl Iterator<Item = Located> {
+        let stream = self.streams.get(&id);
+        let parts = stream.into_iter().flat_map(|stream| &stream.parts);
+        parts.map(move |(base, part)| self.located(id, *base, part))
+    }
+
     /// Objects that nothing names any more, for the collector.
     pub fn garbage(&self) -> impl Iterator<Item = (ObjectId, &Garbage)> {
         self.garbage.iter().map(|(id, garbage)| (*id, garbage))

@@ -30,6 +30,7 @@ mod collect;
 pub mod command;
 pub mod image;
 mod lease;
+pub mod observer;
 pub mod parts;
 mod replace;
 pub mod snapshot;

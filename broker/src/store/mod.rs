@@ -130,6 +130,22 @@ pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
     }
 }
 
+/// Opens `location` for somebody who only reads: no lock is taken, so it works beside a living broker, and nothing is
+/// created.
+pub fn open_for_reading(location: Location, s3: &S3Options) -> Result<Stores, Error> {
+    let Location::Directory(path) = &location else { return open(location, s3) };
+    let objects = path.join("objects");
+    let local = LocalFileSystem::new_with_prefix(&objects).map_err(|error| Error::Directory {
+        path: path.clone(),
+        source: match std::fs::metadata(&objects) {
+            Err(missing) => missing,
+            Ok(_) => std::io::Error::other(error),
+        },
+    })?;
+    let store: Arc<dyn ObjectStore> = Arc::new(local);
+    Ok(Stores { metadata: store.clone(), data: store, lock: None, location })
+}
+
 fn s3_client(
     bucket: &str,
     options: &S3Options,

@@ -1,13 +1,16 @@
 //! The real binary as a process of its own, with real clients, a real S3 server, and real kills.
 
 mod bad_input;
+mod collect;
 mod crash;
 mod first_minute;
+mod inspect;
 mod process;
 mod real_clients;
 mod refusals;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
+mod verify;
 mod wire;
 
 use ottla::partition::batch;

@@ -10,6 +10,11 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use object_store::ObjectStore;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+
 /// Far beyond anything that works; only a hang meets it.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -269,6 +274,45 @@ impl Ottla {
     /// What the broker has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Runs `ottla ARGUMENTS` on this broker's store, past the broker.
+    pub fn tool(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        command.args(arguments).envs(self.environment.iter().cloned()).current_dir(self.directory.path());
+        for (at, argument) in self.arguments.iter().enumerate() {
+            match argument.as_str() {
+                "--store" | "--s3-endpoint" => command.args(&self.arguments[at..at + 2]),
+                "--s3-allow-http" => command.arg(argument),
+                _ => &mut command,
+            };
+        }
+        command
+    }
+
+    fn argument(&self, name: &str) -> &str {
+        let at = self.arguments.iter().position(|argument| argument == name).expect("it was given");
+        &self.arguments[at + 1]
+    }
+
+    /// The store itself, for a test that looks at objects or harms them.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        let store = self.argument("--store");
+        if let Some(path) = store.strip_prefix("file:") {
+            let objects = Path::new(path).join("objects");
+            return Arc::new(LocalFileSystem::new_with_prefix(objects).unwrap());
+        }
+        let (bucket, prefix) = store.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+        let client = AmazonS3Builder::new()
+            .with_endpoint(self.argument("--s3-endpoint"))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(bucket)
+            .with_access_key_id("test")
+            .with_secret_access_key("test-secret")
+            .build()
+            .unwrap();
+        Arc::new(PrefixStore::new(client, prefix))
     }
 
     /// Runs `ottla ARGUMENTS` as a client of this broker.

@@ -60,7 +60,8 @@ pub const FOOTER_BYTES: usize = 72;
 /// A longer index (a million blocks) is taken for damage: a constant of the format, for every reader alike.
 pub const INDEX_BYTES_MAX: u32 = 64 << 20;
 
-pub(super) const HEADER_MAGIC: [u8; 8] = *b"OTTLAOBJ";
+/// The header: what every object begins with.
+pub const HEADER_MAGIC: [u8; 8] = *b"OTTLAOBJ";
 const FOOTER_MAGIC: [u8; 8] = *b"OTTLAEND";
 const DATA_OBJECT: u8 = 1;
 const SLOT_OBJECT: u8 = 2;

@@ -48,7 +48,8 @@ mod writer;
 pub use block::Block;
 pub use codec::ObjectSlotCodec;
 pub use format::{
-    BlockEntry, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES, INDEX_BYTES_MAX, Identity, RECORD_BYTES, VERSION,
+    BlockEntry, ENTRY_BYTES, FOOTER_BYTES, HEADER_BYTES, HEADER_MAGIC, INDEX_BYTES_MAX, Identity,
+    RECORD_BYTES, VERSION,
 };
 pub use index::{ObjectIndex, Tail};
 pub use key::{object_key, parse_object_key};

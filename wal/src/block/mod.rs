@@ -28,6 +28,7 @@
 mod aligned;
 pub mod device;
 mod frame;
+pub mod inspect;
 mod layout;
 mod recovery;
 mod superblock;

@@ -92,7 +92,12 @@ impl Scan {
         self.superblock.ring_bytes - position % self.superblock.ring_bytes
     }
 
-    fn next(&mut self) -> Result<Option<Recovered>, Error> {
+    /// Where the next frame is expected.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<Recovered>, Error> {
         let here = self.position;
         let next_lap = here + self.lap_left(here);
         let mut found = self.frame(here)?.filter(|(header, _)| header.previous_end == here || !self.started);

@@ -1,5 +1,7 @@
 //! The state machine's tests: rules one by one, random histories against a naive model, and the formats.
 
+mod collect;
+mod collect_race;
 mod format;
 mod handle;
 mod model;

@@ -1,0 +1,239 @@
+//! Every named object, byte by byte.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+use s3stream::object::{Block, HEADER_BYTES, HEADER_MAGIC, ObjectIndex, Tail, object_key};
+use s3stream::{ObjectId, StreamId};
+use tokio::time::timeout;
+
+use super::{Error, Options, ProblemKind, Progress, Run};
+use crate::metadata::image::Image;
+
+/// How much of an object's end the first read asks for.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// What a stream expects of an object.
+#[derive(Clone, Debug)]
+struct Expected {
+    stream: StreamId,
+    offsets: Range<u64>,
+    /// A compacted topic's log has gaps.
+    gaps: bool,
+}
+
+/// What one object turned out to be.
+enum Outcome {
+    Good {
+        bytes: u64,
+        blocks: u64,
+    },
+    /// It is not there, or not what it must be.
+    Bad(ProblemKind, String),
+}
+
+impl Run {
+    pub(super) async fn check_objects(&mut self, progress: &dyn Progress) -> Result<(), Error> {
+        let image = self.observer.refresh().await?;
+        let mut objects: Vec<(ObjectId, u64, Vec<Expected>)> = expectations(&image)
+            .into_iter()
+            .map(|(id, expected)| (id, image.object(id).expect("a part names it (I2)").size_bytes, expected))
+            .collect();
+        objects.sort_by_key(|(id, ..)| *id);
+        let total = objects.iter().map(|(_, size, _)| size).sum();
+        let (store, options) = (self.store.clone(), self.options.clone());
+        let mut checks = futures::stream::iter(objects)
+            .map(|(id, size, expected)| {
+                let (store, options) = (store.clone(), options.clone());
+                async move { (id, size, check(&*store, &options, id, size, &expected).await) }
+            })
+            .buffer_unordered(self.options.reads_in_flight_max.max(1));
+        let mut done = 0;
+        while let Some((id, size, outcome)) = checks.next().await {
+            done += size;
+            progress.checked(done, total);
+            match outcome? {
+                Outcome::Good { bytes, blocks } => {
+                    self.report.checked.add(bytes);
+                    self.report.checked_blocks += blocks;
+                }
+                Outcome::Bad(kind, detail) => {
+                    // Whatever was collected meanwhile may be gone.
+                    let image = self.observer.refresh().await?;
+                    if image.object(id).is_none() {
+                        continue;
+                    }
+                    let detail = format!("{detail}; named by {}", self.named_by(&image, id));
+                    let location = object_key(id).to_string();
+                    // The comparison has reported it already.
+                    let known = self.report.problems.iter().any(|problem| problem.location == location);
+                    if kind == ProblemKind::Corrupt || !known {
+                        self.problem(kind, location, detail);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn expectations(image: &Image) -> HashMap<ObjectId, Vec<Expected>> {
+    let mut expected: HashMap<ObjectId, Vec<Expected>> = HashMap::new();
+    for topic in image.topics() {
+        let compacted = topic.config("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+        for partition in topic.partitions.iter() {
+            for (stream, gaps) in [(partition.log, compacted), (partition.checkpoint, false)] {
+                for located in image.parts(stream) {
+                    let offsets = located.part.base..located.part.end;
+                    expected.entry(located.object).or_default().push(Expected { stream, offsets, gaps });
+                }
+            }
+        }
+    }
+    expected
+}
+
+/// Why an object could not be checked.
+enum Failure {
+    Gone,
+    /// The bytes are wrong; a second read may show that only the transfer was.
+    Corrupt(String),
+    Unavailable(String),
+}
+
+async fn check(
+    store: &dyn ObjectStore,
+    options: &Options,
+    id: ObjectId,
+    size: u64,
+    expected: &[Expected],
+) -> Result<Outcome, Error> {
+    let mut failure = Failure::Unavailable(String::new());
+    let mut corrupt = 0;
+    for _ in 0..options.attempts_max.max(2) {
+        failure = match check_once(store, options, id, size, expected).await {
+            Ok(blocks) => return Ok(Outcome::Good { bytes: size, blocks }),
+            Err(Failure::Gone) => {
+                return Ok(Outcome::Bad(ProblemKind::Missing, "it is not in the store".into()));
+            }
+            Err(failure) => failure,
+        };
+        corrupt += u32::from(matches!(failure, Failure::Corrupt(_)));
+        if corrupt == 2 {
+            break;
+        }
+    }
+    match failure {
+        Failure::Corrupt(detail) => Ok(Outcome::Bad(ProblemKind::Corrupt, detail)),
+        Failure::Unavailable(detail) => Err(Error::Store(detail)),
+        Failure::Gone => unreachable!("returned at once"),
+    }
+}
+
+/// The number of blocks.
+async fn check_once(
+    store: &dyn ObjectStore,
+    options: &Options,
+    id: ObjectId,
+    size: u64,
+    expected: &[Expected],
+) -> Result<u64, Failure> {
+    let read = |range: Range<u64>| read(store, options, id, range);
+    let header = read(0..(HEADER_BYTES as u64).min(size)).await?;
+    if header[..] != HEADER_MAGIC {
+        return Err(Failure::Corrupt("it does not begin like an object".to_owned()));
+    }
+    let mut from = size.saturating_sub(TAIL_BYTES);
+    let index = loop {
+        let tail = read(from..size).await?;
+        match ObjectIndex::decode(&tail, size).map_err(corrupt)? {
+            Tail::More { from: wanted } if wanted < from => from = wanted,
+            Tail::More { .. } => return Err(Failure::Corrupt("its index cannot be found".to_owned())),
+            Tail::Index(index) => break index,
+        }
+    };
+    if index.identity().object != id {
+        return Err(Failure::Corrupt(format!("it says that it is {:?}", index.identity().object)));
+    }
+    // Where each expectation stands: the next offset that has not been seen.
+    let mut next: Vec<u64> = expected.iter().map(|expected| expected.offsets.start).collect();
+    let blocks = index.blocks();
+    let mut at = 0;
+    while at < blocks.len() {
+        let start = blocks[at].position;
+        let mut end = at + 1;
+        while end < blocks.len() && blocks[end].position_end() - start <= options.get_bytes_max {
+            end += 1;
+        }
+        let bytes = read(start..blocks[end - 1].position_end()).await?;
+        for entry in &blocks[at..end] {
+            let from = (entry.position - start) as usize;
+            let block =
+                Block::decode(entry, bytes.slice(from..from + entry.size as usize)).map_err(corrupt)?;
+            for (expected, next) in expected.iter().zip(&mut next) {
+                if expected.stream == entry.stream {
+                    follow(&block, expected, next).map_err(Failure::Corrupt)?;
+                }
+            }
+        }
+        at = end;
+    }
+    for (expected, next) in expected.iter().zip(next) {
+        if next < expected.offsets.end && !expected.gaps {
+            let (stream, end) = (expected.stream.0, expected.offsets.end);
+            return Err(Failure::Corrupt(format!(
+                "offsets {next} to {end} of stream {stream} are not in it"
+            )));
+        }
+    }
+    Ok(blocks.len() as u64)
+}
+
+/// Moves `next` over the records of `block`, which must go on where it stands.
+fn follow(block: &Block, expected: &Expected, next: &mut u64) -> Result<(), String> {
+    for record in block.seek(*next)..block.len() {
+        let offsets = block.offsets(record);
+        if offsets.start >= expected.offsets.end {
+            break;
+        }
+        if offsets.start > *next && !expected.gaps {
+            return Err(format!(
+                "offsets {next} to {} of stream {} are not in it",
+                offsets.start, expected.stream.0
+            ));
+        }
+        *next = offsets.end;
+    }
+    Ok(())
+}
+
+fn corrupt(error: s3stream::object::Error) -> Failure {
+    Failure::Corrupt(error.to_string())
+}
+
+async fn read(
+    store: &dyn ObjectStore,
+    options: &Options,
+    id: ObjectId,
+    range: Range<u64>,
+) -> Result<Bytes, Failure> {
+    let key = object_key(id);
+    let wanted = range.end - range.start;
+    match timeout(options.request_timeout, store.get_range(&key, range)).await {
+        Ok(Ok(bytes)) if bytes.len() as u64 == wanted => Ok(bytes),
+        Ok(Ok(bytes)) => Err(Failure::Corrupt(format!("{} bytes instead of {wanted}", bytes.len()))),
+        Ok(Err(object_store::Error::NotFound { .. })) => Err(Failure::Gone),
+        // A range beyond the end of what is there is an error of its own in every store.
+        Ok(Err(error)) => match timeout(options.request_timeout, store.head(&key)).await {
+            Ok(Ok(meta)) if meta.size < wanted => {
+                Err(Failure::Corrupt(format!("only {} bytes are left", meta.size)))
+            }
+            Ok(Err(object_store::Error::NotFound { .. })) => Err(Failure::Gone),
+            _ => Err(Failure::Unavailable(error.to_string())),
+        },
+        Err(_) => Err(Failure::Unavailable(format!("{key}: no answer in time"))),
+    }
+}
