@@ -12,7 +12,11 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub fn new(config: &Config) -> Backoff {
-        Backoff { next: config.retry_pause_min, max: config.retry_pause_max }
+        Backoff::between(config.retry_pause_min, config.retry_pause_max)
+    }
+
+    pub fn between(first: Duration, max: Duration) -> Backoff {
+        Backoff { next: first, max }
     }
 
     /// Between half and all of a length that doubles with each call.

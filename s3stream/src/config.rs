@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::block_cache;
+use crate::{block_cache, compaction};
 
 /// Settings of a [`Storage`](crate::Storage).
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub recovery_bytes: usize,
     /// Reads of data objects.
     pub block_cache: block_cache::Options,
+    /// Few large objects out of many small ones.
+    pub compaction: compaction::Options,
 }
 
 impl Default for Config {
@@ -58,6 +60,7 @@ impl Default for Config {
             retry_pause_max: Duration::from_secs(5),
             recovery_bytes: 32 << 20,
             block_cache: block_cache::Options::default(),
+            compaction: compaction::Options::default(),
         }
     }
 }
@@ -97,7 +100,7 @@ impl Config {
         if self.retry_pause_max < self.retry_pause_min {
             return Err("retry_pause_max must not be below retry_pause_min".to_owned());
         }
-        Ok(())
+        self.compaction.validate()
     }
 }
 

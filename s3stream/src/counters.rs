@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+/// Recoveries number their objects from here on, so that they need nothing of the engine's.
+pub(crate) const COUNTER_OF_RECOVERY: u64 = 1 << 63;
+
 /// A cheap handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counters {
@@ -62,7 +65,10 @@ impl Writing {
     pub fn next(&self) -> u64 {
         let mut state = self.counters.state.lock();
         let counter = state.next;
-        assert!(counter >= self.floor && counter < 1 << 63, "the upper half belongs to recoveries");
+        assert!(
+            counter >= self.floor && counter < COUNTER_OF_RECOVERY,
+            "the upper half belongs to recoveries"
+        );
         state.next += 1;
         counter
     }

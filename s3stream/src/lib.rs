@@ -9,6 +9,8 @@
 //!                                                        ▼
 //!                                                   wal.trim, cache block becomes evictable
 //!
+//!   compaction: data objects ──► fewer, larger ones ──► StreamMetadata::replace (the swap: one entry)
+//!
 //!   Stream::read ◄── log cache ◄── block cache (moka, read-ahead, single flight) ◄── data objects
 //! ```
 //!
@@ -41,12 +43,13 @@
 //! ```
 //!
 //! Reading order: [`stream`], [`metadata`], [`storage`], `log_cache`, `ack`, `upload`, [`object`], [`block_cache`],
-//! [`recovery`], [`gc`].
+//! [`compaction`], [`recovery`], [`gc`].
 
 mod ack;
 mod backoff;
 pub mod block_cache;
 mod budget;
+pub mod compaction;
 pub mod config;
 mod counters;
 pub mod error;

@@ -29,6 +29,7 @@ use object_store::ObjectStore;
 use wal::{Incarnation, Medium, Origin, Position, Record, Recovered, Recovery, Vacated};
 
 use crate::backoff::Backoff;
+use crate::counters::COUNTER_OF_RECOVERY;
 use crate::metadata::{self, Commit, NewObject, StreamPart};
 use crate::object::object_key;
 use crate::record::{KIND_DATA, RecordMeta};
@@ -53,7 +54,7 @@ pub async fn recover(
 ) -> Result<Vacated, Error> {
     // The upper half of the numbers belongs to recoveries, the engine of the same incarnation counts in the lower.
     // Another recovery of this incarnation takes other numbers; were it not so, a create would not overwrite anything.
-    let counter = (1 << 63) | u64::from(rand::random::<u32>() >> 1) << 32;
+    let counter = COUNTER_OF_RECOVERY | u64::from(rand::random::<u32>() >> 1) << 32;
     let mut walk = Walk {
         config,
         store,

@@ -6,6 +6,7 @@
 //!                                                        │ confirms, calls listeners, completes appends
 //!                                                        ▼
 //!                                                    uploader (upload): sealed and durable blocks ──► objects ──► commit ──► trim
+//!                                                    compactor (compaction): many small parts ──► few large ones ──► swap
 //! ```
 //!
 //! **Locks.** The ledger is one short critical section that fixes the order of appends across all streams; a
@@ -33,7 +34,7 @@ use crate::counters::Counters;
 use crate::log_cache::{Blocks, RECORD_OVERHEAD_BYTES};
 use crate::record::META_BYTES;
 use crate::stream::{Shared, Stream};
-use crate::{Config, Error, StreamId, StreamMetadata};
+use crate::{Config, Error, StreamId, StreamMetadata, compaction};
 
 /// Is told how far a stream is confirmed.
 pub trait Listener: Send + Sync {
@@ -64,11 +65,14 @@ pub(crate) struct Inner {
     pub appended: Notify,
     /// A block may have become uploadable.
     pub upload_wanted: Notify,
+    /// Something was committed, trimmed or opened: there may be something to compact.
+    pub compaction_wanted: Notify,
     /// All blocks with an id below are committed, and the WAL was told so.
     pub committed: watch::Sender<u64>,
     /// Requests that wait for the WAL to have room.
     wal_waiters: AtomicUsize,
     pub counters: Counters,
+    pub compaction: compaction::Counts,
     pub bytes_uploaded: AtomicU64,
     failure: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
@@ -138,6 +142,7 @@ pub struct Status {
     pub streams: usize,
     /// Bodies uploaded and committed since the start.
     pub bytes_uploaded: u64,
+    pub compaction: compaction::Status,
     pub wal: wal::Status,
     pub failure: Option<Error>,
 }
@@ -176,9 +181,11 @@ impl Storage {
             ledger: Mutex::new(ledger),
             appended: Notify::new(),
             upload_wanted: Notify::new(),
+            compaction_wanted: Notify::new(),
             committed: watch::Sender::new(0),
             wal_waiters: AtomicUsize::new(0),
             counters: Counters::default(),
+            compaction: compaction::Counts::default(),
             bytes_uploaded: AtomicU64::new(0),
             failure: watch::Sender::new(None),
             tasks: TaskTracker::new(),
@@ -186,6 +193,7 @@ impl Storage {
         });
         inner.spawn(ack::run(inner.clone()));
         inner.spawn(crate::upload::run(inner.clone()));
+        inner.spawn(compaction::run(inner.clone()));
         Storage { inner, _stop: Arc::new(cancel.drop_guard()) }
     }
 
@@ -217,6 +225,7 @@ impl Storage {
         }
         let shared = ledger.streams.entry(id).or_insert_with(|| Arc::new(Shared::new(&view))).clone();
         let opening = shared.open(&view, listener).ok_or_else(|| refused("it is open already".to_owned()))?;
+        self.inner.compaction_wanted.notify_one();
         Ok(Stream::new(self.clone(), shared, opening))
     }
 
@@ -276,6 +285,7 @@ impl Storage {
             admissions_waiting: ledger.budget.waiting() + self.inner.wal_waiters.load(Ordering::Relaxed),
             streams: ledger.streams.len(),
             bytes_uploaded: self.inner.bytes_uploaded.load(Ordering::Relaxed),
+            compaction: self.inner.compaction.status(),
             wal,
             failure: ledger.failure.clone(),
         }
@@ -376,6 +386,11 @@ impl Inner {
             // Whoever left meanwhile drops the admission, which gives it back.
             drop(sender.send(Admission { inner: self.clone(), charge }));
         }
+    }
+
+    /// Whether producers wait for room.
+    pub fn is_pressed(&self) -> bool {
+        self.wal_waiters.load(Ordering::Relaxed) > 0 || self.ledger.lock().budget.waiting() > 0
     }
 
     /// Seals the active block if the WAL needs room and nothing is on its way that would make some.

@@ -244,6 +244,7 @@ impl Stream {
         }
         inner.metadata.trim(inner.owner, vec![(self.id(), to)]).await?;
         self.shared.state.lock().tail.trim(to);
+        inner.compaction_wanted.notify_one();
         Ok(())
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -26,12 +28,15 @@ pub enum Fault {
     HangBefore,
     /// Applied; never answered.
     HangAfter,
+    /// Applied after so long, and answered.
+    Delay(Duration),
 }
 
 /// A cluster's streams, objects and incarnations.
 #[derive(Debug, Default)]
 pub struct MemoryMetadata {
     state: Mutex<State>,
+    looks: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -141,6 +146,11 @@ impl MemoryMetadata {
         self.state.lock().commits
     }
 
+    /// How often somebody asked for parts or streams.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
     /// From now on commands of `incarnation` are rejected.
     pub fn fence(&self, incarnation: Incarnation) {
         self.state.lock().incarnations.get_mut(&incarnation).expect("was registered").fenced = true;
@@ -170,13 +180,20 @@ impl MemoryMetadata {
 
     async fn command(&self, apply: impl FnOnce(&mut State) -> Result<(), Error>) -> Result<(), Error> {
         let unavailable = |detail: &str| Err(Error::Unavailable(detail.to_owned()));
-        let (fault, outcome) = {
+        let mut fault = {
             let mut state = self.state.lock();
             if state.outage {
                 return unavailable("outage");
             }
-            let fault = state.faults.pop_front().flatten();
-            let outcome = match fault {
+            state.faults.pop_front().flatten()
+        };
+        if let Some(Fault::Delay(delay)) = fault {
+            tokio::time::sleep(delay).await;
+            fault = None;
+        }
+        let outcome = {
+            let mut state = self.state.lock();
+            match fault {
                 Some(Fault::Unavailable | Fault::HangBefore) => None,
                 _ => {
                     // All or nothing (M3).
@@ -188,15 +205,14 @@ impl MemoryMetadata {
                     }
                     Some(outcome)
                 }
-            };
-            (fault, outcome)
+            }
         };
         tokio::task::yield_now().await;
         match fault {
             Some(Fault::HangBefore | Fault::HangAfter) => std::future::pending().await,
             Some(Fault::Unavailable) => unavailable("not applied"),
             Some(Fault::LostReply) => unavailable("outcome unknown"),
-            None => outcome.expect("applied"),
+            None | Some(Fault::Delay(_)) => outcome.expect("applied"),
         }
     }
 }
@@ -305,6 +321,7 @@ impl StreamMetadata for MemoryMetadata {
     }
 
     fn locate(&self, id: StreamId, from: u64, limit: usize) -> Vec<Located> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         let Some(stream) = state.streams.get(&id) else { return Vec::new() };
         let first = stream.parts.partition_point(|located| located.part.end <= from);
@@ -326,6 +343,7 @@ impl StreamMetadata for MemoryMetadata {
     }
 
     fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         let owned = state.streams.range(from..).filter(|(_, stream)| stream.view.owner == Some(owner));
         owned.take(limit).map(|(id, _)| *id).collect()

@@ -17,7 +17,6 @@ pub struct StreamingWriter {
     /// Where the next block begins.
     position: u64,
     ready: Vec<Bytes>,
-    ready_bytes: usize,
     tables: BytesMut,
 }
 
@@ -30,7 +29,6 @@ impl StreamingWriter {
             entries: Vec::new(),
             position: HEADER_BYTES as u64,
             ready: vec![Bytes::from_static(&HEADER_MAGIC)],
-            ready_bytes: HEADER_BYTES,
             tables: BytesMut::new(),
         }
     }
@@ -65,21 +63,14 @@ impl StreamingWriter {
 
     fn close_block(&mut self) {
         let Some((stream, block)) = self.open.take() else { return };
-        self.ready_bytes += block.bytes;
         let entry = block.encode(stream, self.position, &mut self.tables, &mut self.ready);
         self.position = entry.position_end();
         self.entries.push(entry);
     }
 
-    /// Bytes that [`take`](StreamingWriter::take) would give.
-    pub fn ready_bytes(&self) -> usize {
-        self.ready_bytes
-    }
-
     /// The object's bytes that are finished and were not taken yet. Together with what
     /// [`finish`](StreamingWriter::finish) gives they are the object, in order.
     pub fn take(&mut self) -> Vec<Bytes> {
-        self.ready_bytes = 0;
         std::mem::take(&mut self.ready)
     }
 

@@ -341,6 +341,31 @@ proptest! {
         prop_assert_eq!(read, expected);
     }
 
+    /// Piece by piece or as a whole: the same bytes, of which the streaming writer keeps no more than a block.
+    #[test]
+    fn streaming_gives_the_same_object(records in appends(), block_bytes in 1usize..400) {
+        let options = Options { block_bytes };
+        let mut whole = ObjectWriter::new(IDENTITY, options.clone());
+        let mut pieces = StreamingWriter::new(IDENTITY, options);
+        let mut records: Vec<_> = records
+            .into_iter()
+            .map(|record| (RecordMeta::decode(&record.meta).unwrap(), record.kind, record.body))
+            .collect();
+        records.sort_by_key(|(meta, ..)| meta.stream);
+        let mut taken = Vec::new();
+        for (meta, kind, body) in records {
+            let record = StreamRecord { base: meta.base, end: meta.end, max_timestamp: meta.max_timestamp, body };
+            whole.add(meta.stream, meta.stream_epoch, kind, record.clone());
+            pieces.add(meta.stream, meta.stream_epoch, kind, record);
+            taken.extend(pieces.take());
+        }
+        let (whole, mut pieces) = (whole.finish(), pieces.finish());
+        taken.append(&mut pieces.chunks);
+        prop_assert_eq!(joined(&taken), joined(&whole.chunks));
+        prop_assert_eq!(pieces.index, whole.index);
+        prop_assert_eq!((pieces.parts, pieces.size_bytes), (whole.parts, whole.size_bytes));
+    }
+
     #[test]
     fn lookups_equal_a_linear_search(records in appends(), block_bytes in 1usize..400, stream in 0u64..6, offset in 0u64..300) {
         let codec = ObjectSlotCodec { options: Options { block_bytes } };

@@ -41,6 +41,7 @@ pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, uploaded: Uploaded
         Err(error) => return Err(Error::Failed(error.to_string())),
     }
     inner.committed.send_replace(block.0 + 1);
+    inner.compaction_wanted.notify_one();
     inner.settle();
     inner.relieve_wal();
     Ok(())

@@ -33,8 +33,13 @@ pub(crate) async fn put(
     }
 }
 
-/// Creates the object. `false` if the key holds something else.
-async fn create(config: &Config, store: &dyn ObjectStore, id: ObjectId, encoded: &Encoded) -> bool {
+/// Creates the object; tries for ever. `false` if the key holds something else.
+pub(crate) async fn create(
+    config: &Config,
+    store: &dyn ObjectStore,
+    id: ObjectId,
+    encoded: &Encoded,
+) -> bool {
     let key = object_key(id);
     let mut backoff = Backoff::new(config);
     loop {

@@ -2,7 +2,8 @@
 //!
 //! Steps: appends that nobody waits for, reads, trims, flushes, writes that the WAL holds back and completes in any
 //! order, metadata that is unavailable or loses replies, a bucket whose creates fail, are late or repeated, crashes at any point (with commits left hanging before or
-//! after they were applied, and held writes that survive or not), recoveries that are interrupted and run again.
+//! after they were applied, and held writes that survive or not), recoveries that are interrupted and run again. All the
+//! while compaction swaps what was uploaded for what it made of it.
 //!
 //! Checked: nothing that was promised is lost, no offset is taken twice or skipped, reads equal the model, the confirmed
 //! end never moves back, the log cache keeps to its budget.
@@ -17,7 +18,7 @@ use s3stream::{Appending, ReadError, StreamId, StreamMetadata, StreamRecord};
 use wal::memory::{MemoryMedium, Options};
 
 use crate::store::{Bucket, Fate};
-use crate::world::{Broker, World, record, small};
+use crate::world::{Broker, World, compacting, record};
 
 /// A stream as it must be.
 #[derive(Default)]
@@ -59,6 +60,8 @@ struct Run {
     holding: bool,
     /// The metadata answers nothing.
     outage: bool,
+    /// Swaps of all engines.
+    compactions: u64,
 }
 
 const STREAMS: usize = 4;
@@ -69,13 +72,25 @@ impl Run {
         let medium = MemoryMedium::new("model", options);
         let bucket = Bucket::default();
         let world =
-            World::on(small(), std::sync::Arc::new(bucket.clone()), std::sync::Arc::new(medium.clone()));
+            World::on(compacting(), std::sync::Arc::new(bucket.clone()), std::sync::Arc::new(medium.clone()));
         let ids: Vec<_> = (0..STREAMS).map(|_| world.metadata.create_stream()).collect();
         let broker = world.start(&ids).await;
         let models = ids.iter().map(|_| Model::default()).collect();
         let random = StdRng::seed_from_u64(seed);
         let appending = Vec::new();
-        Run { random, world, bucket, medium, ids, models, broker, appending, holding: false, outage: false }
+        Run {
+            random,
+            world,
+            bucket,
+            medium,
+            ids,
+            models,
+            broker,
+            appending,
+            holding: false,
+            outage: false,
+            compactions: 0,
+        }
     }
 
     async fn step(&mut self) {
@@ -217,6 +232,10 @@ impl Run {
             let fate = Fate::ALL[self.random.random_range(0..Fate::ALL.len())];
             return self.bucket.next(fate);
         }
+        if self.random.random_bool(0.3) {
+            let fate = [Fate::Refused, Fate::LostReply, Fate::Silent][self.random.random_range(0..3)];
+            return self.bucket.next_piece(fate);
+        }
         let fault = if self.random.random_bool(0.5) { Fault::Unavailable } else { Fault::LostReply };
         self.world.metadata.inject(fault);
     }
@@ -233,6 +252,7 @@ impl Run {
         for (stream, model) in self.broker.streams.iter().zip(&mut self.models) {
             model.promise(stream.confirmed_end());
         }
+        self.compactions += self.broker.storage.status().compaction.jobs;
         self.broker.streams.clear();
         let (random, chance) = (&mut self.random, 0.7);
         self.medium.crash(|_| random.random_bool(chance));
@@ -283,7 +303,8 @@ impl Run {
         }
     }
 
-    async fn finish(mut self) {
+    /// Returns how many swaps there were.
+    async fn finish(mut self) -> u64 {
         self.medium.resume();
         self.holding = false;
         self.crash().await;
@@ -292,15 +313,16 @@ impl Run {
             assert_eq!(found, model.range(model.start, u64::MAX));
         }
         self.broker.storage.shutdown().await.expect("shuts down");
+        self.compactions
     }
 }
 
-async fn run(seed: u64, steps: usize) {
+async fn run(seed: u64, steps: usize) -> u64 {
     let mut run = Run::new(seed).await;
     for _ in 0..steps {
         run.step().await;
     }
-    run.finish().await;
+    run.finish().await
 }
 
 /// Prints the seed of a history that fails; `OTTLA_SEED` runs that one alone.
@@ -308,6 +330,7 @@ async fn run(seed: u64, steps: usize) {
 fn random_histories_equal_the_model() {
     let one: Option<u64> = std::env::var("OTTLA_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seeds = one.map_or(0..150, |seed| seed..seed + 1);
+    let mut compactions = 0;
     for seed in seeds {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -315,9 +338,13 @@ fn random_histories_equal_the_model() {
             .build()
             .expect("builds");
         let outcome = std::panic::catch_unwind(|| runtime.block_on(run(seed, 300)));
-        if let Err(panic) = outcome {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
+        match outcome {
+            Ok(swaps) => compactions += swaps,
+            Err(panic) => {
+                eprintln!("seed {seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
+    assert!(one.is_some() || compactions > 200, "{compactions} compactions in all histories");
 }

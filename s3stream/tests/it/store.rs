@@ -9,9 +9,10 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// What happens to a create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,13 @@ struct State {
     always: Option<Fate>,
     late: Vec<(Path, PutPayload)>,
     puts: usize,
+    gets: usize,
+    /// Of the requests of multipart uploads.
+    pieces: VecDeque<Fate>,
+    /// The next completion loses the object's last byte.
+    spoil: bool,
+    /// The next GET of an object waits here.
+    held: Option<(Path, Arc<Notify>)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -83,6 +91,39 @@ impl Bucket {
         self.state.lock().puts
     }
 
+    pub fn gets(&self) -> usize {
+        self.state.lock().gets
+    }
+
+    /// The fate of the next request of a multipart upload that has none yet: its begin, a piece, its completion.
+    pub fn next_piece(&self, fate: Fate) {
+        self.state.lock().pieces.push_back(fate);
+    }
+
+    /// The next multipart upload ends with another byte than it was given, and is said to be fine.
+    pub fn spoil_next_completion(&self) {
+        self.state.lock().spoil = true;
+    }
+
+    /// The next GET of `key` does not reach the bucket before it is let go.
+    pub fn hold_get(&self, key: Path) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        self.state.lock().held = Some((key, gate.clone()));
+        gate
+    }
+
+    /// Flips a bit of what lies at `key`.
+    pub async fn damage(&self, key: &Path, at: usize) {
+        let mut bytes = self.inner.get(key).await.expect("is there").bytes().await.expect("reads").to_vec();
+        bytes[at] ^= 1;
+        self.inner.put(key, bytes.into()).await.expect("writes");
+    }
+
+    /// Something else lies at `key` from now on.
+    pub async fn replace(&self, key: &Path, payload: PutPayload) {
+        self.inner.put(key, payload).await.expect("writes");
+    }
+
     /// Late creates arrive. Returns how many found their key free.
     pub async fn deliver_late(&self) -> usize {
         let late = std::mem::take(&mut self.state.lock().late);
@@ -95,6 +136,58 @@ impl Bucket {
 
     pub async fn delete(&self, key: &Path) {
         self.inner.delete(key).await.expect("is there");
+    }
+}
+
+impl Bucket {
+    /// One request of a multipart upload, as its fate will have it.
+    async fn piece<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let fate = {
+            let mut state = self.state.lock();
+            state.puts += 1;
+            state.pieces.pop_front().unwrap_or(Fate::Fine)
+        };
+        let error = || object_store::Error::Generic { store: "Bucket", source: "503 Slow Down".into() };
+        match fate {
+            Fate::Silent | Fate::Late => std::future::pending().await,
+            Fate::Fine => request.await,
+            Fate::LostReply => {
+                request.await?;
+                Err(error())
+            }
+            _ => Err(error()),
+        }
+    }
+}
+
+/// A multipart upload whose requests have fates.
+#[derive(Debug)]
+struct Pieces {
+    inner: Box<dyn MultipartUpload>,
+    bucket: Bucket,
+    key: Path,
+}
+
+#[async_trait]
+impl MultipartUpload for Pieces {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let sending = self.inner.put_part(data);
+        let bucket = self.bucket.clone();
+        Box::pin(async move { bucket.piece(sending).await })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let bucket = self.bucket.clone();
+        let completed = bucket.piece(self.inner.complete()).await?;
+        if std::mem::take(&mut bucket.state.lock().spoil) {
+            let size = bucket.inner.head(&self.key).await?.size;
+            bucket.damage(&self.key, size as usize - 1).await;
+        }
+        Ok(completed)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
     }
 }
 
@@ -147,10 +240,21 @@ impl ObjectStore for Bucket {
         key: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(key, options).await
+        let bucket = self.clone();
+        self.piece(async { self.inner.put_multipart_opts(key, options).await })
+            .await
+            .map(|inner| Box::new(Pieces { inner, bucket, key: key.clone() }) as _)
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
+        let gate = {
+            let mut state = self.state.lock();
+            state.gets += 1;
+            state.held.take_if(|(held, _)| held == key).map(|(_, gate)| gate)
+        };
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
         self.inner.get_opts(key, options).await
     }
 

@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use s3stream::metadata::memory::MemoryMetadata;
 use s3stream::recovery::recover;
-use s3stream::{Config, Error, Storage, Stream, StreamId, StreamRecord};
+use s3stream::{Config, Error, Storage, Stream, StreamId, StreamRecord, compaction};
 use wal::memory::{MemoryMedium, Options};
 use wal::{AckRight, Incarnation, Medium, Vacated};
 
@@ -22,8 +22,27 @@ pub fn small() -> Config {
         recovery_bytes: 8 << 10,
         retry_pause_min: Duration::from_millis(1),
         retry_pause_max: Duration::from_millis(20),
+        // For tests that count requests.
+        compaction: compaction::Options { jobs_max: 0, ..compaction::Options::default() },
         ..Config::default()
     }
+}
+
+/// With compaction of parts that are as small as these sizes make them.
+pub fn compacting() -> Config {
+    let compaction = compaction::Options {
+        jobs_max: 2,
+        interval: Duration::from_millis(10),
+        fan_in: 4,
+        full_bytes: 16 << 10,
+        object_bytes: 64 << 10,
+        memory_bytes: 16 << 10,
+        piece_bytes: 4 << 10,
+        retry_pause_min: Duration::from_millis(10),
+        retry_pause_max: Duration::from_secs(1),
+        ..compaction::Options::default()
+    };
+    Config { compaction, ..small() }
 }
 
 pub struct World {

@@ -1,0 +1,121 @@
+//! What could not be read, and when to try it again. Pure.
+//!
+//! A damaged object holds up only its own parts (C6). The operator is told once, not at each attempt: whoever reads the
+//! records is told by the read.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Options;
+use crate::metadata::Located;
+use crate::object::object_key;
+use crate::{ObjectId, StreamId};
+
+#[derive(Debug)]
+pub(super) struct Damage {
+    known: HashMap<Place, Known>,
+    max: usize,
+    pause_min: Duration,
+    pause_max: Duration,
+}
+
+/// An object as a whole, or what it has of one stream.
+type Place = (ObjectId, Option<StreamId>);
+
+#[derive(Debug)]
+struct Known {
+    again: Instant,
+    pause: Duration,
+}
+
+impl Damage {
+    pub fn new(options: &Options) -> Damage {
+        Damage {
+            known: HashMap::new(),
+            max: options.damaged_max,
+            pause_min: options.retry_pause_min,
+            pause_max: options.retry_pause_max,
+        }
+    }
+
+    /// Whether this part is to be left alone for now.
+    pub fn is_known(&self, now: Instant, located: &Located) -> bool {
+        !self.known.is_empty()
+            && [None, Some(located.part.stream)].into_iter().any(|stream| {
+                self.known.get(&(located.object, stream)).is_some_and(|known| known.again > now)
+            })
+    }
+
+    /// `stream`: the damage concerns only what the object has of it.
+    pub fn note(
+        &mut self,
+        now: Instant,
+        object: ObjectId,
+        stream: Option<StreamId>,
+        offset: u64,
+        detail: &str,
+    ) {
+        if let Some(known) = self.known.get_mut(&(object, stream)) {
+            known.pause = (known.pause * 2).min(self.pause_max);
+            known.again = now + known.pause;
+            return;
+        }
+        tracing::error!(
+            object = %object_key(object),
+            stream = stream.map(|stream| stream.0),
+            offset,
+            detail,
+            "acknowledged records cannot be compacted, since they cannot be read; restore the object from a copy of \
+             the bucket"
+        );
+        if self.known.len() >= self.max {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.again).map(|(place, _)| *place);
+            self.known.remove(&oldest.expect("the bound is at least 1"));
+        }
+        let known = Known { again: now + self.pause_min, pause: self.pause_min };
+        self.known.insert((object, stream), known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wal::Incarnation;
+
+    use super::*;
+    use crate::metadata::StreamPart;
+
+    fn located(counter: u64, stream: u64) -> Located {
+        let object = ObjectId::Data { owner: Incarnation { broker: 1, epoch: 1 }, counter };
+        let part = StreamPart { stream: StreamId(stream), base: 0, end: 1, max_timestamp: 0, bytes: 1 };
+        Located { object, object_size_bytes: 200, part }
+    }
+
+    #[test]
+    fn a_place_is_left_alone_for_longer_and_longer_and_the_bound_holds() {
+        let seconds = Duration::from_secs;
+        let options = Options {
+            damaged_max: 2,
+            retry_pause_min: seconds(10),
+            retry_pause_max: seconds(30),
+            ..Options::default()
+        };
+        let mut damage = Damage::new(&options);
+        let (start, part) = (Instant::now(), located(1, 7));
+        assert!(!damage.is_known(start, &part));
+        let mut now = start;
+        for pause in [10, 20, 30, 30] {
+            damage.note(now, part.object, Some(StreamId(7)), 0, "");
+            assert!(damage.is_known(now + seconds(pause - 1), &part));
+            assert!(!damage.is_known(now, &located(1, 8)), "others of the object can be read");
+            now += seconds(pause);
+            assert!(!damage.is_known(now, &part));
+        }
+        damage.note(now, located(2, 0).object, None, 0, "");
+        assert!(damage.is_known(now, &located(2, 9)), "the object as a whole");
+        damage.note(now, located(3, 0).object, None, 0, "");
+        assert_eq!(damage.known.len(), 2);
+        assert!(damage.is_known(now, &located(3, 1)));
+    }
+}
