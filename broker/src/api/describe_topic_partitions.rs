@@ -103,8 +103,9 @@ impl Page<'_> {
                 .with_leader_epoch(partition.leader_epoch)
                 .with_replica_nodes(vec![replica])
                 .with_isr_nodes(vec![replica])
-                .with_eligible_leader_replicas(None)
-                .with_last_known_elr(None);
+                // Nullable, but Kafka's own client takes null for a list and fails.
+                .with_eligible_leader_replicas(Some(Vec::new()))
+                .with_last_known_elr(Some(Vec::new()));
             if self.leads.lead(partition.leader) {
                 described.with_leader_id(replica)
             } else {

@@ -14,6 +14,8 @@
 //! | 96 | expiry of offsets |
 //! | 98 | OffsetDelete, DeleteGroups |
 //! | 102–105 | the newer group protocol, share groups |
+//! | 114 | quotas, SCRAM credentials |
+//! | 116 | DescribeProducers, DescribeTransactions, ListTransactions |
 
 mod admin;
 mod command;

@@ -372,3 +372,18 @@ async fn behaviour_8_what_is_not_advertised_closes_the_connection() {
         client.closed().await;
     }
 }
+
+/// Clients would push their metrics to a broker that drops them.
+#[tokio::test]
+async fn behaviour_117_telemetry_is_not_advertised() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.connect().await;
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(text("telemetry"))
+        .with_client_software_version(text("1"));
+    let advertised = client.call(4, &request).await.api_keys;
+    assert_eq!(advertised.len(), SUPPORTED.len());
+    for key in [ApiKey::GetTelemetrySubscriptions, ApiKey::PushTelemetry] {
+        assert!(advertised.iter().all(|row| row.api_key != key as i16), "{key:?}");
+    }
+}
