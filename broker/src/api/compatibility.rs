@@ -102,8 +102,8 @@ Ottla speaks the protocol of Apache Kafka 4.1. Made from the program's own versi
 
 ## Clients
 
-These run against the real binary in the tests, each with a directory and with an S3 server, with both write-ahead
-logs, with a restart or a kill in between:
+These run against the real binary in the tests, between them with a directory and with an S3 server, with both
+write-ahead logs, and each with a restart or a kill in between:
 
 ";
 
@@ -198,6 +198,9 @@ fn markdown(clients: &[(&str, String)]) -> String {
 /// Where the tests say which versions they install.
 const JAVA: &str = include_str!("../../tests/clients/java/pom.xml");
 const PYTHON: &str = include_str!("../../tests/clients/python/requirements.txt");
+const GO: &str = include_str!("../../tests/clients/go/go.mod");
+const NODE: &str = include_str!("../../tests/clients/node/package.json");
+const RUST: &str = include_str!("../../tests/clients/rust/Cargo.toml");
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
     let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?}"));
@@ -208,10 +211,23 @@ fn clients() -> Vec<(&'static str, String)> {
     let java =
         between(between(JAVA, "<artifactId>kafka-clients</artifactId>", "</dependency>"), "<version>", "<");
     let python = |name: &str| between(PYTHON, &format!("{name}=="), "\n").to_owned();
+    let go = |module: &str| between(GO, &format!("{module} v"), "\n").to_owned();
+    let node = |name: &str| between(NODE, &format!("\"{name}\": \""), "\"").to_owned();
+    let rust = between(RUST, "rskafka = { version = \"=", "\"");
     vec![
         ("Java: `org.apache.kafka:kafka-clients`, producer, consumer and admin", java.to_owned()),
         ("Python: `confluent-kafka`, which is librdkafka", python("confluent-kafka")),
         ("Python: `kafka-python`", python("kafka-python")),
+        ("Python: `aiokafka`", python("aiokafka")),
+        ("Go: `github.com/twmb/franz-go`", go("github.com/twmb/franz-go")),
+        ("Go: `github.com/IBM/sarama`", go("github.com/IBM/sarama")),
+        ("Go: `github.com/segmentio/kafka-go`", go("github.com/segmentio/kafka-go")),
+        ("Node: `kafkajs`", node("kafkajs")),
+        (
+            "Node: `@confluentinc/kafka-javascript`, which is librdkafka",
+            node("@confluentinc/kafka-javascript"),
+        ),
+        ("Rust: `rskafka`, which has no groups", rust.to_owned()),
         ("`kcat`, with its own librdkafka", "as the distribution has it (Debian 12: 1.7.1)".to_owned()),
     ]
 }

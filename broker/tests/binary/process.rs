@@ -374,7 +374,11 @@ impl S3Server {
         SERVER.get_or_init(|| {
             let port = free_port();
             S3Server(Server::start(
-                &format!("{} -H 127.0.0.1 -p {port}", installed("venv/bin/moto_server").display()),
+                &format!(
+                    "{} {} {port}",
+                    installed("venv/bin/python").display(),
+                    source("clients/python/s3_server.py").display(),
+                ),
                 port,
             ))
         })

@@ -50,6 +50,23 @@ fn python(script: &str) -> Command {
     command
 }
 
+fn go(client: &str) -> Command {
+    let mut command = Command::new(installed("go/clients"));
+    command.arg(client);
+    command
+}
+
+fn node(client: &str) -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", installed("node/node_modules"));
+    command.arg(source("clients/node/scenario.js")).arg(client);
+    command
+}
+
+fn rskafka() -> Command {
+    Command::new(installed("rust/debug/rskafka-scenario"))
+}
+
 fn kcat() -> Command {
     Command::new(source("clients/kcat/scenario.sh"))
 }
@@ -82,4 +99,16 @@ scenarios! {
     kcat_on_a_directory_with_an_object_wal: DirectoryObject, Crash, kcat();
     kcat_on_s3_with_an_object_wal: BucketObject, Orderly, kcat();
     kcat_on_s3_with_a_block_wal: BucketBlock, Crash, kcat();
+    // Storage and client meet in all their pairs above; these are here for what each client asks of the protocol.
+    franz_go_on_a_directory_with_a_block_wal: DirectoryBlock, Crash, go("franz");
+    franz_go_on_s3_with_an_object_wal: BucketObject, Orderly, go("franz");
+    sarama_on_a_directory_with_an_object_wal: DirectoryObject, Crash, go("sarama");
+    kafka_go_on_s3_with_an_object_wal: BucketObject, Crash, go("segmentio");
+    kafkajs_on_a_directory_with_a_block_wal: DirectoryBlock, Orderly, node("kafkajs");
+    kafkajs_on_s3_with_an_object_wal: BucketObject, Crash, node("kafkajs");
+    confluent_for_node_on_s3_with_a_block_wal: BucketBlock, Orderly, node("confluent");
+    aiokafka_on_a_directory_with_an_object_wal: DirectoryObject, Orderly, python("aiokafka_scenario");
+    aiokafka_on_s3_with_an_object_wal: BucketObject, Crash, python("aiokafka_scenario");
+    rskafka_on_a_directory_with_a_block_wal: DirectoryBlock, Crash, rskafka();
+    rskafka_on_s3_with_a_block_wal: BucketBlock, Crash, rskafka();
 }
