@@ -1,7 +1,8 @@
 //! Readers of compressed records. They stream: memory stays small whatever the bytes claim to hold.
 //!
 //! Gzip, LZ4 and zstd decoders keep a window. Snappy has none, so a block is decompressed whole; no valid block expands
-//! more than `SNAPPY_EXPANSION_MAX` times, and one that claims to is refused before anything is allocated.
+//! more than `SNAPPY_EXPANSION_MAX` times, and one that claims to, or to go beyond the caller's limit, is refused before
+//! anything is allocated.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -16,10 +17,12 @@ const SNAPPY_EXPANSION_MAX: usize = 24;
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = 16;
 
-/// Calls `with` with a reader of the decompressed bytes.
+/// Calls `with` with a reader of the decompressed bytes. It is the caller who stops reading at `limit_bytes`; the reader
+/// may fail beyond it, with [`io::ErrorKind::FileTooLarge`], rather than hold as much.
 pub fn decompressed<T>(
     codec: Codec,
     payload: &[u8],
+    limit_bytes: u64,
     with: impl FnOnce(&mut dyn BufRead) -> T,
 ) -> io::Result<T> {
     Ok(match codec {
@@ -30,7 +33,7 @@ pub fn decompressed<T>(
         Codec::Gzip => with(&mut BufReader::new(flate2::bufread::MultiGzDecoder::new(payload))),
         Codec::Lz4 => with(&mut BufReader::new(lz4_flex::frame::FrameDecoder::new(payload))),
         Codec::Zstd => with(&mut BufReader::new(zstd::stream::read::Decoder::with_buffer(payload)?)),
-        Codec::Snappy => with(&mut BufReader::new(Snappy::new(payload)?)),
+        Codec::Snappy => with(&mut BufReader::new(Snappy::new(payload, limit_bytes)?)),
     })
 }
 
@@ -40,17 +43,19 @@ struct Snappy<'a> {
     framed: bool,
     block: Vec<u8>,
     at: usize,
+    /// Bytes that may still come out.
+    left: u64,
 }
 
 impl<'a> Snappy<'a> {
-    fn new(payload: &'a [u8]) -> io::Result<Snappy<'a>> {
+    fn new(payload: &'a [u8], left: u64) -> io::Result<Snappy<'a>> {
         let framed = payload.starts_with(XERIAL_MAGIC);
         let rest = if framed {
             payload.get(XERIAL_HEADER_BYTES..).ok_or(io::ErrorKind::UnexpectedEof)?
         } else {
             payload
         };
-        Ok(Snappy { rest, framed, block: Vec::new(), at: 0 })
+        Ok(Snappy { rest, framed, block: Vec::new(), at: 0, left })
     }
 
     fn next_block(&mut self) -> io::Result<()> {
@@ -70,6 +75,9 @@ impl<'a> Snappy<'a> {
                 "a snappy block claims an impossible length",
             ));
         }
+        self.left = self.left.checked_sub(declared as u64).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::FileTooLarge, "a snappy block goes beyond the limit")
+        })?;
         self.block = snap::raw::Decoder::new().decompress_vec(compressed).map_err(invalid)?;
         self.at = 0;
         Ok(())
@@ -98,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn whole(codec: Codec, payload: &[u8]) -> io::Result<Vec<u8>> {
-        decompressed(codec, payload, |from| {
+        decompressed(codec, payload, u64::MAX, |from| {
             let mut out = Vec::new();
             from.read_to_end(&mut out).map(|_| out)
         })?
@@ -122,6 +130,22 @@ mod tests {
             framed.extend(claim);
             let refused = whole(Codec::Snappy, &framed).unwrap_err().to_string();
             assert!(refused.contains("impossible length"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_snappy_block_beyond_the_limit_is_refused_before_it_is_decompressed() {
+        let text = vec![7; 100_000];
+        for payload in [testing::snappy_raw(&text), testing::snappy_xerial(&text)] {
+            let read = |limit| {
+                decompressed(Codec::Snappy, &payload, limit, |from| {
+                    let mut out = Vec::new();
+                    from.read_to_end(&mut out).map(|_| out.len())
+                })
+                .unwrap()
+            };
+            assert_eq!(read(100_000).unwrap(), 100_000);
+            assert_eq!(read(50_000).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         }
     }
 

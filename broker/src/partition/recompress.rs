@@ -40,7 +40,8 @@ pub fn recompress(
 ) -> io::Result<Option<BytesMut>> {
     let mut out = Bounded { bytes: bytes[..HEADER_BYTES].to_vec(), max: batch_bytes_max, full: false };
     let payload = &bytes[HEADER_BYTES..header.size];
-    let written = decompressed(from, payload, |records| compress(records, target, &mut out))?;
+    // How much there is was checked when it was walked.
+    let written = decompressed(from, payload, u64::MAX, |records| compress(records, target, &mut out))?;
     if out.full {
         return Ok(None);
     }
@@ -127,7 +128,7 @@ mod tests {
     }
 
     fn records_of(bytes: &[u8], codec: Codec) -> Vec<u8> {
-        decompressed(codec, &bytes[HEADER_BYTES..], |from| {
+        decompressed(codec, &bytes[HEADER_BYTES..], u64::MAX, |from| {
             let mut out = Vec::new();
             from.read_to_end(&mut out).map(|_| out)
         })

@@ -52,7 +52,7 @@ pub fn walk(
     mut visit: impl FnMut(RecordView) -> bool,
 ) -> Result<(), Invalid> {
     let codec = header.codec().ok_or(Invalid::Codec(header.attributes & 7))?;
-    codec::decompressed(codec, &bytes[HEADER_BYTES..header.size], |from| {
+    codec::decompressed(codec, &bytes[HEADER_BYTES..header.size], limit_bytes, |from| {
         let mut walk = Walk { from, left: limit_bytes };
         for index in 0..header.count {
             let view = walk.record(header, index).map_err(|problem| problem.at(index, limit_bytes))?;
@@ -78,6 +78,9 @@ enum Problem {
 impl Problem {
     fn at(self, index: i32, limit_bytes: u64) -> Invalid {
         match self {
+            Problem::Io(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Invalid::TooLarge { limit_bytes }
+            }
             Problem::Io(error) => Invalid::Decompression(error),
             Problem::Limit => Invalid::TooLarge { limit_bytes },
             Problem::Detail(detail) => Invalid::Record { index, detail },

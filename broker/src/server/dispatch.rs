@@ -9,6 +9,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 use super::Rope;
 use super::connection::Connection;
 use super::header::{Header, PREFIX_BYTES};
+use crate::api::layout::{self, Side};
 use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
@@ -139,9 +140,11 @@ pub(super) async fn handle(
 pub(super) async fn enqueue(broker: &Broker, context: &Context, request: Request) -> Result<Produce, Close> {
     let Request { api, header, body } = request;
     let (version, correlation_id) = (header.version, header.correlation_id);
+    let malformed = |detail| Close::Malformed { key: api as i16, version, detail };
+    layout::check(api, Side::Request, version, &body).map_err(|refused| malformed(refused.to_string()))?;
     match produce::enqueue(broker, context, version, body).await {
         Ok(in_flight) => Ok(Produce { in_flight, version, correlation_id }),
-        Err(error) => Err(Close::Malformed { key: api as i16, version, detail: error.to_string() }),
+        Err(error) => Err(malformed(error.to_string())),
     }
 }
 
@@ -163,10 +166,11 @@ impl Produce {
     }
 }
 
-/// The codec's decoders are generated and bounds-checked; should one panic all the same, then on hostile bytes and
-/// while it owns nothing that others see.
+/// The codec's decoders are generated and bounds-checked, but believe counts, which is what the layout is for. Should one
+/// panic all the same, then on hostile bytes and while it owns nothing that others see.
 fn decode<R: Decodable>(api: ApiKey, version: i16, mut body: Bytes) -> Result<R, Close> {
     let malformed = |detail| Close::Malformed { key: api as i16, version, detail };
+    layout::check(api, Side::Request, version, &body).map_err(|refused| malformed(refused.to_string()))?;
     match catch_unwind(AssertUnwindSafe(|| R::decode(&mut body, version))) {
         Ok(Ok(request)) => Ok(request),
         Ok(Err(error)) => Err(malformed(error.to_string())),

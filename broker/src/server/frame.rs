@@ -78,8 +78,8 @@ pub(super) struct Shared {
     decoded_max: usize,
 }
 
-/// A decoded request is taken for this many times its size: arrays of empty strings are the worst. No option: it
-/// follows from the sizes of the decoded structs.
+/// A decoded request, and what is made of it until it is answered, is taken for this many times its size. No option: it
+/// follows from the sizes of the structs (`api::layout` for those of the request).
 const DECODED_FACTOR: usize = 32;
 
 impl Shared {

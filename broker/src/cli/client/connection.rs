@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use super::Error;
+use crate::api::layout::{self, Side};
 
 const CLIENT_ID: &str = "ottla";
 /// A larger response is taken for nonsense. Requests here ask for less.
@@ -77,9 +78,9 @@ impl Connection {
 
     /// Waits for the answer to the oldest request, which must have been an `R`.
     pub async fn receive<R: Request>(&mut self, timeout: Duration) -> Result<R::Response, Error> {
-        let (pending, mut body) = self.receive_frame(timeout).await?;
+        let (pending, body) = self.receive_frame(timeout).await?;
         assert_eq!(pending.key, R::KEY, "answers are received in the order of requests");
-        let decoded = R::Response::decode(&mut body, pending.version);
+        let decoded = decode::<R::Response>(R::KEY, pending.version, body);
         decoded.map_err(|error| self.malformed(error.to_string()))
     }
 
@@ -95,7 +96,8 @@ impl Connection {
             self.send_version(&ApiVersionsRequest::default(), 0, timeout).await?;
             (_, body) = self.receive_frame(timeout).await?;
         }
-        let response = ApiVersionsResponse::decode(&mut body, if old { 0 } else { 3 });
+        let version = if old { 0 } else { 3 };
+        let response = decode::<ApiVersionsResponse>(ApiVersionsRequest::KEY, version, body);
         let response = response.map_err(|error| self.malformed(error.to_string()))?;
         super::check(response.error_code, || format!("asking {} what it speaks", self.address), None)?;
         let versions = response.api_keys.iter();
@@ -179,6 +181,13 @@ fn newest(key: i16) -> i16 {
 
 fn api_name(key: i16) -> String {
     ApiKey::try_from(key).map_or_else(|()| format!("API {key}"), |key| format!("{key:?}"))
+}
+
+/// The answer to a request of the API, if its body is what it claims to be: the codec alone believes any count.
+fn decode<R: Decodable>(key: i16, version: i16, mut body: Bytes) -> anyhow::Result<R> {
+    let api = ApiKey::try_from(key).map_err(|()| anyhow::anyhow!("API {key} is not known"))?;
+    layout::check(api, Side::Response, version, &body)?;
+    R::decode(&mut body, version)
 }
 
 /// Length, header, body.

@@ -154,7 +154,7 @@ fn payload(header: &BatchHeader, batch: &Bytes) -> Result<Bytes, String> {
     if codec == batch::Codec::None {
         return Ok(batch.slice(HEADER_BYTES..));
     }
-    let read = codec::decompressed(codec, &batch[HEADER_BYTES..], |from| {
+    let read = codec::decompressed(codec, &batch[HEADER_BYTES..], DECOMPRESSED_BYTES_MAX, |from| {
         let mut out = Vec::new();
         from.take(DECOMPRESSED_BYTES_MAX + 1).read_to_end(&mut out).map(|_| out)
     });
