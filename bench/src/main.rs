@@ -3,10 +3,12 @@
 //! ```text
 //!   cargo run --release -p bench -- wal --path /mnt/wal.bench            the block WAL, from outside
 //!   cargo run --release -p bench -- device --path /mnt/wal.bench         the writes it could be made of
+//!   bench/soak --minutes 60                                              the broker under mixed load, for long
 //! ```
 
 mod device;
 mod latency;
+mod soak;
 mod wal;
 
 use clap::{Parser, Subcommand};
@@ -24,11 +26,14 @@ enum Command {
     Wal(wal::Options),
     /// Durable writes to a preallocated file, by threads and by io_uring
     Device(device::Options),
+    /// A broker under mixed load, watched for growth and for lost or doubled records
+    Soak(soak::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Wal(options) => wal::run(&options),
         Command::Device(options) => device::run(&options),
+        Command::Soak(options) => soak::run(&options),
     }
 }
