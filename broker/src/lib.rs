@@ -20,6 +20,8 @@ pub mod api;
 pub mod broker;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod group;
 pub mod metadata;
 pub mod options;

@@ -30,6 +30,8 @@
 
 pub mod config;
 pub mod entry;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod load;
 mod log;
 pub mod probe;

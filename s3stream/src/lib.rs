@@ -53,6 +53,8 @@ pub mod compaction;
 pub mod config;
 mod counters;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gc;
 mod log_cache;
 pub mod metadata;

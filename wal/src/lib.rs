@@ -38,6 +38,8 @@
 
 pub mod block;
 pub mod conformance;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod memory;
 pub mod object;
 pub mod record;

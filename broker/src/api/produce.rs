@@ -51,7 +51,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
 #[derive(Debug)]
-struct Request {
+pub(crate) struct Request {
     acks: i16,
     timeout: Duration,
     topics: Vec<TopicData>,
@@ -70,7 +70,7 @@ struct TopicData {
 const TOPICS_MAX: usize = 1 << 16;
 const PARTITIONS_MAX: usize = 1 << 16;
 
-fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
+pub(crate) fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> {
     let mut reader = Reader { bytes: body, flexible: version >= FLEXIBLE_FROM };
     reader.nullable_string()?;
     let acks = reader.i16()?;

@@ -3,7 +3,7 @@
 //! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood. `ottla verify`
 //! has its own: 1 where it found problems, 2 where it could not look.
 
-mod client;
+pub(crate) mod client;
 mod config;
 mod consume;
 mod group;

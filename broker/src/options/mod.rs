@@ -17,8 +17,12 @@ use std::time::Duration;
 
 pub use bounds::Bounds;
 pub use docs::{markdown, plain_text};
+#[cfg(feature = "fuzzing")]
+pub use source::Values;
 pub use source::{arguments, gather};
 pub use value::parse_bytes;
+#[cfg(feature = "fuzzing")]
+pub(crate) use value::{parse_duration, parse_host_port, parse_pair, parse_switch};
 
 use crate::store::{Location, S3Options};
 

@@ -144,8 +144,13 @@ struct File {
 }
 
 fn read_file(path: &Path) -> Result<File, Error> {
+    let fault = |error: std::io::Error| Error::File { path: path.to_owned(), detail: error.to_string() };
+    parse_file(path, &std::fs::read_to_string(path).map_err(fault)?)
+}
+
+/// The text of the file `path`.
+fn parse_file(path: &Path, text: &str) -> Result<File, Error> {
     let fault = |detail: String| Error::File { path: path.to_owned(), detail };
-    let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fault(error.to_string()))?;
     let scalar = |key: &str, value: &toml::Value| match value {
         toml::Value::String(text) => Ok(text.clone()),
@@ -189,6 +194,21 @@ fn flatten(
 }
 
 impl Values {
+    /// What a file with this text alone gives.
+    #[cfg(feature = "fuzzing")]
+    pub fn of_file(text: &str) -> Result<Values, Error> {
+        let path = Path::new("fuzzed");
+        let file = parse_file(path, text)?;
+        let mut values = Values { winning: HashMap::new(), pairs: file.pairs };
+        let matches = clap::Command::new("fuzzed").args(arguments()).get_matches_from(["fuzzed"]);
+        for definition in definitions().filter(|definition| definition.kind != Kind::Pairs) {
+            if let Some(value) = winning(definition, &matches, &HashMap::new(), &file.texts, Some(path)) {
+                values.winning.insert(definition.name, value);
+            }
+        }
+        Ok(values)
+    }
+
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.winning.get(name).map(|value| value.text.as_str())
     }

@@ -28,12 +28,12 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a size such as 64MiB or 1GiB"))
 }
 
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())
         .map_err(|_| format!("{text:?} is not a time such as 250ms, 10s or 5m"))
 }
 
-pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
     match text.trim() {
         "true" | "1" | "yes" => Ok(true),
         "false" | "0" | "no" => Ok(false),
@@ -41,7 +41,7 @@ pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
-pub(super) fn parse_host_port(text: &str) -> Result<HostPort, String> {
+pub(crate) fn parse_host_port(text: &str) -> Result<HostPort, String> {
     let malformed = || format!("{text:?} is not HOST:PORT (IPv6 addresses go in brackets: [::1]:9092)");
     let (host, port) = text.trim().rsplit_once(':').ok_or_else(malformed)?;
     let port: u16 = port.parse().map_err(|_| malformed())?;
@@ -57,7 +57,7 @@ pub(super) fn parse_host_port(text: &str) -> Result<HostPort, String> {
 }
 
 /// `name=value`.
-pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.trim().is_empty() => {
             Ok((name.trim().to_owned(), value.trim().to_owned()))

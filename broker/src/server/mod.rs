@@ -27,6 +27,8 @@
 mod connection;
 mod dispatch;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod header;
 mod listener;
 mod responses;

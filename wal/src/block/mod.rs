@@ -28,6 +28,8 @@
 mod aligned;
 pub mod device;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod inspect;
 mod layout;
 mod recovery;
