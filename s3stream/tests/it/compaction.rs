@@ -313,11 +313,15 @@ async fn a_read_that_a_swap_overtakes_looks_again() {
     let gate = bucket.hold_get(object_key(old[1].2));
     let reader = broker.streams[0].clone();
     let reading = tokio::spawn(async move { reader.read(1, 100).await });
-    tokio::task::yield_now().await;
+    while !bucket.is_get_held() {
+        tokio::task::yield_now().await;
+    }
     broker.fill(0, 1, 300).await;
     broker.storage.flush().await.expect("flushes");
-    settle(&broker).await;
+    // Sooner than the GET that is held is given up.
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(parts(&world, id).len(), 1, "swapped");
+    assert!(!reading.is_finished());
     for (_, _, object) in &old {
         bucket.delete(&object_key(*object)).await;
     }

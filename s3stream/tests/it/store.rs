@@ -112,6 +112,11 @@ impl Bucket {
         gate
     }
 
+    /// Whether a GET arrived at what [`hold_get`](Bucket::hold_get) holds.
+    pub fn is_get_held(&self) -> bool {
+        self.state.lock().held.is_none()
+    }
+
     /// Flips a bit of what lies at `key`.
     pub async fn damage(&self, key: &Path, at: usize) {
         let mut bytes = self.inner.get(key).await.expect("is there").bytes().await.expect("reads").to_vec();

@@ -1,5 +1,5 @@
-//! The collector at work beside the real engine, over a store that misbehaves: writers, readers, retention, topics that
-//! come and go, and a process that ends in the middle of it all, again and again.
+//! The collector at work beside the real engine, over a store that misbehaves: writers, readers, retention, compaction,
+//! topics that come and go, and a process that ends in the middle of it all, again and again.
 //!
 //! Records say what they are, so a reader needs no model: what it gets at an offset is right or wrong by itself. At the
 //! end the bucket holds what the metadata names, the seals, and the slots of the life that still lives.
@@ -72,6 +72,18 @@ impl World {
             log_cache_bytes: 64 << 10,
             stream_object_bytes: 2 << 10,
             retry_pause_min: Duration::from_millis(1),
+            compaction: s3stream::compaction::Options {
+                jobs_max: 2,
+                interval: Duration::from_millis(2),
+                fan_in: 4,
+                full_bytes: 16 << 10,
+                object_bytes: 64 << 10,
+                memory_bytes: 64 << 10,
+                piece_bytes: 8 << 10,
+                retry_pause_min: Duration::from_millis(5),
+                retry_pause_max: Duration::from_millis(50),
+                ..Default::default()
+            },
             ..Default::default()
         };
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
@@ -175,7 +187,7 @@ impl Life {
     }
 
     /// A while of everything at once; ends where it stands.
-    async fn run_and_die(self, world: &World, random: &mut StdRng) -> Status {
+    async fn run_and_die(self, world: &World, random: &mut StdRng) -> (Status, u64) {
         let mut tasks = tokio::task::JoinSet::new();
         for (topic, stream) in self.streams.iter().enumerate() {
             let acknowledged = world.acknowledged[topic].clone();
@@ -217,7 +229,7 @@ impl Life {
             world.acknowledged[1].store(0, Ordering::SeqCst);
         }
         let Life { metadata, storage, collector, streams } = self;
-        let status = collector.status();
+        let status = (collector.status(), storage.status().compaction.jobs);
         // In any order: the collector may be in the middle of a deletion.
         drop(streams);
         drop(storage);
@@ -239,11 +251,11 @@ async fn is_seal(store: &dyn ObjectStore, id: ObjectId) -> bool {
     }
 }
 
-/// What was deleted: garbage, and orphans.
-async fn race(seed: u64) -> (u64, u64) {
+/// What was deleted, garbage and orphans, and how many swaps of compaction there were.
+async fn race(seed: u64) -> (u64, u64, u64) {
     let world = World::new(seed);
     let mut random = StdRng::seed_from_u64(seed);
-    let (mut garbage, mut orphans) = (0, 0);
+    let (mut garbage, mut orphans, mut swaps) = (0, 0, 0);
     let flaky = |operation, fault, under: &str, probability| {
         world.store.add(Rule::new(operation, fault).under(under).with_probability(probability));
     };
@@ -254,7 +266,8 @@ async fn race(seed: u64) -> (u64, u64) {
         flaky(Operation::Put, Fault::LoseReply, "data", 0.05);
         flaky(Operation::Put, Fault::Duplicate, "data", 0.05);
         flaky(Operation::List, Fault::Refuse, "data", 0.1);
-        let status = world.start().await.run_and_die(&world, &mut random).await;
+        let (status, compacted) = world.start().await.run_and_die(&world, &mut random).await;
+        swaps += compacted;
         garbage += status.garbage_deleted;
         orphans += status.orphans_deleted;
         // A life starts over a store that works.
@@ -283,6 +296,11 @@ async fn race(seed: u64) -> (u64, u64) {
             let image = life.metadata.refresh().await.unwrap();
             let named: BTreeSet<ObjectId> = image.objects().map(|(id, _)| id).collect();
             remaining = keys(&*inner).await;
+            if life.metadata.refresh().await.unwrap().number() != image.number() {
+                // Compaction goes on: what was named then may have been swapped and deleted since.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
             assert!(named.is_subset(&remaining), "lost: {:?}", &named - &remaining);
             remaining.retain(|id| {
                 !named.contains(id) && !matches!(id, ObjectId::Slot { owner, .. } if *owner == own)
@@ -303,17 +321,19 @@ async fn race(seed: u64) -> (u64, u64) {
     life.collector.shutdown().await;
     life.storage.shutdown().await.unwrap();
     life.metadata.close(true).await.unwrap();
-    (garbage + status.garbage_deleted, orphans + status.orphans_deleted)
+    (garbage + status.garbage_deleted, orphans + status.orphans_deleted, swaps)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_collector_races_writers_readers_retention_and_crashes() {
-    let (mut garbage, mut orphans) = (0, 0);
+    let (mut garbage, mut orphans, mut swaps) = (0, 0, 0);
     for seed in 0..4 {
         let deleted = race(seed).await;
         garbage += deleted.0;
         orphans += deleted.1;
+        swaps += deleted.2;
     }
-    println!("deleted: {garbage} of garbage, {orphans} orphans");
+    println!("deleted: {garbage} of garbage, {orphans} orphans; {swaps} swaps");
+    assert!(swaps > 0, "nothing was compacted");
     assert!(garbage > 0 && orphans > 0, "{garbage} of garbage and {orphans} orphans: nothing was raced");
 }
