@@ -22,10 +22,7 @@ const MISSING: &[(&str, &[ApiKey])] = &[
             ApiKey::ListTransactions,
         ],
     ),
-    (
-        "Changing topics, configs, groups and offsets",
-        &[ApiKey::DeleteRecords, ApiKey::DeleteGroups, ApiKey::OffsetDelete, ApiKey::UpdateFeatures],
-    ),
+    ("Changing topics and configs", &[ApiKey::DeleteRecords, ApiKey::UpdateFeatures]),
     (
         "Looking closer",
         &[
@@ -140,7 +137,7 @@ In words:
   topic is gone for clients at once; its objects stay in the bucket. Slots of the object write-ahead log are deleted ten
   minutes or more after their data was uploaded, by the process that wrote them; what it leaves behind when it ends stays.
 - **Groups.** The classic protocol, with static members and cooperative rebalancing. `group.protocol=consumer` and share
-  groups are not there. Committed offsets do not expire.
+  groups are not there.
 - **Changes while it runs.** Topics' configs and the broker configs that give their defaults can be changed, and act at
   once; the other configs of the broker are options of the start ([config-kafka.md](config-kafka.md)). Groups, clients'
   metrics and loggers have no configs.

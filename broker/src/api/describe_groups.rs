@@ -1,5 +1,6 @@
 //! DescribeGroups (key 15), versions 0–6. Behaviour 99.
 
+use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
@@ -24,20 +25,20 @@ pub async fn handle(
 }
 
 pub async fn answer(groups: &Groups, version: i16, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    let mut described = Vec::with_capacity(request.groups.len());
-    for id in request.groups {
+    // Side by side: one coordinator that loads does not hold up the others.
+    let asked = request.include_authorized_operations;
+    let described = request.groups.into_iter().map(async |id| {
         let row = match groups.describe(shared(&id)).await {
             Ok(Some(description)) => {
-                let asked = request.include_authorized_operations;
-                known(version, description)
-                    .with_authorized_operations(authorized::if_asked(asked, authorized::GROUP))
+                let operations = authorized::if_asked(asked, authorized::GROUP);
+                known(version, description).with_authorized_operations(operations)
             }
             Ok(None) => unknown(version, &id),
             Err(no_answer) => DescribedGroup::default().with_error_code(no_answer.response().code()),
         };
-        described.push(row.with_group_id(id));
-    }
-    DescribeGroupsResponse::default().with_groups(described)
+        row.with_group_id(id)
+    });
+    DescribeGroupsResponse::default().with_groups(join_all(described).await)
 }
 
 fn known(version: i16, description: Description) -> DescribedGroup {

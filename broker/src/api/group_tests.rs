@@ -9,6 +9,9 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
 };
@@ -20,8 +23,8 @@ use super::find_coordinator::{Brokers, Node};
 use super::strings::wire;
 use super::{Advertised, Context};
 use super::{
-    describe_groups, find_coordinator, heartbeat, join_group, leave_group, list_groups, offset_commit,
-    offset_fetch, sync_group,
+    delete_groups, describe_groups, find_coordinator, heartbeat, join_group, leave_group, list_groups,
+    offset_commit, offset_delete, offset_fetch, sync_group,
 };
 use crate::group::groups::tests::memory::{Memory, World};
 use crate::group::{Groups, Options};
@@ -444,4 +447,89 @@ async fn behaviour_81_coordinators_by_version_and_key_type() {
         let code = response.coordinators.first().map_or(response.error_code, |row| row.error_code);
         assert_eq!(code, expected, "key type {key_type} at version {version}");
     }
+}
+
+fn offset_delete_request(group: &str, offsets: &[(&str, &[i32])]) -> OffsetDeleteRequest {
+    let topics = offsets.iter().map(|(name, partitions)| {
+        let partitions = partitions
+            .iter()
+            .map(|partition| OffsetDeleteRequestPartition::default().with_partition_index(*partition));
+        OffsetDeleteRequestTopic::default().with_name(topic(name)).with_partitions(partitions.collect())
+    });
+    OffsetDeleteRequest::default().with_group_id(id(group)).with_topics(topics.collect())
+}
+
+async fn delete_offsets(groups: &Groups, group: &str, offsets: &[(&str, &[i32])]) -> (i16, Vec<i16>) {
+    let response = offset_delete::answer(groups, offset_delete_request(group, offsets)).await;
+    encodes(&response, 0);
+    let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+    (response.error_code, partitions.map(|partition| partition.error_code).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_98_offset_delete_has_errors_for_the_group_and_for_each_partition() {
+    let world = World::new();
+    world.topic("t");
+    let groups = groups(&world);
+    assert_eq!(delete_offsets(&groups, "", &[("t", &[0])]).await, (24, vec![]));
+    assert_eq!(delete_offsets(&groups, "nobody", &[("t", &[0])]).await, (69, vec![]));
+    commit(&groups, 9, commit_request("g", "t", 0, "")).await;
+    commit(&groups, 9, commit_request("g", "t", 1, "")).await;
+    let deleted = delete_offsets(&groups, "g", &[("t", &[0, 7, 40, -1]), ("none", &[0])]).await;
+    assert_eq!(deleted, (0, vec![0, 0, 3, 3, 3]), "7 was never committed, 40 is not a partition");
+    let left: Vec<_> = groups.fetch("g".into(), None).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].0.1, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_98_delete_groups_answers_for_each_group_once() {
+    let world = World::new();
+    world.topic("t");
+    let groups = groups(&world);
+    for version in 0..=2 {
+        commit(&groups, 9, commit_request("simple", "t", 0, "")).await;
+        let joined = join(&groups, 9, "live").await;
+        sync(&groups, 5, "live", &joined).await;
+        let names = ["simple", "live", "nobody", "simple"].map(id).to_vec();
+        let request = DeleteGroupsRequest::default().with_groups_names(names);
+        let response = delete_groups::answer(&groups, request).await;
+        encodes(&response, version);
+        let codes: Vec<_> =
+            response.results.iter().map(|result| (result.group_id.to_string(), result.error_code)).collect();
+        let expected = [("simple", 0), ("live", 68), ("nobody", 69)];
+        assert_eq!(codes, expected.map(|(id, code)| (id.to_owned(), code)));
+        let leaving = MemberIdentity::default().with_member_id(joined.member_id);
+        let request = LeaveGroupRequest::default().with_group_id(id("live")).with_members(vec![leaving]);
+        leave_group::answer(&groups, 5, request).await;
+        let request = DeleteGroupsRequest::default().with_groups_names(vec![id("live")]);
+        assert_eq!(delete_groups::answer(&groups, request).await.results[0].error_code, 0);
+        let request = DescribeGroupsRequest::default().with_groups(vec![id("live"), id("simple")]);
+        let described = describe_groups::answer(&groups, 5, request).await;
+        assert!(described.groups.iter().all(|group| &*group.group_state == "Dead"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_loads_holds_up_no_other_group_of_the_request() {
+    let world = World::new();
+    world.topic("t");
+    let before = groups(&world);
+    for group in ["g", "other", "third"] {
+        commit(&before, 9, commit_request(group, "t", 0, "")).await;
+    }
+    before.shutdown().await;
+    let groups = groups(&world);
+    world.hold_reads(true);
+    let names = ["g", "other", "third"];
+    let began = tokio::time::Instant::now();
+    let asked =
+        names.map(|name| OffsetFetchRequestGroup::default().with_group_id(id(name)).with_topics(None));
+    let request = OffsetFetchRequest::default().with_groups(asked.to_vec());
+    let fetched = offset_fetch::answer(&groups, 9, request).await;
+    assert!(fetched.groups.iter().all(|group| group.error_code == 14));
+    let request = DescribeGroupsRequest::default().with_groups(names.map(id).to_vec());
+    let described = describe_groups::answer(&groups, 6, request).await;
+    assert!(described.groups.iter().all(|group| group.error_code == 14));
+    assert_eq!(began.elapsed(), 2 * Options::default().load_wait_max, "once for each request");
 }

@@ -1,10 +1,16 @@
-//! `ottla group list|describe`.
+//! `ottla group list|describe|delete|delete-offsets|reset-offsets`.
+
+mod delete;
+mod reset;
+mod scope;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{
     DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
     describe_groups_response::DescribedGroup,
@@ -29,6 +35,19 @@ enum GroupCommand {
     /// Show a group's members, committed offsets and lag
     #[command(after_help = "Example:\n  ottla group describe reports")]
     Describe(Describe),
+    /// Delete groups without members, with all their offsets
+    #[command(after_help = "Example:\n  ottla group delete reports audits")]
+    Delete(delete::Delete),
+    /// Delete committed offsets of topics that the group does not consume any more
+    #[command(
+        after_help = "Examples:\n  ottla group delete-offsets reports --topic clicks\n  ottla group delete-offsets reports --topic clicks:0,3"
+    )]
+    DeleteOffsets(delete::DeleteOffsets),
+    /// Set the committed offsets of a group without members
+    #[command(
+        after_help = "Examples:\n  ottla group reset-offsets reports --topic clicks --to-earliest\n  ottla group reset-offsets reports --all-topics --by-duration 2h --execute"
+    )]
+    ResetOffsets(reset::Reset),
 }
 
 #[derive(Debug, Args)]
@@ -49,6 +68,9 @@ pub async fn run(group: Group) -> anyhow::Result<()> {
     match group.command {
         GroupCommand::List(arguments) => list(arguments).await,
         GroupCommand::Describe(arguments) => describe(arguments).await,
+        GroupCommand::Delete(arguments) => delete::delete(arguments).await,
+        GroupCommand::DeleteOffsets(arguments) => delete::delete_offsets(arguments).await,
+        GroupCommand::ResetOffsets(arguments) => reset::reset(arguments).await,
     }
 }
 
@@ -81,12 +103,7 @@ async fn describe(arguments: Describe) -> anyhow::Result<()> {
     let mut client = Client::new(&arguments.connect);
     let coordinator = client.coordinator(&arguments.group).await?;
     let group_id = GroupId(StrBytes::from_string(arguments.group.clone()));
-    let request = DescribeGroupsRequest::default().with_groups(vec![group_id.clone()]);
-    let response = client.call(coordinator, &request).await?;
-    let Some(group) = response.groups.into_iter().next() else {
-        bail!("the coordinator's answer does not mention group {}", arguments.group);
-    };
-    check(group.error_code, || format!("group {}", arguments.group), group.error_message.as_deref())?;
+    let group = describe_once(&mut client, coordinator, &arguments.group).await?;
     let committed = committed(&mut client, coordinator, &group_id).await?;
     if group.group_state.as_str() == "Dead" && committed.is_empty() {
         bail!("there is no group {}; `ottla group list` shows those there are", arguments.group);
@@ -104,6 +121,20 @@ async fn describe(arguments: Describe) -> anyhow::Result<()> {
         output::table(&mut out, &lag)?;
     }
     Ok(out.flush()?)
+}
+
+/// A group that is not there is "Dead", whatever version of the API says so.
+async fn describe_once(client: &mut Client, coordinator: i32, group: &str) -> anyhow::Result<DescribedGroup> {
+    let id = GroupId(StrBytes::from_string(group.to_owned()));
+    let request = DescribeGroupsRequest::default().with_groups(vec![id]);
+    let response = client.call(coordinator, &request).await?;
+    let Some(described) = response.groups.into_iter().next() else {
+        bail!("the coordinator's answer does not mention group {group}");
+    };
+    if described.error_code != ResponseError::GroupIdNotFound.code() {
+        check(described.error_code, || format!("group {group}"), described.error_message.as_deref())?;
+    }
+    Ok(described)
 }
 
 type Partition = (String, i32);

@@ -15,7 +15,7 @@ enum Tool {
     Produce(produce::Produce),
     /// Read records of a topic
     Consume(consume::Consume),
-    /// List and describe consumer groups
+    /// List, describe, delete and reset consumer groups
     Group(group::Group),
 }
 
@@ -86,6 +86,14 @@ mod tests {
             "ottla consume t -g readers",
             "ottla group list",
             "ottla group describe readers",
+            "ottla group delete readers others",
+            "ottla group delete-offsets readers --topic t --topic u:0,2",
+            "ottla group reset-offsets readers --topic t:1 --to-earliest",
+            "ottla group reset-offsets readers --all-topics --to-latest --dry-run",
+            "ottla group reset-offsets readers --all-topics --to-offset 7 --execute",
+            "ottla group reset-offsets readers --topic t --shift-by -10",
+            "ottla group reset-offsets readers --topic t --to-datetime 2026-01-31T08:00:00.000",
+            "ottla group reset-offsets readers --topic t --by-duration PT1H",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -112,6 +120,15 @@ mod tests {
             "ottla consume t --count 0",
             "ottla consume t --json --key-separator :",
             "ottla consume t --timeout soon",
+            "ottla group delete",
+            "ottla group delete-offsets readers",
+            "ottla group delete-offsets readers --topic t:x",
+            "ottla group reset-offsets readers --topic t",
+            "ottla group reset-offsets readers --to-earliest",
+            "ottla group reset-offsets readers --topic t --all-topics --to-earliest",
+            "ottla group reset-offsets readers --topic t --to-earliest --to-latest",
+            "ottla group reset-offsets readers --topic t --to-offset -1",
+            "ottla group reset-offsets readers --topic t --to-earliest --execute --dry-run",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

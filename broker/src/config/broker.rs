@@ -27,6 +27,8 @@ pub struct BrokerConfig {
     pub max_request_partition_size_limit: i32,
     pub num_partitions: i32,
     pub offset_metadata_max_bytes: i32,
+    pub offsets_retention_check_interval_ms: i64,
+    pub offsets_retention_minutes: i32,
     pub offsets_topic_num_partitions: i32,
     pub producer_id_expiration_ms: i32,
     pub socket_request_max_bytes: i32,
@@ -74,6 +76,10 @@ impl BrokerConfig {
             max_request_partition_size_limit: int("max.request.partition.size.limit"),
             num_partitions: int("num.partitions"),
             offset_metadata_max_bytes: int("offset.metadata.max.bytes"),
+            offsets_retention_check_interval_ms: text("offsets.retention.check.interval.ms")
+                .parse()
+                .expect("validated"),
+            offsets_retention_minutes: int("offsets.retention.minutes"),
             offsets_topic_num_partitions: int("offsets.topic.num.partitions"),
             producer_id_expiration_ms: int("producer.id.expiration.ms"),
             socket_request_max_bytes: int("socket.request.max.bytes"),

@@ -23,17 +23,26 @@
 //! as it is short (they need not back off), and nobody is kept beyond a client's own time-out. Heartbeats are answered
 //! with success meanwhile, and SyncGroup with REBALANCE_IN_PROGRESS, as Kafka does.
 //!
+//! # The length of the log
+//!
+//! Every commit makes the log longer, and a load reads all of it. So when it has become long beside what lives, all that
+//! lives is written once more, a step at a time between commits, and the log is trimmed to where that began
+//! (`coordinator/history.rs`, decision 0010). A crash at any point leaves a log that says the same.
+//!
 //! # Cancellation
 //!
 //! A request whose connection is gone is carried out nevertheless; its answer goes nowhere. When the broker stops,
 //! whoever waits in a join or a sync is told NOT_COORDINATOR; appends under way are awaited.
+
+mod append;
+pub(super) mod history;
+mod load;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, Either, FutureExt, pending};
 use futures::stream::FuturesOrdered;
@@ -43,14 +52,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
-use super::batch::{Builder, Content, records, split_batch};
 use super::log::{LogError, OffsetsLog, Surroundings};
 use super::offsets::TopicPartition;
-use super::records::{CommittedOffset, GroupMetadata, Key, TooLong};
-use super::shard::{Budget, CommitRequest, Output, Shard, Write};
+use super::records::CommittedOffset;
+use super::shard::{Budget, CommitRequest, Deleted, Output, Shard};
 use super::state::{
     Description, JoinAnswer, JoinRequest, Leaving, Now, State, SyncAnswer, SyncRequest, Waiter,
 };
+
+use append::{Admitting, Answer, Flight, Item, Started};
+use history::History;
 
 /// What a fetch asks for: these partitions, or all that there are.
 pub type FetchScope = Option<Vec<TopicPartition>>;
@@ -109,10 +120,36 @@ pub enum Message {
     List {
         reply: oneshot::Sender<Vec<Listed>>,
     },
+    /// The whole group.
+    Delete {
+        group: Arc<str>,
+        reply: oneshot::Sender<Result<(), ResponseError>>,
+    },
+    DeleteOffsets {
+        group: Arc<str>,
+        offsets: Vec<TopicPartition>,
+        reply: oneshot::Sender<DeletedAnswer>,
+    },
 }
 
 /// One result for each that leaves, or one error for all.
 pub type LeaveAnswer = Result<Vec<Result<(), ResponseError>>, ResponseError>;
+
+/// One result for each offset, or one error for all.
+pub type DeletedAnswer = Result<Deleted, ResponseError>;
+
+/// What an actor is started with.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Of `__consumer_offsets`.
+    pub partition: i32,
+    /// Ticks count from here: when the broker began to look after groups.
+    pub started: Instant,
+    pub options: Options,
+    pub surroundings: Arc<dyn Surroundings>,
+    pub budget: Arc<Budget>,
+    pub stop: CancellationToken,
+}
 
 /// The way to an actor.
 #[derive(Clone, Debug)]
@@ -131,17 +168,11 @@ pub enum Unasked {
 }
 
 impl Coordinator {
-    /// Starts an actor; `run` is to be spawned by whoever owns it.
-    pub fn new(
-        partition: i32,
-        options: Options,
-        surroundings: Arc<dyn Surroundings>,
-        budget: Arc<Budget>,
-        stop: CancellationToken,
-    ) -> (Coordinator, impl Future<Output = ()> + Send + 'static) {
-        let (sender, receiver) = mpsc::channel(options.queued_messages_max);
+    /// Starts an actor; the future is to be spawned by whoever owns it.
+    pub fn new(setting: Setting) -> (Coordinator, impl Future<Output = ()> + Send + 'static) {
+        let (sender, receiver) = mpsc::channel(setting.options.queued_messages_max);
         let (loaded_sender, loaded) = watch::channel(false);
-        let run = run(partition, options, surroundings, budget, stop, receiver, loaded_sender);
+        let run = run(setting, receiver, loaded_sender);
         (Coordinator { messages: sender, loaded }, run)
     }
 
@@ -167,17 +198,6 @@ impl Coordinator {
     }
 }
 
-/// What becomes of a stretch of the write queue.
-#[derive(Debug)]
-enum Item {
-    Write(Write),
-    /// A leave is answered once what it led to is durable.
-    Left(oneshot::Sender<LeaveAnswer>, Vec<Result<(), ResponseError>>),
-}
-
-/// Items whose records are in one append.
-type Flight = BoxFuture<'static, (Vec<Item>, Result<(), LogError>)>;
-
 struct Actor {
     partition: i32,
     options: Options,
@@ -191,17 +211,11 @@ struct Actor {
     commits: HashMap<Waiter, oneshot::Sender<Result<(), ResponseError>>>,
     queue: VecDeque<Item>,
     queued_bytes: usize,
+    history: History,
 }
 
-async fn run(
-    partition: i32,
-    options: Options,
-    surroundings: Arc<dyn Surroundings>,
-    budget: Arc<Budget>,
-    stop: CancellationToken,
-    messages: mpsc::Receiver<Message>,
-    loaded: watch::Sender<bool>,
-) {
+async fn run(setting: Setting, messages: mpsc::Receiver<Message>, loaded: watch::Sender<bool>) {
+    let Setting { partition, started, options, surroundings, budget, stop } = setting;
     let topics = surroundings.topics_changed();
     let opened = tokio::select! {
         biased;
@@ -215,19 +229,21 @@ async fn run(
         }
     };
     let shard = Shard::new(options.rules.clone(), options.groups_max, budget);
+    let history = History::new(options.rewrite_log_bytes_min, options.rewrite_factor);
     let mut actor = Actor {
         partition,
         options,
         surroundings,
         log,
         shard,
-        started: Instant::now(),
+        started,
         next_waiter: 0,
         joins: HashMap::new(),
         syncs: HashMap::new(),
         commits: HashMap::new(),
         queue: VecDeque::new(),
         queued_bytes: 0,
+        history,
     };
     let replayed = tokio::select! {
         biased;
@@ -249,82 +265,6 @@ impl Actor {
         Now { tick_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as i64 }
     }
 
-    async fn load(&mut self) -> Result<(), LogError> {
-        let mut from = 0;
-        while let Some(chunk) = self.log.read(from, self.options.load_chunk_bytes).await? {
-            assert!(chunk.next > from, "a chunk of the log moves on");
-            from = chunk.next;
-            for batch in &chunk.batches {
-                self.replay(batch);
-            }
-        }
-        let (now, mut out) = (self.now(), Output::default());
-        self.shard.loaded(now, &mut out);
-        self.forget_orphans(&mut out);
-        self.absorb(out);
-        let groups = self.shard.groups().count();
-        tracing::info!(partition = self.partition, groups, end = from, "loaded groups and offsets");
-        Ok(())
-    }
-
-    /// Damage is logged and passed over: the rest of the groups should not be down for it.
-    fn replay(&mut self, bytes: &Bytes) {
-        let mut rest = &bytes[..];
-        loop {
-            let batch = match split_batch(&mut rest) {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(partition = self.partition, %error, "a batch of __consumer_offsets is skipped");
-                    return;
-                }
-            };
-            match records(batch) {
-                Ok(Content::Records(records)) => {
-                    for (key, value) in records {
-                        self.replay_record(key.unwrap_or_default(), value);
-                    }
-                }
-                Ok(Content::Foreign) => {
-                    tracing::warn!(
-                        partition = self.partition,
-                        "a foreign batch in __consumer_offsets is skipped"
-                    );
-                }
-                Err(error) => {
-                    tracing::error!(partition = self.partition, %error, "a batch of __consumer_offsets is skipped");
-                }
-            }
-        }
-    }
-
-    fn replay_record(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let now = self.now();
-        let decoded = Key::decode(key).and_then(|key| match key {
-            None => Ok(()),
-            Some(Key::Group { group }) => {
-                match value.map(GroupMetadata::decode).transpose()? {
-                    // A value of a version from the future says nothing to us; what was before stands.
-                    Some(None) => {}
-                    Some(known) => self.shard.replay_group(group, known),
-                    None => self.shard.replay_group(group, None),
-                }
-                Ok(())
-            }
-            Some(Key::Offset { group, topic, partition }) => {
-                match value.map(CommittedOffset::decode).transpose()? {
-                    Some(None) => {}
-                    Some(known) => self.shard.replay_offset(now, group, (topic, partition), known),
-                    None => self.shard.replay_offset(now, group, (topic, partition), None),
-                }
-                Ok(())
-            }
-        });
-        if let Err(error) = decoded {
-            tracing::error!(partition = self.partition, %error, "a record of __consumer_offsets is skipped");
-        }
-    }
-
     async fn serve(
         &mut self,
         mut messages: mpsc::Receiver<Message>,
@@ -333,10 +273,18 @@ impl Actor {
     ) {
         let mut in_flight: FuturesOrdered<Flight> = FuturesOrdered::new();
         let mut admitting: Option<Admitting> = None;
+        let mut trimming: Option<BoxFuture<'static, Result<(), LogError>>> = None;
         let mut topics_live = true;
         loop {
             if admitting.is_none() && in_flight.len() < self.options.appends_in_flight_max {
-                admitting = self.start_append();
+                match self.start_append() {
+                    Some(Started::Admitting(started)) => admitting = Some(started),
+                    Some(Started::Nothing(flight)) => in_flight.push_back(flight),
+                    None => {}
+                }
+            }
+            if trimming.is_none() {
+                trimming = self.start_trim();
             }
             let now = self.now();
             let deadline = match self.shard.wake() {
@@ -346,31 +294,39 @@ impl Actor {
                 None => Either::Right(pending()),
             };
             let admitted = match &mut admitting {
-                Some(admitting) => Either::Left(&mut admitting.0),
+                Some(admitting) => Either::Left(admitting.append()),
+                None => Either::Right(pending()),
+            };
+            let trimmed = match &mut trimming {
+                Some(trimming) => Either::Left(trimming),
                 None => Either::Right(pending()),
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some((items, result)) = in_flight.next(), if !in_flight.is_empty() => {
-                    if let Err(error) = self.landed(items, result) {
+                Some((landings, result)) = in_flight.next(), if !in_flight.is_empty() => {
+                    if let Err(error) = self.landed(landings, result) {
                         tracing::warn!(partition = self.partition, %error, "an append failed; starting over");
                         return self.wind_down(in_flight, admitting, error.response()).await;
                     }
                 }
                 appended = admitted => {
-                    let items = admitting.take().expect("it was polled").1;
-                    match appended {
-                        Ok(durable) => in_flight.push_back(durable.map(move |result| (items, result)).boxed()),
+                    let admitting = admitting.take().expect("it was polled");
+                    match self.admitted(admitting, appended) {
+                        Ok(flight) => in_flight.push_back(flight),
                         Err(error) => {
                             tracing::warn!(partition = self.partition, %error, "an append failed; starting over");
-                            self.queue.extend(items);
                             return self.wind_down(in_flight, None, error.response()).await;
                         }
                     }
                 }
+                result = trimmed => {
+                    trimming = None;
+                    self.trimmed(result);
+                }
                 () = deadline => self.expire(),
                 changed = topics.changed(), if topics_live => {
                     topics_live = changed.is_ok();
+                    self.history.try_again();
                     let mut out = Output::default();
                     self.forget_orphans(&mut out);
                     self.absorb(out);
@@ -385,6 +341,30 @@ impl Actor {
             }
         }
         self.wind_down(in_flight, admitting, ResponseError::NotCoordinator).await;
+    }
+
+    /// The beginning of the log goes once it is uploaded: earlier, that alone would force an upload. Every upload is an
+    /// entry of the metadata log, which wakes this actor.
+    fn start_trim(&mut self) -> Option<BoxFuture<'static, Result<(), LogError>>> {
+        let mark = self.history.trim_due()?;
+        if self.log.committed_end() < mark {
+            return None;
+        }
+        self.history.trim_started();
+        let log = self.log.clone();
+        Some(async move { log.trim(mark).await }.boxed())
+    }
+
+    fn trimmed(&mut self, result: Result<(), LogError>) {
+        self.history.trim_ended(result.is_ok());
+        let (partition, bytes) = (self.partition, self.history.bytes());
+        match result {
+            Ok(()) => tracing::info!(partition, bytes, "the log of groups and offsets is short again"),
+            // Harmless: it is tried again, and a successor that finds the log too long begins a rewrite of its own.
+            Err(error) => {
+                tracing::warn!(partition, %error, "the log of groups and offsets is not shortened yet");
+            }
+        }
     }
 
     /// What else has come already, so that it may share a batch.
@@ -403,15 +383,15 @@ impl Actor {
         admitting: Option<Admitting>,
         error: ResponseError,
     ) {
-        if let Some(Admitting(append, items)) = admitting {
-            match append.await {
-                Ok(durable) => in_flight.push_back(durable.map(move |result| (items, result)).boxed()),
-                Err(_) => self.queue.extend(items),
+        if let Some(mut admitting) = admitting {
+            let appended = admitting.append().await;
+            if let Ok(flight) = self.admitted(admitting, appended) {
+                in_flight.push_back(flight);
             }
         }
         let mut in_flight = pin!(in_flight);
-        while let Some((items, result)) = in_flight.next().await {
-            if let Err(error) = self.landed(items, result) {
+        while let Some((landings, result)) = in_flight.next().await {
+            if let Err(error) = self.landed(landings, result) {
                 tracing::warn!(partition = self.partition, %error, "an append failed while its coordinator ended");
             }
         }
@@ -421,6 +401,10 @@ impl Actor {
     fn expire(&mut self) {
         let (now, mut out) = (self.now(), Output::default());
         self.shard.expire(now, &mut out);
+        if self.shard.is_check_due(now) {
+            let surroundings = self.surroundings.clone();
+            self.shard.check_retention(now, &|topic| Some(surroundings.topic(topic)?.id), &mut out);
+        }
         self.absorb(out);
     }
 
@@ -450,7 +434,10 @@ impl Actor {
             Message::Sync { reply, .. } if self.is_congested() => {
                 let _ = reply.send(Err(ResponseError::CoordinatorNotAvailable));
             }
-            Message::Commit { reply, .. } if self.is_congested() => {
+            Message::Commit { reply, .. } | Message::Delete { reply, .. } if self.is_congested() => {
+                let _ = reply.send(Err(ResponseError::CoordinatorNotAvailable));
+            }
+            Message::DeleteOffsets { reply, .. } if self.is_congested() => {
                 let _ = reply.send(Err(ResponseError::CoordinatorNotAvailable));
             }
             Message::Join { group, request, reply } => {
@@ -474,11 +461,18 @@ impl Actor {
             }
             Message::Leave { group, leaving, reply } => {
                 let results = self.shard.leave(now, &group, &leaving, &mut out);
-                if out.writes.is_empty() {
-                    let _ = reply.send(Ok(results));
-                } else {
-                    self.absorb(std::mem::take(&mut out));
-                    self.queue.push_back(Item::Left(reply, results));
+                self.answer_when_durable(Answer::Left(reply, results), &mut out);
+            }
+            Message::Delete { group, reply } => match self.shard.delete(now, &group, &mut out) {
+                Ok(()) => self.answer_when_durable(Answer::Deleted(reply), &mut out),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Message::DeleteOffsets { group, offsets, reply } => {
+                match self.shard.delete_offsets(&group, offsets, &mut out) {
+                    Ok(results) => {
+                        self.answer_when_durable(Answer::OffsetsDeleted(reply, results), &mut out);
+                    }
+                    Err(error) => drop(reply.send(Err(error))),
                 }
             }
             Message::Fetch { group, scope, reply } => drop(reply.send(self.fetch(&group, scope))),
@@ -486,6 +480,14 @@ impl Actor {
             Message::List { reply } => drop(reply.send(self.list())),
         }
         self.absorb(out);
+    }
+
+    fn answer_when_durable(&mut self, answer: Answer, out: &mut Output) {
+        if out.writes.is_empty() {
+            return answer.give();
+        }
+        self.absorb(std::mem::take(out));
+        self.queue.push_back(Item::Answer(answer));
     }
 
     fn fetch(&self, group: &str, scope: FetchScope) -> Fetched {
@@ -532,82 +534,6 @@ impl Actor {
         }
     }
 
-    /// Takes writes off the queue into one batch, and begins to append it.
-    fn start_append(&mut self) -> Option<Admitting> {
-        let mut builder = Builder::new(self.now().wall_ms);
-        let mut items = Vec::new();
-        while builder.len_bytes() < self.options.batch_bytes_target {
-            let Some(item) = self.queue.pop_front() else { break };
-            let Item::Write(write) = &item else {
-                items.push(item);
-                continue;
-            };
-            self.queued_bytes -= write.estimate_bytes();
-            match write.encode(self.options.record_bytes_max) {
-                Ok(records) => {
-                    for (key, value) in &records {
-                        builder.push(key, value.as_deref());
-                    }
-                    items.push(item);
-                }
-                Err(error) => self.unwritable(item, error),
-            }
-        }
-        if builder.is_empty() {
-            // Nothing but answers to leaves whose writes are durable or could not be encoded.
-            for item in items {
-                self.answer_left(item);
-            }
-            return None;
-        }
-        let (log, batch) = (self.log.clone(), builder.finish());
-        Some(Admitting(async move { log.append(batch).await }.boxed(), items))
-    }
-
-    /// The write cannot be put into the format. (Kafka: an unknown server error, too.)
-    fn unwritable(&mut self, item: Item, error: TooLong) {
-        tracing::warn!(partition = self.partition, %error, "a group's record cannot be written");
-        if let Item::Write(write) = item {
-            let (now, mut out) = (self.now(), Output::default());
-            let response = match &write {
-                Write::Commit { .. } => ResponseError::InvalidCommitOffsetSize,
-                Write::Group { .. } | Write::Forget { .. } => ResponseError::UnknownServerError,
-            };
-            self.shard.written(now, write, Err(response), &mut out);
-            self.absorb(out);
-        }
-    }
-
-    fn answer_left(&mut self, item: Item) {
-        if let Item::Left(reply, results) = item {
-            let _ = reply.send(Ok(results));
-        }
-    }
-
-    /// An append has ended. Its failure puts the items back, for [`give_up`](Actor::give_up).
-    fn landed(&mut self, items: Vec<Item>, result: Result<(), LogError>) -> Result<(), LogError> {
-        if let Err(error) = result {
-            self.queue.extend(items);
-            return Err(error);
-        }
-        for item in items {
-            match item {
-                Item::Write(write) => {
-                    let (now, mut out) = (self.now(), Output::default());
-                    self.shard.written(now, write, Ok(()), &mut out);
-                    self.absorb(out);
-                }
-                Item::Left(..) => self.answer_left(item),
-            }
-        }
-        if self.shard.has_orphans_left() {
-            let mut out = Output::default();
-            self.forget_orphans(&mut out);
-            self.absorb(out);
-        }
-        Ok(())
-    }
-
     /// The memory may be ahead of the log: nothing more is decided here.
     fn give_up(&mut self, error: ResponseError) {
         let mut out = Output::default();
@@ -617,63 +543,9 @@ impl Actor {
             let _ = reply.send(Err(error));
         }
         for item in self.queue.drain(..) {
-            if let Item::Left(reply, _) = item {
-                let _ = reply.send(Err(error));
+            if let Item::Answer(answer) = item {
+                answer.fail(error);
             }
         }
     }
-}
-
-/// An append that waits for room, and the items in it.
-struct Admitting(BoxFuture<'static, Result<BoxFuture<'static, Result<(), LogError>>, LogError>>, Vec<Item>);
-
-type EncodedRecord = (Bytes, Option<Bytes>);
-
-impl Write {
-    fn encode(&self, record_bytes_max: usize) -> Result<Vec<EncodedRecord>, TooLong> {
-        let records = match self {
-            Write::Group { group, value, .. } => {
-                vec![(Key::Group { group: group.clone() }.encode()?, Some(value.encode()?))]
-            }
-            Write::Commit { group, offsets, .. } => {
-                let encoded =
-                    offsets.iter().map(|(at, offset)| Ok((offset_key(group, at)?, Some(offset.encode()?))));
-                encoded.collect::<Result<_, TooLong>>()?
-            }
-            Write::Forget { group, offsets } => {
-                let encoded = offsets.iter().map(|at| Ok((offset_key(group, at)?, None)));
-                encoded.collect::<Result<_, TooLong>>()?
-            }
-        };
-        let length =
-            records.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
-        if length > record_bytes_max {
-            Err(TooLong { what: "a group's update", length })
-        } else {
-            Ok(records)
-        }
-    }
-
-    /// What it takes while it waits for the log.
-    fn estimate_bytes(&self) -> usize {
-        const PER_ITEM: usize = 128;
-        match self {
-            Write::Group { value, .. } => {
-                let members = value.members.iter().map(|member| {
-                    PER_ITEM + member.subscription.len() + member.assignment.len() + member.client_id.len()
-                });
-                PER_ITEM + members.sum::<usize>()
-            }
-            Write::Commit { offsets, .. } => {
-                let each =
-                    offsets.iter().map(|((topic, _), offset)| PER_ITEM + topic.len() + offset.metadata.len());
-                PER_ITEM + each.sum::<usize>()
-            }
-            Write::Forget { offsets, .. } => PER_ITEM + offsets.len() * PER_ITEM,
-        }
-    }
-}
-
-fn offset_key(group: &Arc<str>, (topic, partition): &TopicPartition) -> Result<Bytes, TooLong> {
-    Key::Offset { group: group.clone(), topic: topic.clone(), partition: *partition }.encode()
 }

@@ -3,20 +3,28 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wal::AckRight;
 
-use super::coordinator::{Coordinator, FetchScope, Fetched, LeaveAnswer, Listed, Message, Unasked};
+use super::coordinator::{
+    Coordinator, DeletedAnswer, FetchScope, Fetched, LeaveAnswer, Listed, Message, Setting, Unasked,
+};
 use super::log::{KnownTopic, LogError, Surroundings};
+use super::offsets::TopicPartition;
 use super::shard::{Budget, CommitRequest};
 use super::state::{Description, JoinAnswer, JoinRefused, JoinRequest, Leaving, SyncAnswer, SyncRequest};
 use super::{BrokerSurroundings, Options};
 use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
 use crate::partition::Partitions;
+
+/// Partitions that one listing of all groups loads side by side. No option: it bounds a burst of reads.
+const LOADED_AT_ONCE: usize = 64;
 
 /// The group coordinators of one broker: an actor for each partition of `__consumer_offsets` that is in use.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub struct Groups {
     coordinators: Mutex<HashMap<i32, Coordinator>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    started: Instant,
 }
 
 /// Why a group's coordinator gives no answer, for the API that asks to translate.
@@ -78,6 +87,7 @@ impl Groups {
             coordinators: Mutex::new(HashMap::new()),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            started: Instant::now(),
         }
     }
 
@@ -167,27 +177,43 @@ impl Groups {
         if self.surroundings.is_fresh() { Ok(fetched) } else { Err(NoAnswer::NotCoordinator) }
     }
 
+    /// Deletes a group with all its offsets. Resolves once that is durable.
+    pub async fn delete(&self, group: Arc<str>) -> Result<(), ResponseError> {
+        let coordinator = self.coordinator_of(&group).await.map_err(NoAnswer::response)?;
+        let asked = coordinator.ask(|reply| Message::Delete { group, reply }).await;
+        asked.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
+    /// Deletes offsets of a group. Resolves once that is durable.
+    pub async fn delete_offsets(&self, group: Arc<str>, offsets: Vec<TopicPartition>) -> DeletedAnswer {
+        let coordinator = self.coordinator_of(&group).await.map_err(NoAnswer::response)?;
+        let asked = coordinator.ask(|reply| Message::DeleteOffsets { group, offsets, reply }).await;
+        asked.unwrap_or_else(|unasked| Err(NoAnswer::from(unasked).response()))
+    }
+
     /// `None` for a group that is not known.
     pub async fn describe(&self, group: Arc<str>) -> Result<Option<Description>, NoAnswer> {
         let coordinator = self.coordinator_of(&group).await?;
         Ok(coordinator.ask(|reply| Message::Describe { group, reply }).await?)
     }
 
-    /// Every group that has its coordinator here. Loads what is not loaded yet; partitions without records are passed
-    /// over.
+    /// Every group that has its coordinator here. Loads what is not loaded yet, side by side; partitions without records
+    /// are passed over.
     pub async fn list(&self) -> Result<Vec<Listed>, NoAnswer> {
         let Some(partitions) = self.surroundings.offsets_partitions() else { return Ok(Vec::new()) };
-        let mut listed = Vec::new();
-        for partition in 0..partitions {
-            let running = self.running(partition);
-            if running.is_none() && self.surroundings.open(partition).await?.end() == 0 {
-                continue;
-            }
-            let coordinator = self.coordinator(partition);
-            coordinator.wait_loaded(self.options.load_wait_max).await?;
-            listed.extend(coordinator.ask(|reply| Message::List { reply }).await?);
+        let deadline = Instant::now() + self.options.load_wait_max;
+        let parts = stream::iter(0..partitions).map(|partition| self.list_part(partition, deadline));
+        parts.buffer_unordered(LOADED_AT_ONCE).try_concat().await
+    }
+
+    async fn list_part(&self, partition: i32, deadline: Instant) -> Result<Vec<Listed>, NoAnswer> {
+        let running = self.running(partition);
+        if running.is_none() && self.surroundings.open(partition).await?.end() == 0 {
+            return Ok(Vec::new());
         }
-        Ok(listed)
+        let coordinator = self.coordinator(partition);
+        coordinator.wait_loaded(deadline.saturating_duration_since(Instant::now())).await?;
+        Ok(coordinator.ask(|reply| Message::List { reply }).await?)
     }
 
     /// Stops all actors. Requests in joins and syncs are told to look for the coordinator again.
@@ -214,13 +240,14 @@ impl Groups {
         if let Some(running) = coordinators.get(&partition).filter(|coordinator| !coordinator.has_ended()) {
             return running.clone();
         }
-        let (coordinator, run) = Coordinator::new(
+        let (coordinator, run) = Coordinator::new(Setting {
             partition,
-            self.options.clone(),
-            self.surroundings.clone(),
-            self.budget.clone(),
-            self.stop.child_token(),
-        );
+            started: self.started,
+            options: self.options.clone(),
+            surroundings: self.surroundings.clone(),
+            budget: self.budget.clone(),
+            stop: self.stop.child_token(),
+        });
         self.tasks.spawn(run);
         coordinators.insert(partition, coordinator.clone());
         coordinator

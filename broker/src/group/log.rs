@@ -15,9 +15,8 @@ use super::batch::Batch;
 /// One partition of `__consumer_offsets`, led here.
 #[async_trait]
 pub trait OffsetsLog: Send + Sync + Debug + 'static {
-    /// Waits for room, fixes the batch's place in the log, and returns a future that resolves once it is durable.
-    /// Futures complete in the order of the appends.
-    async fn append(&self, batch: Batch) -> Result<BoxFuture<'static, Result<(), LogError>>, LogError>;
+    /// Waits for room and fixes the batch's place in the log. It is durable later, in the order of the appends.
+    async fn append(&self, batch: Batch) -> Result<Appended, LogError>;
 
     /// Whole batches that begin at `from`, about `max_bytes` of them but at least one; `None` at the end of what is
     /// durable.
@@ -25,6 +24,21 @@ pub trait OffsetsLog: Send + Sync + Debug + 'static {
 
     /// The offset after the last durable record.
     fn end(&self) -> u64;
+
+    /// Below this [`trim`](OffsetsLog::trim) costs little: it is uploaded.
+    fn committed_end(&self) -> u64;
+
+    /// Gives up what is below `to`, durably. To be tried again after an error; the outcome may be unknown.
+    async fn trim(&self, to: u64) -> Result<(), LogError>;
+}
+
+/// A batch that has its place.
+pub struct Appended {
+    pub base: u64,
+    /// The offset after its last record.
+    pub end: u64,
+    /// Resolves once it is durable.
+    pub durable: BoxFuture<'static, Result<(), LogError>>,
 }
 
 /// Batches that follow one another.

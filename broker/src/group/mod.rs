@@ -11,7 +11,8 @@
 //!                                              records.rs in batch.rs: Kafka's own formats, in an ordinary partition
 //! ```
 //!
-//! Reading order: [`state`], [`records`], [`shard`], [`coordinator`], [`groups`], [`surroundings`].
+//! Reading order: [`state`], [`records`], [`shard`], [`coordinator`], [`groups`], [`surroundings`]. [`subscription`] is the
+//! one look into what members send.
 
 pub mod batch;
 pub mod coordinator;
@@ -21,6 +22,7 @@ pub mod offsets;
 pub mod records;
 pub mod shard;
 pub mod state;
+pub mod subscription;
 pub mod surroundings;
 
 use std::time::Duration;
@@ -55,6 +57,10 @@ pub struct Options {
     pub appends_in_flight_max: usize,
     /// How much of the log is read at a time when it is replayed, in bytes.
     pub load_chunk_bytes: usize,
+    /// A log of at least so many bytes is rewritten and trimmed when it has become
+    /// [`rewrite_factor`](Options::rewrite_factor) times as long as what lives in it (decision 0010).
+    pub rewrite_log_bytes_min: u64,
+    pub rewrite_factor: u32,
     /// How long a request waits for the replay before it is told that the coordinator loads.
     pub load_wait_max: Duration,
 }
@@ -69,6 +75,10 @@ impl Options {
             session_timeout_max: millis(config.group_max_session_timeout_ms),
             initial_rebalance_delay: millis(config.group_initial_rebalance_delay_ms),
             group_size_max: count(config.group_max_size),
+            offsets_retention: 60 * 1000 * millis(config.offsets_retention_minutes),
+            offsets_retention_check_interval: Duration::from_millis(
+                u64::try_from(config.offsets_retention_check_interval_ms).unwrap_or(0),
+            ),
             ..self.rules
         };
         let offset_metadata_bytes_max = count(config.offset_metadata_max_bytes);
@@ -89,6 +99,8 @@ impl Default for Options {
             record_bytes_max: 4 << 20,
             appends_in_flight_max: 4,
             load_chunk_bytes: 4 << 20,
+            rewrite_log_bytes_min: 8 << 20,
+            rewrite_factor: 4,
             load_wait_max: Duration::from_secs(5),
         }
     }

@@ -1,16 +1,35 @@
 //! The groups of one partition of `__consumer_offsets`: a state machine without I/O, around [`Group`]s and their
 //! [`Offsets`].
 //!
-//! Calls take the time and fill an [`Output`]: answers to give, and [`Write`]s to append *in order*. The owner reports
-//! each write with [`Shard::written`] once it is durable, in the same order. A committed offset is visible to fetches
-//! from then on and not before, so that what a consumer was told survives a crash.
+//! ```text
+//!   request ──► Output: answers
+//!                     └ writes ──► place (in order): records, and their place in the log ──► written (in order): durable
+//!                                    ▲
+//!                     rewrite ───────┘ a few records of what there is, between writes
+//! ```
+//!
+//! Calls take the time and fill an [`Output`]: answers to give, and [`Write`]s to append *in order*. The owner turns each
+//! into records with [`Shard::place`] when it fills a batch, and reports it with [`Shard::written`] once it is durable,
+//! in the same order. A committed offset is visible to fetches from then on and not before, so that what a consumer
+//! was told survives a crash.
 //!
 //! # Invariants
 //!
-//! - **C1** The offsets in memory are those that a replay of the durable log would give.
-//! - **C2** Tombstones of a group are written only while none of its commits is on the way: a commit for a topic that
-//!   was deleted and made again cannot be buried by the tombstone of its predecessor's.
+//! - **C1** The offsets that fetches see are those that a replay of the durable log would give.
+//! - **C2** What a removal removes, and what a rewrite repeats, is decided when its records are placed, on what the log has
+//!   by then: it neither buries nor takes back a commit in front of it, and what is placed behind it outlasts it. (A
+//!   commit for a topic that was deleted and made again is not buried by the tombstone of its predecessor's.)
 //! - **C3** Every group with a deadline is in the timer heap at that deadline or earlier.
+//! - **C4** is [`rewrite`]'s.
+//!
+//! Reading order: this file, `shard/entry.rs`, `shard/placing.rs`, `shard/removal.rs`, `shard/rewrite.rs`.
+
+mod entry;
+mod placing;
+mod removal;
+mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -20,12 +39,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
-use super::offsets::{Offsets, TopicPartition, is_orphan, offset_bytes};
+use super::offsets::{TopicPartition, is_orphan, offset_bytes};
 use super::records::{CommittedOffset, GroupMetadata};
 use super::state::{
-    Description, Effect, Group, JoinAnswer, JoinRefused, JoinRequest, Leaving, Now, Rules, StoreId,
-    SyncAnswer, SyncRequest, Waiter,
+    Description, Effect, Group, JoinAnswer, JoinRefused, JoinRequest, Leaving, Now, Rules, SyncAnswer,
+    SyncRequest, Waiter,
 };
+
+pub use placing::{EncodedRecord, Placed, Placement, Removal, Write};
+pub use removal::Deleted;
+
+use entry::{Entry, NEW_GROUP_BYTES};
+use rewrite::Rewrite;
 
 /// Memory for groups and offsets, shared by all coordinators of a broker.
 #[derive(Debug)]
@@ -66,14 +91,6 @@ pub struct CommitRequest {
     pub offsets: Vec<(TopicPartition, CommittedOffset)>,
 }
 
-/// To be appended to the log.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Write {
-    Group { group: Arc<str>, id: StoreId, value: GroupMetadata },
-    Commit { group: Arc<str>, waiter: Waiter, offsets: Vec<(TopicPartition, CommittedOffset)> },
-    Forget { group: Arc<str>, offsets: Vec<TopicPartition> },
-}
-
 /// What a call leads to.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -83,20 +100,6 @@ pub struct Output {
     pub writes: Vec<Write>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    group: Group,
-    offsets: Offsets,
-    /// Commits that are on their way to the log.
-    committing: usize,
-    /// The earliest time at which the timer heap has it; `NEVER` if it is not there.
-    scheduled: u64,
-    /// What the group takes in memory, offsets aside.
-    group_bytes: usize,
-    /// What of the budget it holds.
-    charged: usize,
-}
-
 /// What a call may have changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Touched {
@@ -104,25 +107,9 @@ enum Touched {
     Offsets,
 }
 
-impl Entry {
-    fn new(id: &Arc<str>, now: Now) -> Entry {
-        Entry {
-            group: Group::new(id.clone(), now),
-            offsets: Offsets::default(),
-            committing: 0,
-            scheduled: NEVER,
-            group_bytes: NEW_GROUP_BYTES + id.len(),
-            charged: 0,
-        }
-    }
-}
-
 const NEVER: u64 = u64::MAX;
 
-/// An estimate of what a group without members takes.
-const NEW_GROUP_BYTES: usize = 512;
-
-/// The same for a member, what it offers aside.
+/// An estimate of what a member takes, what it offers aside.
 const NEW_MEMBER_BYTES: usize = 512;
 
 /// See the module.
@@ -135,13 +122,17 @@ pub struct Shard {
     timers: BinaryHeap<Reverse<(u64, Arc<str>)>>,
     /// Memberships met by the replay; empty afterwards.
     replayed: HashMap<Arc<str>, GroupMetadata>,
-    /// Some group could not be cleared of orphans because it was committing (C2).
-    orphans_left: bool,
+    /// What a rewrite of everything would take, at most.
+    live_bytes: usize,
+    rewrite: Option<Rewrite>,
+    /// When offsets are looked at for whose time is over.
+    next_check: u64,
     effects: Vec<Effect>,
 }
 
 impl Shard {
     pub fn new(rules: Rules, groups_max: usize, budget: Arc<Budget>) -> Shard {
+        let next_check = rules.offsets_retention_check_interval.as_millis() as u64;
         Shard {
             rules,
             groups_max,
@@ -149,7 +140,9 @@ impl Shard {
             groups: HashMap::new(),
             timers: BinaryHeap::new(),
             replayed: HashMap::new(),
-            orphans_left: false,
+            live_bytes: 0,
+            rewrite: None,
+            next_check,
             effects: Vec::new(),
         }
     }
@@ -188,17 +181,20 @@ impl Shard {
     }
 
     /// The log is replayed: groups come to life, and their sessions begin anew (behaviour 101).
+    ///
+    /// Retention is looked at after its interval, but at once if the broker has been up for longer: the partition was not
+    /// loaded when it was due.
     pub fn loaded(&mut self, now: Now, out: &mut Output) {
+        self.next_check = self.next_check.max(now.tick_ms);
         for (id, value) in std::mem::take(&mut self.replayed) {
             let entry = self.entry(&id, now);
             entry.group = Group::restore(id.clone(), &value, now);
+            entry.membership_bytes = rewrite::membership_bytes(&id, &value);
+            entry.membership = Some(Arc::new(value));
         }
         let ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for id in ids {
             let entry = self.groups.get_mut(&id).expect("just listed");
-            if !entry.offsets.is_empty() {
-                entry.group.set_recorded();
-            }
             entry.group.loaded(now, &self.rules, &mut self.effects);
             self.settle(&id, Touched::Membership, out);
         }
@@ -206,6 +202,11 @@ impl Shard {
 
     fn entry(&mut self, id: &Arc<str>, now: Now) -> &mut Entry {
         self.groups.entry(id.clone()).or_insert_with(|| Entry::new(id, now))
+    }
+
+    /// Of a group that is kept for what it writes or for what is known of it.
+    fn entry_mut(&mut self, id: &str) -> &mut Entry {
+        self.groups.get_mut(id).expect("a group that writes is kept")
     }
 
     fn has_room_for_group(&self, id: &str) -> bool {
@@ -302,8 +303,7 @@ impl Shard {
             return;
         }
         let entry = self.entry(id, now);
-        entry.committing += 1;
-        entry.group.set_recorded();
+        entry.writing += 1;
         out.writes.push(Write::Commit { group: id.clone(), waiter, offsets: request.offsets });
         self.settle(id, Touched::Offsets, out);
     }
@@ -358,66 +358,17 @@ impl Shard {
         self.groups.values().map(|entry| &entry.group)
     }
 
-    /// A write is durable, or could not be made so. In the order in which they were put out.
-    pub fn written(&mut self, now: Now, write: Write, result: Result<(), ResponseError>, out: &mut Output) {
-        let (id, touched) = match write {
-            Write::Group { group, id, .. } => {
-                let entry = self.groups.get_mut(&group).expect("a group that stores is kept");
-                entry.group.stored(now, id, result, &mut self.effects);
-                (group, Touched::Membership)
-            }
-            Write::Commit { group, waiter, offsets } => {
-                let entry = self.groups.get_mut(&group).expect("a group that commits is kept");
-                entry.committing -= 1;
-                if result.is_ok() {
-                    for ((topic, partition), offset) in offsets {
-                        entry.offsets.set(&topic, partition, offset);
-                    }
-                }
-                out.commits.push((waiter, result));
-                (group, Touched::Offsets)
-            }
-            Write::Forget { group, offsets } => {
-                if let Some(entry) = self.groups.get_mut(&group).filter(|_| result.is_ok()) {
-                    for (topic, partition) in &offsets {
-                        entry.offsets.remove(topic, *partition);
-                    }
-                }
-                (group, Touched::Offsets)
-            }
-        };
-        self.settle(&id, touched, out);
-    }
-
-    /// Whether [`forget_orphans`](Shard::forget_orphans) left something for later that can be done now.
-    pub fn has_orphans_left(&self) -> bool {
-        self.orphans_left && self.groups.values().all(|entry| entry.committing == 0)
-    }
-
-    /// Puts out tombstones for the offsets of topics that are gone (behaviour 97).
-    pub fn forget_orphans(&mut self, topic_id: &dyn Fn(&str) -> Option<Uuid>, out: &mut Output) {
-        self.orphans_left = false;
-        for (id, entry) in &self.groups {
-            let orphans = entry.offsets.orphans(topic_id);
-            if orphans.is_empty() {
-                continue;
-            }
-            if entry.committing > 0 {
-                self.orphans_left = true;
-                continue;
-            }
-            out.writes.push(Write::Forget { group: id.clone(), offsets: orphans });
-        }
-    }
-
-    /// When [`expire`](Shard::expire) is to be called next; `None` if there is no deadline.
+    /// When [`expire`](Shard::expire) or [`check_retention`](Shard::check_retention) is due next; `None` if there is no
+    /// deadline.
     pub fn wake(&self) -> Option<u64> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        let check = (!self.groups.is_empty()).then_some(self.next_check);
+        timer.into_iter().chain(check).min()
     }
 
-    /// Does what is due.
+    /// Does what is due of groups.
     pub fn expire(&mut self, now: Now, out: &mut Output) {
-        while self.wake().is_some_and(|at| at <= now.tick_ms) {
+        while self.timers.peek().is_some_and(|Reverse((at, _))| *at <= now.tick_ms) {
             let Some(Reverse((at, id))) = self.timers.pop() else { break };
             let Some(entry) = self.groups.get_mut(&id).filter(|entry| entry.scheduled == at) else {
                 continue;
@@ -446,25 +397,27 @@ impl Shard {
     /// After a group changed: its effects go out, its timer and its charge are brought up to date, and it is forgotten
     /// if nothing would be lost.
     fn settle(&mut self, id: &Arc<str>, touched: Touched, out: &mut Output) {
-        for effect in self.effects.drain(..) {
+        for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Join(waiter, answer) => out.joins.push((waiter, answer)),
                 Effect::Sync(waiter, answer) => out.syncs.push((waiter, answer)),
                 Effect::Store(store, value) => {
-                    out.writes.push(Write::Group { group: id.clone(), id: store, value });
+                    self.entry_mut(id).writing += 1;
+                    out.writes.push(Write::Group { group: id.clone(), id: store, value: Arc::new(value) });
                 }
             }
         }
         let Some(entry) = self.groups.get_mut(id) else { return };
-        if entry.group.is_vacant() && entry.offsets.is_empty() && entry.committing == 0 {
+        if entry.is_vacant() {
             self.budget.recharge(entry.charged, 0);
+            self.live_bytes -= entry.live;
             self.groups.remove(id);
             return;
         }
         if touched == Touched::Membership {
             entry.group_bytes = entry.group.memory_bytes();
         }
-        let bytes = entry.group_bytes + entry.offsets.bytes();
+        let bytes = entry.memory_bytes();
         self.budget.recharge(entry.charged, bytes);
         entry.charged = bytes;
         let wake = entry.group.wake();
@@ -472,7 +425,16 @@ impl Shard {
             entry.scheduled = wake;
             self.timers.push(Reverse((wake, id.clone())));
         }
+        self.recount(id);
         self.prune_timers();
+    }
+
+    /// Brings the group's share of the live bytes up to date.
+    fn recount(&mut self, id: &str) {
+        let entry = self.groups.get_mut(id).expect("a group that writes is kept");
+        let live = entry.live_bytes();
+        self.live_bytes = self.live_bytes + live - entry.live;
+        entry.live = live;
     }
 
     /// Entries that were overtaken by an earlier one stay in the heap until their time; too many are swept out.

@@ -30,6 +30,7 @@
 
 mod join;
 mod rebalance;
+mod removal;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::records::{GroupMetadata, MemberMetadata};
+
+pub use removal::{RetainedFrom, Subscription};
 
 /// A member's id or instance id, as the coordinator made it or the client sent it.
 pub type MemberId = Arc<str>;
@@ -80,6 +83,10 @@ pub struct Rules {
     /// How long a new member may wait in its first join before it is taken for gone. It has no heartbeat yet: it does
     /// not know its id. (Kafka: `CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`, 5 minutes.)
     pub new_member_join_timeout: Duration,
+    /// `offsets.retention.minutes`: how long offsets are kept that nobody uses.
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`
+    pub offsets_retention_check_interval: Duration,
 }
 
 impl Default for Rules {
@@ -91,6 +98,8 @@ impl Default for Rules {
             group_size_max: i32::MAX as usize,
             pending_members_max: 10_000,
             new_member_join_timeout: Duration::from_secs(5 * 60),
+            offsets_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            offsets_retention_check_interval: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -311,7 +320,7 @@ pub struct Group {
     wake: u64,
     storing: BTreeMap<StoreId, Storing>,
     next_store: u64,
-    /// Something of this group is or will be in the log.
+    /// A membership of this group is or will be in the log.
     recorded: bool,
 }
 
@@ -417,6 +426,7 @@ impl Group {
 
     /// An estimate of the memory the group holds, in bytes.
     pub fn memory_bytes(&self) -> usize {
+        // Both as it is and, in what was stored last, as it was.
         const PER_MEMBER: usize = 512;
         let members: usize = self.members.values().map(|member| PER_MEMBER + member.bytes()).sum();
         PER_MEMBER + self.id.len() + members + self.pending_joins.len() * 128
@@ -465,11 +475,6 @@ impl Group {
         }
         self.rearm_session(member_id, now);
         Ok(())
-    }
-
-    /// Makes the group one whose offsets are worth keeping: a commit for it is in the log.
-    pub fn set_recorded(&mut self) {
-        self.recorded = true;
     }
 
     /// The member is known, and is who holds the instance id, if there is one.

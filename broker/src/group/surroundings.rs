@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use s3stream::ReadError;
 use tokio::sync::watch;
 use wal::AckRight;
 
 use super::batch::Batch;
-use super::log::{Chunk, KnownTopic, LogError, OffsetsLog, Surroundings};
+use super::log::{Appended, Chunk, KnownTopic, LogError, OffsetsLog, Surroundings};
 use crate::api::topic_name::CONSUMER_OFFSETS;
 use crate::config::BrokerConfig;
 use crate::metadata::{CreateTopicError, Error, Metadata, Topic};
@@ -88,13 +88,16 @@ struct PartitionLog(Arc<Partition>);
 
 #[async_trait]
 impl OffsetsLog for PartitionLog {
-    async fn append(&self, batch: Batch) -> Result<BoxFuture<'static, Result<(), LogError>>, LogError> {
+    async fn append(&self, batch: Batch) -> Result<Appended, LogError> {
         let mut retries = 0;
         loop {
             // The partition patches the batch in place; this copy stays for a repetition.
             match self.0.append_own(BytesMut::from(&batch.bytes[..])).await {
                 Ok(appended) => {
-                    return Ok(async { appended.durable().await.map_err(|error| of_storage(&error)) }.boxed());
+                    let base = appended.base_offset;
+                    let durable = async { appended.durable().await.map_err(|error| of_storage(&error)) };
+                    let end = base + u64::from(batch.records);
+                    return Ok(Appended { base, end, durable: durable.boxed() });
                 }
                 Err(AppendError::Storage(s3stream::Error::Full(_))) if retries < FULL_RETRIES_MAX => {
                     retries += 1;
@@ -119,6 +122,14 @@ impl OffsetsLog for PartitionLog {
 
     fn end(&self) -> u64 {
         self.0.high_watermark()
+    }
+
+    fn committed_end(&self) -> u64 {
+        self.0.committed_end()
+    }
+
+    async fn trim(&self, to: u64) -> Result<(), LogError> {
+        self.0.trim(to).await.map_err(|error| of_storage(&error))
     }
 }
 

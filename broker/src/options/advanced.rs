@@ -273,6 +273,10 @@ pub static ROWS: &[Definition] = &[
         "Appends under way at once, by partition."),
     row("group-load-chunk", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.group.load_chunk_bytes),
         "How much of the log is read at a time when a coordinator starts."),
+    row("group-rewrite-log", bytes(64 * KIB, 64 * GIB), |bounds| Field::from(&mut bounds.group.rewrite_log_bytes_min),
+        "The log of a coordinator is not rewritten, to be short again, before it has this size."),
+    row("group-rewrite-factor", count(2, 1_000), |bounds| Field::from(&mut bounds.group.rewrite_factor),
+        "It is rewritten when it is so many times as long as what lives in it."),
     row("group-load-wait", millis(0, 600_000), |bounds| Field::from(&mut bounds.group.load_wait_max),
         "How long a request waits for that before it is told to come again."),
 

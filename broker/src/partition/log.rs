@@ -195,6 +195,16 @@ impl Partition {
         self.log.cached_bytes_from(offset)
     }
 
+    /// Everything below is in data objects.
+    pub fn committed_end(&self) -> u64 {
+        self.metadata.image().stream(self.log.id()).map_or(0, |stream| stream.committed_end)
+    }
+
+    /// Gives up what is below `to`, durably. Beyond [`committed_end`](Partition::committed_end) it takes an upload first.
+    pub async fn trim(&self, to: u64) -> Result<(), s3stream::Error> {
+        self.log.trim(to).await
+    }
+
     /// The values that hold for the partition's topic, parsed once for each state of `topic` and `broker`.
     pub fn topic_config(&self, topic: &Arc<Topic>, broker: &Arc<BrokerConfig>) -> TopicConfig {
         let mut known = self.topic_config.lock();

@@ -14,10 +14,11 @@ use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
     Context, acls, alter_configs, alter_partition_reassignments, api_versions, create_partitions,
-    create_topics, delete_topics, describe_cluster, describe_configs, describe_groups, describe_log_dirs,
-    describe_topic_partitions, elect_leaders, fetch, find_coordinator, heartbeat, incremental_alter_configs,
-    init_producer_id, join_group, leave_group, list_config_resources, list_groups, list_offsets,
-    list_partition_reassignments, metadata, offset_commit, offset_fetch, sync_group,
+    create_topics, delete_groups, delete_topics, describe_cluster, describe_configs, describe_groups,
+    describe_log_dirs, describe_topic_partitions, elect_leaders, fetch, find_coordinator, heartbeat,
+    incremental_alter_configs, init_producer_id, join_group, leave_group, list_config_resources, list_groups,
+    list_offsets, list_partition_reassignments, metadata, offset_commit, offset_delete, offset_fetch,
+    sync_group,
 };
 use crate::broker::Broker;
 
@@ -130,7 +131,9 @@ pub(super) async fn handle(
         ApiKey::ListConfigResources => answer!(list_config_resources),
         ApiKey::DescribeTopicPartitions => answer!(describe_topic_partitions),
         ApiKey::CreatePartitions => answer!(create_partitions),
+        ApiKey::DeleteGroups => answer!(delete_groups),
         ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs),
+        ApiKey::OffsetDelete => answer!(offset_delete),
         ApiKey::DescribeCluster => answer!(describe_cluster),
         _ => unreachable!("{api:?} has a row in the version table but no arm here"),
     }

@@ -219,3 +219,73 @@ async fn exit_codes_and_errors_tell_people_what_to_do() {
     assert!(error.contains("record 1 has no key"), "{error}");
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn offsets_of_a_group_are_reset_and_deleted_and_so_is_the_group() {
+    let broker = TestBroker::start().await;
+    broker.topic("t", 1, &[]).await;
+    for word in ["one", "two", "three", "four"] {
+        done(&broker, &["produce", "t", word], b"").await;
+    }
+    let reset = async |arguments: &[&str]| {
+        let arguments = [&["group", "reset-offsets", "g"], arguments].concat();
+        done(&broker, &arguments, b"").await
+    };
+    let row = |was: &str, now: &str| {
+        format!("TOPIC  PARTITION  COMMITTED  NEW-OFFSET\nt      0          {was:<9}  {now}\n")
+    };
+    // Without --execute nothing happens, not even the group.
+    assert_eq!(reset(&["--topic", "t", "--to-offset", "3"]).await, row("-", "3"));
+    assert!(refused(&broker, &["group", "describe", "g"]).await.contains("there is no group g"));
+    let error = refused(&broker, &["group", "reset-offsets", "g", "--all-topics", "--to-latest"]).await;
+    assert!(error.contains("has no committed offsets"), "{error}");
+    assert_eq!(reset(&["--topic", "t:0", "--to-offset", "3", "--execute"]).await, row("-", "3"));
+    assert_eq!(reset(&["--all-topics", "--shift-by", "-2", "--execute"]).await, row("3", "1"));
+    assert_eq!(reset(&["--all-topics", "--to-latest", "--dry-run"]).await, row("1", "4"));
+    assert_eq!(reset(&["--all-topics", "--to-earliest"]).await, row("1", "0"));
+    assert_eq!(reset(&["--all-topics", "--by-duration", "1h"]).await, row("1", "0"));
+    assert_eq!(reset(&["--all-topics", "--to-datetime", "2100-01-01T00:00:00"]).await, row("1", "4"));
+    let consumed = done(&broker, &["consume", "t", "--group", "g", "-n", "1"], b"").await;
+    assert_eq!(consumed, "two\n", "the reset counts");
+    let error = refused(&broker, &["group", "reset-offsets", "g", "--topic", "t:7", "--to-latest"]).await;
+    assert!(error.contains("no partition 7"), "{error}");
+    let deleted = done(&broker, &["group", "delete-offsets", "g", "--topic", "t"], b"").await;
+    assert_eq!(deleted, "deleted the offset of t [0]\n");
+    let error = refused(&broker, &["group", "reset-offsets", "g", "--topic", "t", "--shift-by", "1"]).await;
+    assert!(error.contains("t [0] has no committed offset"), "{error}");
+    assert_eq!(done(&broker, &["group", "delete", "g"], b"").await, "deleted group g\n");
+    let error = refused(&broker, &["group", "delete", "g"]).await;
+    assert!(error.contains("`ottla group list` shows those there are"), "{error}");
+    let error = refused(&broker, &["group", "delete-offsets", "g", "--topic", "t"]).await;
+    assert!(error.contains("there is no such group"), "{error}");
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_group_with_members_is_left_alone() {
+    let broker = TestBroker::start().await;
+    done(&broker, &["produce", "t", "one"], b"").await;
+    let mut member = Command::new(env!("CARGO_BIN_EXE_ottla"))
+        .args(["consume", "t", "--group", "g", "--follow", "--from-beginning"])
+        .env("OTTLA_BOOTSTRAP", broker.address.to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start ottla");
+    let stdout = member.stdout.take().expect("piped");
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+    let line = within(lines.next_line()).await.expect("read");
+    assert_eq!(line.as_deref(), Some("one"));
+    let error = refused(&broker, &["group", "delete", "g"]).await;
+    assert!(error.contains("the group has members (NonEmptyGroup). Stop its consumers first"), "{error}");
+    let error = refused(&broker, &["group", "delete-offsets", "g", "--topic", "t"]).await;
+    assert!(error.contains("the group's members consume the topic"), "{error}");
+    let error = refused(&broker, &["group", "reset-offsets", "g", "--topic", "t", "--to-latest"]).await;
+    assert!(error.contains("group g is Stable: stop its consumers"), "{error}");
+    // What nobody consumes may go all the same.
+    broker.topic("u", 1, &[]).await;
+    let deleted = done(&broker, &["group", "delete-offsets", "g", "--topic", "u"], b"").await;
+    assert_eq!(deleted, "deleted the offset of u [0]\n");
+    member.kill().await.expect("kill");
+    broker.stop().await;
+}

@@ -6,6 +6,9 @@ use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponsePartitions;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
@@ -13,7 +16,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 use ottla::config::BrokerConfig;
 
-use crate::support::{Client, Disk, Options, TestBroker, name};
+use crate::support::{Client, Disk, Options, TestBroker, name, until};
 
 /// Without the initial delay, as suites run Kafka.
 fn options() -> Options {
@@ -261,4 +264,106 @@ async fn behaviour_81_a_broker_without_the_right_does_not_call_itself_the_coordi
     let asked = OffsetFetchRequestGroup::default().with_group_id(group("g"));
     let fetched = client.call(9, &OffsetFetchRequest::default().with_groups(vec![asked])).await;
     assert_eq!(fetched.groups[0].error_code, 16);
+}
+
+async fn delete_groups(client: &mut Client, ids: &[&str]) -> Vec<i16> {
+    let request = DeleteGroupsRequest::default().with_groups_names(ids.iter().map(|id| group(id)).collect());
+    client.call(2, &request).await.results.iter().map(|result| result.error_code).collect()
+}
+
+async fn delete_offset(client: &mut Client, id: &str, topic: &str) -> (i16, Option<i16>) {
+    let partition = OffsetDeleteRequestPartition::default().with_partition_index(0);
+    let topic = OffsetDeleteRequestTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
+    let request = OffsetDeleteRequest::default().with_group_id(group(id)).with_topics(vec![topic]);
+    let response = client.call(0, &request).await;
+    let partition = response.topics.first().map(|topic| topic.partitions[0].error_code);
+    (response.error_code, partition)
+}
+
+#[tokio::test]
+async fn behaviour_98_deleted_groups_and_offsets_stay_deleted_across_a_crash() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    for topic in ["t", "u"] {
+        broker.topic(topic, 1, &[]).await;
+    }
+    let mut client = broker.connect().await;
+    for id in ["whole", "part"] {
+        assert_eq!(commit(&mut client, &commit_request(id, "t", 41)).await, 0);
+        assert_eq!(commit(&mut client, &commit_request(id, "u", 42)).await, 0);
+    }
+    let joined = join(&mut client, "live").await;
+    client.call(5, &sync_request("live", &joined, &[])).await;
+    assert_eq!(delete_groups(&mut client, &["whole", "live", "none"]).await, [0, 68, 69]);
+    assert_eq!(delete_offset(&mut client, "part", "t").await, (0, Some(0)));
+    assert_eq!(delete_offset(&mut client, "part", "nowhere").await, (0, Some(3)));
+    assert_eq!(delete_offset(&mut client, "none", "t").await, (69, None));
+    // The members' metadata is no consumer's, so that any topic may be among theirs.
+    assert_eq!(delete_offset(&mut client, "live", "t").await, (0, Some(86)));
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(committed(&mut client, "whole", "t").await.committed_offset, -1);
+    assert_eq!(committed(&mut client, "part", "t").await.committed_offset, -1);
+    assert_eq!(committed(&mut client, "part", "u").await.committed_offset, 42);
+    let listed = client.call(5, &ListGroupsRequest::default()).await;
+    let mut ids: Vec<String> = listed.groups.iter().map(|row| row.group_id.to_string()).collect();
+    ids.sort();
+    assert_eq!(ids, ["live", "part"]);
+}
+
+#[tokio::test]
+async fn behaviour_96_offsets_of_a_group_without_members_expire() {
+    let set = [("offsets.retention.minutes", "1"), ("offsets.retention.check.interval.ms", "1")];
+    let set = set.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = BrokerConfig::new(&set.into()).expect("a valid config");
+    let broker = TestBroker::on(&Disk::new(), Options { config, ..Options::default() }).await;
+    broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    // A retention of its own, of which it has nothing left; version 2 to 4 alone can say so.
+    let brief = commit_request("brief", "t", 41).with_retention_time_ms(0);
+    assert_eq!(client.call(4, &brief).await.topics[0].partitions[0].error_code, 0);
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 42)).await, 0);
+    while committed(&mut client, "brief", "t").await.committed_offset != -1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, 42, "its minute is not over");
+}
+
+#[tokio::test]
+async fn a_long_history_of_commits_leaves_a_short_log() {
+    let disk = Disk::new();
+    let groups = ottla::group::Options { rewrite_log_bytes_min: 20_000, ..Default::default() };
+    let options = || Options { groups: groups.clone(), ..options() };
+    let broker = TestBroker::on(&disk, options()).await;
+    broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    let joined = join(&mut client, "g").await;
+    client.call(5, &sync_request("g", &joined, &[(&joined.member_id, "mine")])).await;
+    let of_member = |offset| {
+        commit_request("g", "t", offset)
+            .with_generation_id_or_member_epoch(joined.generation_id)
+            .with_member_id(joined.member_id.clone())
+    };
+    let partition = ottla::group::groups::partition_of("g", 50);
+    let topic =
+        broker.broker.metadata.image().topic_named("__consumer_offsets").cloned().expect("it is there");
+    let log = broker.partition(&topic, partition).await;
+    for round in 0..3 {
+        let before = log.log_start();
+        for offset in 0..400 {
+            assert_eq!(commit(&mut client, &of_member(round * 400 + offset)).await, 0);
+        }
+        broker.upload().await;
+        until(|| log.log_start() > before).await;
+        assert!(log.log_end() - log.log_start() < 400, "{}..{}", log.log_start(), log.log_end());
+    }
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(client.call(4, &heartbeat("g", &joined)).await.error_code, 0, "the membership was repeated");
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, 1199);
+    assert_eq!(commit(&mut client, &of_member(1200)).await, 0);
 }

@@ -11,8 +11,6 @@
 //! | 72 | OffsetForLeaderEpoch |
 //! | 78 | DeleteRecords |
 //! | 79 | compaction |
-//! | 96 | expiry of offsets |
-//! | 98 | OffsetDelete, DeleteGroups |
 //! | 102–105 | the newer group protocol, share groups |
 //! | 114 | quotas, SCRAM credentials |
 //! | 116 | DescribeProducers, DescribeTransactions, ListTransactions |

@@ -52,7 +52,9 @@ async fn round_trip(client: &mut Client, topic: Uuid, api: ApiKey, version: i16)
         | ApiKey::ListConfigResources
         | ApiKey::DescribeAcls
         | ApiKey::CreateAcls
-        | ApiKey::DeleteAcls => admin(client, api, version).await,
+        | ApiKey::DeleteAcls
+        | ApiKey::DeleteGroups
+        | ApiKey::OffsetDelete => admin(client, api, version).await,
         _ => cluster(client, api, version).await,
     }
 }
@@ -314,6 +316,16 @@ async fn admin(client: &mut Client, api: ApiKey, version: i16) -> i16 {
         ApiKey::DeleteAcls => {
             let request = DeleteAclsRequest::default().with_filters(vec![Default::default()]);
             client.call(version, &request).await.filter_results[0].error_code - 54
+        }
+        // GROUP_ID_NOT_FOUND is what there is to say.
+        ApiKey::DeleteGroups => {
+            let request =
+                DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text("no such group"))]);
+            client.call(version, &request).await.results[0].error_code - 69
+        }
+        ApiKey::OffsetDelete => {
+            let request = OffsetDeleteRequest::default().with_group_id(GroupId(text("no such group")));
+            client.call(version, &request).await.error_code - 69
         }
         _ => panic!("{api:?} is advertised and not tested here"),
     }

@@ -7,6 +7,7 @@ mod first_minute;
 mod inspect;
 mod process;
 mod real_clients;
+mod real_groups;
 mod refusals;
 #[path = "../../src/partition/testing.rs"]
 mod testing;

@@ -62,6 +62,7 @@ impl Disk {
 pub struct Options {
     pub server: Config,
     pub partitions: ottla::partition::Config,
+    pub groups: ottla::group::Options,
     pub config: BrokerConfig,
 }
 
@@ -114,7 +115,7 @@ impl TestBroker {
         let partitions = Partitions::start(options.partitions, by.broker, storage.clone(), metadata.clone());
         let config = Arc::new(options.config);
         let groups = Groups::of_broker(
-            Default::default(),
+            options.groups,
             metadata.clone(),
             partitions.clone(),
             right.clone(),
@@ -150,6 +151,11 @@ impl TestBroker {
         let configs = configs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let spec = TopicSpec { name: name.into(), partitions, configs };
         self.broker.metadata.create_topics(vec![spec]).await.remove(0).expect("create the topic")
+    }
+
+    /// Uploads what is only in the WAL.
+    pub async fn upload(&self) {
+        within(self.storage.flush()).await.expect("upload");
     }
 
     pub async fn partition(&self, topic: &Arc<Topic>, index: i32) -> Arc<Partition> {

@@ -96,6 +96,10 @@ fn explain(error: &ResponseError, message: Option<&str>) -> String {
         ResponseError::InvalidPartitions => {
             ("that is no more partitions than it has", "Partitions can be added, and not be taken away")
         }
+        ResponseError::NonEmptyGroup => ("the group has members", "Stop its consumers first"),
+        ResponseError::GroupSubscribedToTopic => {
+            ("the group's members consume the topic", "Stop its consumers first")
+        }
         ResponseError::TopicAuthorizationFailed
         | ResponseError::GroupAuthorizationFailed
         | ResponseError::ClusterAuthorizationFailed => ("this user may not do that", ""),

@@ -237,6 +237,32 @@ async fn while_it_loads_heartbeats_are_fine_syncs_start_over_and_others_are_told
 }
 
 #[tokio::test(start_paused = true)]
+async fn partitions_that_load_do_not_hold_up_others() {
+    let world = World::new();
+    let other: Arc<str> = Arc::from("other");
+    let before = groups(&world);
+    for group in [group(), other.clone()] {
+        before.commit(group, commit_request(5, world.topic("t"))).await.unwrap();
+    }
+    before.shutdown().await;
+    let partition = partition_of("g", 50);
+    assert_ne!(partition_of("other", 50), partition);
+    let groups = groups(&world);
+    world.hold_reads_of(Some(partition));
+    let began = Instant::now();
+    let mine = groups.fetch(group(), None);
+    tokio::pin!(mine);
+    assert!(futures::poll!(&mut mine).is_pending());
+    assert_eq!(groups.fetch(other, None).await.unwrap().len(), 1);
+    assert_eq!(began.elapsed(), Duration::ZERO, "the other one did not wait");
+    assert_eq!(groups.list().await, Err(NoAnswer::Loading));
+    assert_eq!(began.elapsed(), options().load_wait_max, "one time-out for all partitions");
+    assert_eq!(mine.await, Err(NoAnswer::Loading));
+    world.hold_reads_of(None);
+    assert_eq!(groups.list().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_log_is_replayed_chunk_by_chunk() {
     let world = World::new();
     let before = groups(&world);
@@ -438,4 +464,258 @@ async fn shutdown_answers_those_who_wait() {
     }
     groups.shutdown().await;
     assert_eq!(join.await.unwrap_err().error, ResponseError::NotCoordinator);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_98_a_deleted_group_is_gone_for_good_once_that_is_durable() {
+    let world = World::new();
+    let groups = groups(&world);
+    let joined = groups.join(group(), join_request("")).await.unwrap();
+    groups.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    assert_eq!(groups.delete(group()).await, Err(ResponseError::NonEmptyGroup));
+    let leaving = vec![Leaving { member_id: joined.member_id.clone(), instance_id: None }];
+    groups.leave(group(), leaving).await.unwrap();
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.hold(true);
+    {
+        let delete = groups.delete(group());
+        tokio::pin!(delete);
+        let before = world.batches();
+        tokio::select! {
+            _ = &mut delete => panic!("answered before it is durable"),
+            () = world.appended(before + 1) => {}
+        }
+        assert_eq!(committed(&groups).await.unwrap().offset, 5, "nor is it visible");
+        world.hold(false);
+        assert_eq!(delete.await, Ok(()));
+    }
+    for groups in [groups, self::groups(&world)] {
+        assert_eq!(committed(&groups).await, None);
+        assert_eq!(groups.describe(group()).await.unwrap(), None);
+        assert_eq!(groups.delete(group()).await, Err(ResponseError::GroupIdNotFound));
+        groups.shutdown().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_98_a_deletion_takes_the_commits_in_front_of_it_and_none_behind() {
+    let world = World::new();
+    let groups = groups(&world);
+    let topic = world.topic("t");
+    groups.commit(group(), commit_request(1, topic)).await.unwrap();
+    world.hold(true);
+    let in_front = groups.commit(group(), commit_request_at(3, 2, topic));
+    let delete = groups.delete(group());
+    let behind = groups.commit(group(), commit_request_at(4, 3, topic));
+    let (in_front, delete, behind, ()) = tokio::join!(in_front, delete, behind, async {
+        let before = world.batches();
+        world.appended(before).await;
+        for _ in 0..64 {
+            groups.describe(group()).await.unwrap();
+        }
+        world.hold(false);
+    });
+    assert_eq!((in_front, delete, behind), (Ok(()), Ok(()), Ok(())));
+    for groups in [groups, self::groups(&world)] {
+        let left = groups.fetch(group(), None).await.unwrap();
+        assert_eq!(left.iter().map(|((_, at), _)| *at).collect::<Vec<_>>(), [4]);
+        groups.shutdown().await;
+    }
+}
+
+fn commit_request_at(partition: i32, offset: i64, topic_id: Uuid) -> CommitRequest {
+    let mut request = commit_request(offset, topic_id);
+    request.offsets[0].0.1 = partition;
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_of_more_than_fits_an_append_takes_several() {
+    let world = World::new();
+    let small = Options { record_bytes_max: 1_000, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    let topic = world.topic("t");
+    for partition in 0..200 {
+        groups.commit(group(), commit_request_at(partition, 1, topic)).await.unwrap();
+    }
+    let offsets = (0..150).map(|partition| (Arc::from("t"), partition)).collect();
+    let deleted = groups.delete_offsets(group(), offsets).await.unwrap();
+    assert!(deleted.len() == 150 && deleted.iter().all(|(_, result)| result.is_ok()));
+    assert_eq!(groups.fetch(group(), None).await.unwrap().len(), 50);
+    assert_eq!(groups.delete(group()).await, Ok(()));
+    assert_eq!(self::groups(&world).describe(group()).await.unwrap(), None);
+}
+
+/// Retention of an hour, looked at every ten minutes. The wall clock does not stand still with the paused one, so
+/// commits carry their times themselves.
+fn retention(hours: u64) -> Options {
+    let mut options = options();
+    options.rules.offsets_retention = Duration::from_secs(hours * 3600);
+    options
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_96_offsets_expire_by_their_commit_and_the_group_goes_with_the_last() {
+    let world = World::new();
+    let groups = Groups::new(retention(1), Arc::new(Memory(world.clone())));
+    let topic = world.topic("t");
+    let wall_ms = crate::partition::wall_clock_ms();
+    let mut old = commit_request_at(0, 1, topic);
+    old.offsets[0].1.committed_at_ms = wall_ms - 3_600_000;
+    let mut young = commit_request_at(1, 2, topic);
+    young.offsets[0].1.committed_at_ms = wall_ms;
+    groups.commit(group(), old.clone()).await.unwrap();
+    groups.commit(group(), young).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(599)).await;
+    assert_eq!(groups.fetch(group(), None).await.unwrap().len(), 2, "nobody has looked yet");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.appended(3).await;
+    let left = groups.fetch(group(), None).await.unwrap();
+    assert_eq!(left.iter().map(|((_, at), _)| *at).collect::<Vec<_>>(), [1]);
+    let lonely: Arc<str> = Arc::from("lonely");
+    groups.commit(lonely.clone(), old).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert_eq!(groups.describe(lonely.clone()).await.unwrap(), None);
+    assert_eq!(self::groups(&world).describe(lonely).await.unwrap(), None, "in the log, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_96_the_time_since_the_group_emptied_survives_a_restart() {
+    let world = World::new();
+    let key = Key::Group { group: group() }.encode().unwrap();
+    let wall_ms = crate::partition::wall_clock_ms();
+    let emptied = |since_ms| GroupMetadata {
+        protocol_type: Arc::from("consumer"),
+        generation: 3,
+        protocol: None,
+        leader: None,
+        state_since_ms: since_ms,
+        members: Vec::new(),
+    };
+    let partition = partition_of("g", 50);
+    for (since_ms, stays) in [(wall_ms, true), (wall_ms - 3_600_000, false)] {
+        // An old commit does not count: the group was in use until it emptied.
+        let mut old = commit_request(5, world.topic("t"));
+        old.offsets[0].1.committed_at_ms = wall_ms - 7_200_000;
+        let before = groups(&world);
+        before.commit(group(), old).await.unwrap();
+        before.shutdown().await;
+        world.put(partition, &[(&key, Some(&emptied(since_ms).encode().unwrap()))]);
+        let after = Groups::new(retention(1), Arc::new(Memory(world.clone())));
+        assert!(committed(&after).await.is_some(), "a restart gives consumers the time to come back");
+        tokio::time::sleep(Duration::from_secs(601)).await;
+        after.shutdown().await;
+        assert_eq!(committed(&groups(&world)).await.is_some(), stays);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behaviour_96_what_is_loaded_long_after_the_start_is_looked_at_at_once() {
+    let world = World::new();
+    let mut old = commit_request(5, world.topic("t"));
+    old.offsets[0].1.committed_at_ms = crate::partition::wall_clock_ms() - 7_200_000;
+    groups(&world).commit(group(), old).await.unwrap();
+    let after = Groups::new(retention(1), Arc::new(Memory(world.clone())));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let _ = after.describe(group()).await.unwrap();
+    world.appended(2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(after.describe(group()).await.unwrap(), None);
+}
+
+/// Commits of ten partitions at a time, and what a later start has to read.
+async fn history(commits: i64) -> (usize, usize, usize) {
+    let world = World::new();
+    let small = Options { rewrite_log_bytes_min: 20_000, batch_bytes_target: 4_000, ..options() };
+    let before = Groups::new(small, Arc::new(Memory(world.clone())));
+    let topic = world.topic("t");
+    let joined = before.join(Arc::from("members"), join_request("")).await.unwrap();
+    before.sync(Arc::from("members"), sync_request(&joined, b"mine")).await.unwrap();
+    for offset in 0..commits {
+        let mut request = commit_request(offset, topic);
+        for partition in 1..10 {
+            let at = (Arc::from("t"), partition);
+            let committed = request.offsets[0].1.clone();
+            request.offsets.push((at, committed));
+        }
+        before.commit(group(), request).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    before.shutdown().await;
+    let bytes: usize = world.log(partition_of("g", 50)).batches.iter().map(|batch| batch.len()).sum();
+    let read_before = world.batches_read();
+    let after = groups(&world);
+    let left = after.fetch(group(), None).await.unwrap();
+    assert!(
+        left.len() == 10 && left.iter().all(|(_, offset)| offset.as_ref().unwrap().offset == commits - 1)
+    );
+    (bytes, world.batches_read() - read_before, world.trims())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_start_reads_does_not_grow_with_history() {
+    let (short_bytes, short_batches, short_trims) = history(20).await;
+    let (long_bytes, long_batches, long_trims) = history(2_000).await;
+    assert_eq!(short_trims, 0);
+    assert!(short_bytes > 10_000, "{short_bytes}");
+    // Without trims it would be a hundred times as much. The floor, and what comes while a rewrite is on its way.
+    assert!(long_bytes < 30_000, "{long_bytes} bytes are read after a hundred times the history");
+    assert!(long_batches < 2 * short_batches, "{short_batches} batches, then {long_batches}");
+    // Each rewrite pays for the floor's worth of history.
+    assert!((10..=100).contains(&long_trims), "{long_trims} trims");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_trimmed_only_once_it_is_uploaded_and_a_failed_trim_is_tried_again() {
+    let world = World::new();
+    let small = Options { rewrite_log_bytes_min: 5_000, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    let topic = world.topic("t");
+    world.upload(false);
+    for offset in 0..200 {
+        groups.commit(group(), commit_request(offset, topic)).await.unwrap();
+    }
+    let partition = partition_of("g", 50);
+    assert_eq!((world.log(partition).start, world.trims()), (0, 0));
+    world.fail_trims(true);
+    world.upload(true);
+    world.trimmed(1).await;
+    groups.commit(group(), commit_request(200, topic)).await.unwrap();
+    assert_eq!((world.log(partition).start, world.trims()), (0, 1), "not before something has changed");
+    world.fail_trims(false);
+    world.notify_topics();
+    world.trimmed(2).await;
+    assert!(world.log(partition).start > 0);
+    assert_eq!(committed(&self::groups(&world)).await.unwrap().offset, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_with_records_that_are_not_understood_is_kept() {
+    let world = World::new();
+    let partition = partition_of("g", 50);
+    world.put(partition, &[(&[0, 3, 0, 1, b'g'], Some(b"newer kind of group"))]);
+    let small = Options { rewrite_log_bytes_min: 5_000, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    let topic = world.topic("t");
+    for offset in 0..200 {
+        groups.commit(group(), commit_request(offset, topic)).await.unwrap();
+    }
+    groups.shutdown().await;
+    assert_eq!((world.log(partition).start, world.trims()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_too_long_already_is_shortened_after_the_load() {
+    let world = World::new();
+    let before = groups(&world);
+    for offset in 0..200 {
+        before.commit(group(), commit_request(offset, world.topic("t"))).await.unwrap();
+    }
+    before.shutdown().await;
+    let small = Options { rewrite_log_bytes_min: 5_000, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    assert_eq!(committed(&groups).await.unwrap().offset, 199);
+    world.trimmed(1).await;
+    assert!(world.log(partition_of("g", 50)).batches.len() <= 2);
+    assert_eq!(committed(&self::groups(&world)).await.unwrap().offset, 199);
 }

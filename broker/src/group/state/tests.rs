@@ -1,6 +1,7 @@
 //! One test per rule, and random walks that check the invariants of the module.
 
 mod random;
+mod removal;
 mod rules;
 
 use super::*;

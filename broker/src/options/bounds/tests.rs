@@ -110,6 +110,8 @@ fn every_field_has_a_row_or_is_decided_by_something_else() {
             "group.offset_metadata_bytes_max",     // offset.metadata.max.bytes
             "group.rules.group_size_max",          // group.max.size
             "group.rules.initial_rebalance_delay", // group.initial.rebalance.delay.ms
+            "group.rules.offsets_retention",       // offsets.retention.minutes
+            "group.rules.offsets_retention_check_interval", // offsets.retention.check.interval.ms
             "group.rules.session_timeout_max",     // group.max.session.timeout.ms
             "group.rules.session_timeout_min",     // group.min.session.timeout.ms
             "object_wal.puts_burst_max",           // wal-puts-per-second

@@ -2,31 +2,50 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::group::batch::{Batch, Builder};
-use crate::group::log::{Chunk, KnownTopic, LogError, OffsetsLog, Surroundings};
+use crate::group::log::{Appended, Chunk, KnownTopic, LogError, OffsetsLog, Surroundings};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Switches {
     hold: bool,
     hold_reads: bool,
+    hold_reads_of: Option<i32>,
     fail_appends: bool,
+    fail_trims: bool,
+    not_uploaded: bool,
+    trims: usize,
+    batches_read: usize,
     stale: bool,
     appended: usize,
     reads: usize,
 }
 
+/// A partition's batches; a batch's offset is its number.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    pub start: u64,
+    pub batches: Vec<Bytes>,
+}
+
+impl Log {
+    fn end(&self) -> u64 {
+        self.start + self.batches.len() as u64
+    }
+}
+
 /// What stays when a broker goes.
 #[derive(Debug)]
 pub struct World {
-    logs: Mutex<HashMap<i32, Vec<Bytes>>>,
+    logs: Mutex<HashMap<i32, Log>>,
     topics: Mutex<HashMap<String, Uuid>>,
     switches: watch::Sender<Switches>,
     topics_version: watch::Sender<u64>,
@@ -53,6 +72,40 @@ impl World {
 
     pub fn fail_appends(&self, fail: bool) {
         self.switches.send_modify(|switches| switches.fail_appends = fail);
+    }
+
+    /// What is durable is in objects, too. (It is unless this says otherwise.)
+    pub fn upload(&self, uploaded: bool) {
+        self.switches.send_modify(|switches| switches.not_uploaded = !uploaded);
+        self.notify_topics();
+    }
+
+    pub fn fail_trims(&self, fail: bool) {
+        self.switches.send_modify(|switches| switches.fail_trims = fail);
+    }
+
+    /// Waits until so many trims were carried out or refused.
+    pub async fn trimmed(&self, count: usize) {
+        let mut switches = self.switches.subscribe();
+        switches.wait_for(|switches| switches.trims >= count).await.expect("the world stands");
+    }
+
+    pub fn trims(&self) -> usize {
+        self.switches.borrow().trims
+    }
+
+    /// Batches that were read from logs so far.
+    pub fn batches_read(&self) -> usize {
+        self.switches.borrow().batches_read
+    }
+
+    pub fn log(&self, partition: i32) -> Log {
+        self.logs.lock().get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Of this partition alone.
+    pub fn hold_reads_of(&self, partition: Option<i32>) {
+        self.switches.send_modify(|switches| switches.hold_reads_of = partition);
     }
 
     pub fn set_fresh(&self, fresh: bool) {
@@ -105,7 +158,7 @@ impl World {
     }
 
     pub fn put_raw(&self, partition: i32, bytes: Bytes) {
-        self.logs.lock().entry(partition).or_default().push(bytes);
+        self.logs.lock().entry(partition).or_default().batches.push(bytes);
     }
 }
 
@@ -117,11 +170,13 @@ pub struct Memory(pub Arc<World>);
 struct MemoryLog {
     world: Arc<World>,
     partition: i32,
+    /// The offset of the next append.
+    placed: AtomicU64,
 }
 
 #[async_trait]
 impl OffsetsLog for MemoryLog {
-    async fn append(&self, batch: Batch) -> Result<BoxFuture<'static, Result<(), LogError>>, LogError> {
+    async fn append(&self, batch: Batch) -> Result<Appended, LogError> {
         self.world.switches.send_modify(|switches| switches.appended += 1);
         let (world, partition) = (self.world.clone(), self.partition);
         let durable = async move {
@@ -133,16 +188,21 @@ impl OffsetsLog for MemoryLog {
             world.put_raw(partition, batch.bytes);
             Ok(())
         };
-        Ok(durable.boxed())
+        let base = self.placed.fetch_add(1, Ordering::Relaxed);
+        Ok(Appended { base, end: base + 1, durable: durable.boxed() })
     }
 
     async fn read(&self, from: u64, max_bytes: usize) -> Result<Option<Chunk>, LogError> {
         self.world.switches.send_modify(|switches| switches.reads += 1);
         let mut switches = self.world.switches.subscribe();
-        switches.wait_for(|switches| !switches.hold_reads).await.expect("the world stands");
+        let held =
+            |switches: &Switches| switches.hold_reads || switches.hold_reads_of == Some(self.partition);
+        switches.wait_for(|switches| !held(switches)).await.expect("the world stands");
         drop(switches);
         let logs = self.world.logs.lock();
-        let batches = logs.get(&self.partition).map_or(&[][..], |batches| &batches[from as usize..]);
+        let Some(log) = logs.get(&self.partition) else { return Ok(None) };
+        let from = from.max(log.start);
+        let batches = &log.batches[(from - log.start) as usize..];
         let mut bytes = 0;
         let taken = batches.iter().take_while(|batch| {
             let room = bytes < max_bytes;
@@ -151,11 +211,29 @@ impl OffsetsLog for MemoryLog {
         });
         let batches: Vec<Bytes> = taken.cloned().collect();
         let next = from + batches.len() as u64;
+        self.world.switches.send_modify(|switches| switches.batches_read += batches.len());
         Ok((next > from).then_some(Chunk { batches, next }))
     }
 
     fn end(&self) -> u64 {
-        self.world.logs.lock().get(&self.partition).map_or(0, |batches| batches.len() as u64)
+        self.world.logs.lock().get(&self.partition).map_or(0, Log::end)
+    }
+
+    fn committed_end(&self) -> u64 {
+        if self.world.switches.borrow().not_uploaded { 0 } else { self.end() }
+    }
+
+    async fn trim(&self, to: u64) -> Result<(), LogError> {
+        assert!(to <= self.committed_end(), "the metadata refuses such a trim");
+        let fail = self.world.switches.borrow().fail_trims;
+        if !fail {
+            let mut logs = self.world.logs.lock();
+            let log = logs.entry(self.partition).or_default();
+            log.batches.drain(..(to.max(log.start) - log.start) as usize);
+            log.start = log.start.max(to);
+        }
+        self.world.switches.send_modify(|switches| switches.trims += 1);
+        if fail { Err(LogError::Unavailable("switched off".to_owned())) } else { Ok(()) }
     }
 }
 
@@ -170,7 +248,8 @@ impl Surroundings for Memory {
     }
 
     async fn open(&self, partition: i32) -> Result<Arc<dyn OffsetsLog>, LogError> {
-        Ok(Arc::new(MemoryLog { world: self.0.clone(), partition }))
+        let placed = AtomicU64::new(self.0.log(partition).end());
+        Ok(Arc::new(MemoryLog { world: self.0.clone(), partition, placed }))
     }
 
     fn topic(&self, name: &str) -> Option<KnownTopic> {

@@ -1,0 +1,60 @@
+//! Static members of real clients, and what these clients delete, with a restart of the broker in between
+//! (behaviours 92 and 98).
+
+use std::process::Command;
+
+use crate::process::{Ottla, Storage, installed, run, source};
+
+fn scenario(storage: Storage, crash: bool, client: impl Fn() -> Command) {
+    let mut broker = Ottla::new(storage);
+    broker.start();
+    let topic = format!("topic-{}", uuid::Uuid::new_v4());
+    let part = |part: &str, broker: &Ottla| {
+        let printed = run(client().arg(part).arg(broker.bootstrap()).arg(&topic));
+        assert!(printed.contains(&format!("groups {part}: ok")), "the client got to its end: {printed}");
+    };
+    part("first", &broker);
+    if crash {
+        broker.kill();
+    } else {
+        broker.stop();
+    }
+    broker.start();
+    part("second", &broker);
+    broker.stop();
+}
+
+/// Compiled as it is started: it is one file.
+fn java() -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
+    command.arg(format!("{}/*", installed("java/lib").display()));
+    command.arg(source("clients/java/src/main/java/ottla/GroupScenario.java"));
+    command
+}
+
+fn librdkafka() -> Command {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg(source("clients/python/confluent_groups.py"));
+    command
+}
+
+#[test]
+fn behaviour_92_98_java_across_a_crash() {
+    scenario(Storage::DirectoryBlock, true, java);
+}
+
+#[test]
+fn behaviour_92_98_java_across_an_orderly_restart_on_s3() {
+    scenario(Storage::BucketObject, false, java);
+}
+
+#[test]
+fn behaviour_92_librdkafka_across_a_crash_on_s3() {
+    scenario(Storage::BucketObject, true, librdkafka);
+}
+
+#[test]
+fn behaviour_92_librdkafka_across_an_orderly_restart() {
+    scenario(Storage::DirectoryBlock, false, librdkafka);
+}
