@@ -195,6 +195,7 @@ fn markdown(clients: &[(&str, String)]) -> String {
 /// Where the tests say which versions they install.
 const JAVA: &str = include_str!("../../tests/clients/java/pom.xml");
 const PYTHON: &str = include_str!("../../tests/clients/python/requirements.txt");
+const TOOLS: &str = include_str!("../../tests/clients/kafka-tools/pom.xml");
 const GO: &str = include_str!("../../tests/clients/go/go.mod");
 const NODE: &str = include_str!("../../tests/clients/node/package.json");
 const RUST: &str = include_str!("../../tests/clients/rust/Cargo.toml");
@@ -208,11 +209,16 @@ fn clients() -> Vec<(&'static str, String)> {
     let java =
         between(between(JAVA, "<artifactId>kafka-clients</artifactId>", "</dependency>"), "<version>", "<");
     let python = |name: &str| between(PYTHON, &format!("{name}=="), "\n").to_owned();
+    let tools = between(TOOLS, "<kafka.version>", "<");
     let go = |module: &str| between(GO, &format!("{module} v"), "\n").to_owned();
     let node = |name: &str| between(NODE, &format!("\"{name}\": \""), "\"").to_owned();
     let rust = between(RUST, "rskafka = { version = \"=", "\"");
     vec![
         ("Java: `org.apache.kafka:kafka-clients`, producer, consumer and admin", java.to_owned()),
+        (
+            "Kafka's command-line tools: topics, configs, consumer-groups, console-producer and -consumer, get-offsets, …",
+            tools.to_owned(),
+        ),
         ("Python: `confluent-kafka`, which is librdkafka", python("confluent-kafka")),
         ("Python: `kafka-python`", python("kafka-python")),
         ("Python: `aiokafka`", python("aiokafka")),

@@ -5,6 +5,7 @@ mod collect;
 mod crash;
 mod first_minute;
 mod inspect;
+mod kafka_tools;
 mod process;
 mod real_clients;
 mod real_groups;

@@ -32,10 +32,13 @@ public final class Tools {
   /** Of the tool that runs; null while it has not called for an exit. The first call counts: some tools catch {@link Exited}. */
   private static Integer code;
 
+  /** What the tool wants done at its end: the console producer sends what it still holds. */
+  private static final List<Runnable> HOOKS = new ArrayList<>();
+
   public static void main(String[] arguments) throws Exception {
     Exit.setExitProcedure((code, message) -> exit(code));
     Exit.setHaltProcedure((code, message) -> exit(code));
-    Exit.setShutdownHookAdder((name, hook) -> { });
+    Exit.setShutdownHookAdder((name, hook) -> HOOKS.add(hook));
     BufferedReader requests = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     PrintStream responses = System.out;
     for (String main = requests.readLine(); main != null; main = requests.readLine()) {
@@ -74,6 +77,8 @@ public final class Tools {
       thrown.getCause().printStackTrace(err);
       return 1;
     } finally {
+      HOOKS.forEach(Runnable::run);
+      HOOKS.clear();
       System.setOut(outBefore);
       System.setErr(errBefore);
     }

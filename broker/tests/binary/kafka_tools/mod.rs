@@ -1,0 +1,6 @@
+//! Kafka's own command-line tools against the real binary: what an operator types, and what is printed.
+
+mod groups;
+mod records;
+mod tools;
+mod topics;
