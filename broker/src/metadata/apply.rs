@@ -474,8 +474,8 @@ impl Image {
     }
 
     /// Whether everything that this commit would do has been done, by its first try: so that a retry after an unknown
-    /// outcome is harmless (F36). It is compared in full, since an object id that was used twice by mistake must not
-    /// pass as a repetition: the WAL would be trimmed for data that no stream names.
+    /// outcome is harmless (F36). An object id that was used twice by mistake must not pass as a repetition: the WAL would
+    /// be trimmed for data that no stream names. It cannot, since new data lies beyond its stream's committed end.
     fn is_repeated(&self, commit: &Commit, trim: Position) -> bool {
         !commit.objects.is_empty()
             && commit.wal_trim <= trim
@@ -485,18 +485,28 @@ impl Image {
                 if collected {
                     return object.parts.iter().all(|part| self.is_gone(part));
                 }
-                self.is_named_as(object)
+                self.size_of(object.id) == Some(object.size_bytes)
+                    && object.parts.iter().all(|part| self.was_committed(part))
             })
+    }
+
+    /// Of an object that is named or garbage.
+    fn size_of(&self, id: ObjectId) -> Option<u64> {
+        let named = self.objects.get(&id).map(|known| known.size_bytes);
+        named.or_else(|| self.garbage.get(&id).map(|known| known.size_bytes))
+    }
+
+    /// Whether the part's offsets are committed, in whatever object they are by now: compaction may have moved them.
+    fn was_committed(&self, part: &StreamPart) -> bool {
+        match self.streams.get(&part.stream) {
+            None => part.stream.0 < self.next_stream,
+            Some(stream) => part.end <= stream.committed_end,
+        }
     }
 
     /// Whether the object is known with this size, and every part that still matters is its.
     pub(super) fn is_named_as(&self, object: &NewObject) -> bool {
-        let size_bytes = self
-            .objects
-            .get(&object.id)
-            .map(|known| known.size_bytes)
-            .or_else(|| self.garbage.get(&object.id).map(|known| known.size_bytes));
-        size_bytes == Some(object.size_bytes)
+        self.size_of(object.id) == Some(object.size_bytes)
             && object.parts.iter().all(|part| self.is_committed(object.id, part))
     }
 

@@ -3,13 +3,17 @@
 //! For tests and simulation. It validates every command strictly (M1–M4) and can be told to misbehave the way a log in
 //! a bucket does: to be unavailable, to lose the reply to a command that it applied, or never to answer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod catalog;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use wal::{Incarnation, Position};
 
 use super::{
@@ -37,6 +41,8 @@ pub enum Fault {
 pub struct MemoryMetadata {
     state: Mutex<State>,
     looks: AtomicU64,
+    /// The number of commands so far.
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,6 +54,10 @@ struct State {
     streams: BTreeMap<StreamId, StreamState>,
     /// Every object that was ever committed.
     objects: HashMap<ObjectId, u64>,
+    /// Of those, when it was noticed that nothing names them.
+    garbage: BTreeMap<ObjectId, Instant>,
+    /// Of those, what was deleted from the bucket.
+    forgotten: HashSet<ObjectId>,
     /// `None` leaves a command alone.
     faults: VecDeque<Option<Fault>>,
     outage: bool,
@@ -60,6 +70,7 @@ struct Life {
     fenced: bool,
     recovered: bool,
     trim: Position,
+    low_water: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -83,7 +94,7 @@ impl MemoryMetadata {
         }
         state.incarnations.insert(
             incarnation,
-            Life { opened: false, fenced: false, recovered: false, trim: Position::default() },
+            Life { opened: false, fenced: false, recovered: false, trim: Position::default(), low_water: 0 },
         );
         incarnation
     }
@@ -116,6 +127,7 @@ impl MemoryMetadata {
 
     pub fn delete_stream(&self, id: StreamId) {
         self.state.lock().streams.remove(&id);
+        self.changed.send_modify(|changes| *changes += 1);
     }
 
     /// Opens a stream under `by`.
@@ -207,6 +219,7 @@ impl MemoryMetadata {
                 }
             }
         };
+        self.changed.send_modify(|changes| *changes += 1);
         tokio::task::yield_now().await;
         match fault {
             Some(Fault::HangBefore | Fault::HangAfter) => std::future::pending().await,
@@ -230,6 +243,7 @@ impl State {
         if self.objects.contains_key(&object.id) {
             return Err(Error::Conflict(format!("{:?} was committed before", object.id)));
         }
+        self.check_low_water(object.id)?;
         self.objects.insert(object.id, object.size_bytes);
         if object.parts.is_empty() {
             return Err(Error::Rejected(format!("{:?} holds nothing", object.id)));

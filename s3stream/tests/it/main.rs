@@ -1,6 +1,7 @@
 //! The storage engine from outside: over the memory WAL, a store in memory, and the metadata in memory.
 
 mod basics;
+mod collect;
 mod compaction;
 mod failure;
 mod media;

@@ -502,10 +502,6 @@ impl Run {
         assert_eq!(outcome.is_ok(), good, "{command:?}: {outcome:?}");
         if outcome.is_ok() {
             self.model.objects.insert(id);
-            // Nobody replaces what he does not know to be committed, so these are not tried again.
-            let Command::ReplaceParts { replacements, .. } = &command else { unreachable!() };
-            let replaced = |object: &NewObject| replacements[0].sources.contains(&object.id);
-            self.model.accepted.retain(|commit| !commit.objects.iter().any(replaced));
             for part in &object.parts {
                 let stream = self.model.streams.get_mut(&part.stream.0).unwrap();
                 let base = part.base.max(stream.start);

@@ -1,0 +1,113 @@
+//! The collector's side of the metadata in memory. When something became garbage is when that is noticed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use wal::Incarnation;
+
+use super::{Error, MemoryMetadata, ObjectId, State};
+use crate::gc::{Catalog, Due, Naming, Owner, Standing};
+
+impl State {
+    fn is_named(&self, id: ObjectId) -> bool {
+        self.streams.values().any(|stream| stream.parts.iter().any(|part| part.object == id))
+    }
+
+    fn note_garbage(&mut self, named: &std::collections::BTreeSet<ObjectId>) {
+        let now = Instant::now();
+        for id in self.objects.keys() {
+            if !named.contains(id) && !self.forgotten.contains(id) {
+                self.garbage.entry(*id).or_insert(now);
+            }
+        }
+    }
+
+    /// An object that was given up must not be named any more: it may be gone.
+    pub(super) fn check_low_water(&self, id: ObjectId) -> Result<(), Error> {
+        match id {
+            ObjectId::Data { owner, counter }
+                if self.incarnations.get(&owner).is_some_and(|life| counter < life.low_water) =>
+            {
+                Err(Error::Rejected(format!("{id:?} is below the low-water mark")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Catalog for MemoryMetadata {
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn garbage(&self, age_min: Duration, limit: usize) -> Due {
+        let named = self.named_objects();
+        let mut state = self.state.lock();
+        state.note_garbage(&named);
+        let mut due = Due::default();
+        for (id, since) in &state.garbage {
+            let wait = age_min.saturating_sub(since.elapsed());
+            if wait.is_zero() && due.objects.len() < limit {
+                due.objects.push(*id);
+            } else {
+                due.next_in = Some(due.next_in.map_or(wait, |next: Duration| next.min(wait)));
+            }
+        }
+        due
+    }
+
+    fn standing(&self, id: ObjectId) -> Standing {
+        let state = self.state.lock();
+        let naming = if state.is_named(id) {
+            Naming::Named
+        } else if state.objects.contains_key(&id) && !state.forgotten.contains(&id) {
+            Naming::Garbage
+        } else {
+            Naming::Unnamed
+        };
+        let (ObjectId::Data { owner, .. } | ObjectId::Slot { owner, .. }) = id;
+        let owner = match state.incarnations.get(&owner) {
+            None => Owner::Unheard,
+            Some(life) if life.fenced && (life.recovered || !life.opened) => Owner::Ended,
+            Some(life) => Owner::Listed {
+                fenced: life.fenced,
+                low_water: life.low_water,
+                slots_below: Some(life.trim.0),
+            },
+        };
+        Standing { naming, owner }
+    }
+
+    async fn refresh(&self) -> Result<(), Error> {
+        if self.state.lock().outage {
+            return Err(Error::Unavailable("outage".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn forget_garbage(&self, by: Incarnation, objects: Vec<ObjectId>) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(by)?;
+            for id in objects {
+                if state.garbage.remove(&id).is_some() {
+                    state.forgotten.insert(id);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn raise_low_water(&self, by: Incarnation, counter: u64) -> Result<(), Error> {
+        self.command(|state| {
+            state.check_live(by)?;
+            let life = state.incarnations.get_mut(&by).expect("it lives");
+            life.low_water = life.low_water.max(counter);
+            Ok(())
+        })
+        .await
+    }
+}
