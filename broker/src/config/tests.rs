@@ -33,6 +33,7 @@ fn a_broker_config_that_gives_a_default_has_the_topic_configs_default() {
     for row in table::TOPIC {
         for (name, factor) in row.broker {
             let broker = table::broker(name).unwrap_or_else(|| panic!("{name} is missing"));
+            assert_eq!(broker.effect, row.effect, "{name}");
             if *factor == 1 {
                 assert_eq!(broker.default, row.default, "{name}");
                 assert_eq!(broker.kind, row.kind, "{name}");
