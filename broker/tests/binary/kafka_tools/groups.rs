@@ -146,6 +146,31 @@ fn groups_with_and_without_members() {
     broker.stop();
 }
 
+#[test]
+fn deleted_offsets_and_groups() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    let tools = Tools(&broker);
+    produce(&tools);
+    tools.run(&format!("{CONSUME} --max-messages 6"));
+    let deleted = tools.run("kafka-consumer-groups --delete-offsets --group g --topic orders:0");
+    assert!(rows(&deleted).contains(&vec!["orders", "0", "Successful"]), "{deleted}");
+    assert_eq!(committed(&tools), [(1, 2), (2, 2)].into());
+    let unknown = tools.output_with("kafka-consumer-groups --delete --group unknown", &[]);
+    assert!(unknown.contains("GroupIdNotFoundException"), "{unknown}");
+    let deleted = tools.run("kafka-consumer-groups --delete --group g");
+    assert!(deleted.contains("Deletion of requested consumer groups ('g') was successful."), "{deleted}");
+    assert_eq!(tools.run("kafka-consumer-groups --list").trim(), "");
+
+    broker.kill();
+    broker.start();
+    let tools = Tools(&broker);
+    assert_eq!(tools.run("kafka-consumer-groups --list").trim(), "", "it stays deleted");
+    // A new group of the name begins anew.
+    assert_eq!(tools.run(&format!("{CONSUME} --max-messages 6")).lines().count(), 6);
+    broker.stop();
+}
+
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
