@@ -17,6 +17,9 @@ const SNAPPY_EXPANSION_MAX: usize = 24;
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER_BYTES: usize = 16;
 
+/// What a frame begins with (`KafkaLZ4BlockOutputStream.MAGIC`).
+const LZ4_MAGIC: &[u8] = &0x184D_2204_u32.to_le_bytes();
+
 /// Calls `with` with a reader of the decompressed bytes. It is the caller who stops reading at `limit_bytes`; the reader
 /// may fail beyond it, with [`io::ErrorKind::FileTooLarge`], rather than hold as much.
 pub fn decompressed<T>(
@@ -31,6 +34,10 @@ pub fn decompressed<T>(
             with(&mut payload)
         }
         Codec::Gzip => with(&mut BufReader::new(flate2::bufread::MultiGzDecoder::new(payload))),
+        // The decoder would take frames of the oldest format, too, and 16 MiB for each; Kafka's clients know this one.
+        Codec::Lz4 if payload.len() >= LZ4_MAGIC.len() && !payload.starts_with(LZ4_MAGIC) => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no LZ4 frame"));
+        }
         Codec::Lz4 => with(&mut BufReader::new(lz4_flex::frame::FrameDecoder::new(payload))),
         Codec::Zstd => with(&mut BufReader::new(zstd::stream::read::Decoder::with_buffer(payload)?)),
         Codec::Snappy => with(&mut BufReader::new(Snappy::new(payload, limit_bytes)?)),
@@ -147,6 +154,12 @@ mod tests {
             assert_eq!(read(100_000).unwrap(), 100_000);
             assert_eq!(read(50_000).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         }
+    }
+
+    #[test]
+    fn an_lz4_frame_of_the_oldest_format_is_refused_before_allocation() {
+        let refused = whole(Codec::Lz4, b"\x02\x21\x4c\x18\x01\0\0\0\0").unwrap_err().to_string();
+        assert!(refused.contains("no LZ4 frame"), "{refused}");
     }
 
     proptest! {

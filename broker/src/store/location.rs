@@ -57,6 +57,10 @@ impl FromStr for Location {
 impl fmt::Display for Location {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Two slashes at its front would be read as those before a host.
+            Location::Directory(path) if path.display().to_string().starts_with("//") => {
+                write!(formatter, "file://{}", path.display())
+            }
             Location::Directory(path) => write!(formatter, "file:{}", path.display()),
             Location::S3 { bucket, prefix } if prefix.is_empty() => write!(formatter, "s3://{bucket}"),
             Location::S3 { bucket, prefix } => write!(formatter, "s3://{bucket}/{prefix}"),
@@ -75,6 +79,7 @@ mod tests {
             ("./ottla-data", Location::Directory("./ottla-data".into())),
             ("file:./ottla-data", Location::Directory("./ottla-data".into())),
             ("file:///var/lib/ottla", Location::Directory("/var/lib/ottla".into())),
+            ("//data", Location::Directory("//data".into())),
             ("s3://bucket", s3("bucket", "")),
             ("s3://bucket/", s3("bucket", "")),
             ("s3://bucket/a/b/", s3("bucket", "a/b")),
