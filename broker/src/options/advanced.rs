@@ -40,6 +40,8 @@ pub static ROWS: &[Definition] = &[
         "S3: the longest pause between them; the first is 100 ms, and it doubles."),
     row("s3-idle-connections", count(1, 10_000), |bounds| Field::from(&mut bounds.s3.idle_connections_max),
         "S3: idle connections that are kept, by the metadata's client and by the data's."),
+    row("s3-keys-reload", millis(100, DAY_MS), |bounds| Field::from(&mut bounds.s3.keys_reload),
+        "S3: how often keys that come from the AWS tools' files are read again, so that they can be rotated."),
 
     row("block-wal-writes-in-flight", count(1, 64), |bounds| Field::from(&mut bounds.block_wal.writes_in_flight_max),
         "Block WAL: writes under way at once, each on a thread of its own."),

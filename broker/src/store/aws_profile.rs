@@ -4,6 +4,7 @@
 //! not read are `~/.aws/credentials` and `~/.aws/config` (or `AWS_SHARED_CREDENTIALS_FILE`, `AWS_CONFIG_FILE`), with
 //! the profile that `AWS_PROFILE` names. Profiles that need a program or a login (`credential_process`, SSO, role
 //! chaining) are refused when they were asked for by name, rather than passed over in silence.
+//! The keys are read again while the broker runs ([`rotating_keys`](super::rotating_keys)).
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -21,7 +21,10 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Location, Error> {
         let refuse =
-            |detail: &str| Err(Error::Location { store: text.to_owned(), detail: detail.to_owned() });
+            |detail: &str| Err(Error::Location { store: without_keys(text), detail: detail.to_owned() });
+        if has_keys(text) {
+            return refuse(super::KEYS_IN_URL);
+        }
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() {
@@ -51,6 +54,20 @@ impl FromStr for Location {
             return refuse("the path is missing");
         }
         Ok(Location::Directory(PathBuf::from(path)))
+    }
+}
+
+/// Whether a URL names a user, and perhaps a password, before its host.
+pub(super) fn has_keys(url: &str) -> bool {
+    url.split_once("://")
+        .is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@')))
+}
+
+/// The URL for people: what may be secret in it is left out.
+fn without_keys(url: &str) -> String {
+    match url.split_once("://").zip(url.rsplit_once('@')) {
+        Some(((scheme, _), (_, host))) if has_keys(url) => format!("{scheme}://...@{host}"),
+        _ => url.to_owned(),
     }
 }
 
@@ -88,6 +105,16 @@ mod tests {
             assert_eq!(location, expected, "{text}");
             assert_eq!(location.to_string().parse::<Location>().unwrap(), location, "display round-trips");
         }
+    }
+
+    #[test]
+    fn keys_in_a_url_are_refused_and_not_repeated() {
+        for text in ["s3://id:secret@bucket/prefix", "http://secret@host", "s3://id:se@cret@bucket"] {
+            let error = text.parse::<Location>().unwrap_err().to_string();
+            assert!(!error.contains("secret@") && !error.contains("cret@"), "{error}");
+            assert!(error.contains("AWS_SECRET_ACCESS_KEY"), "{error}");
+        }
+        assert!("s3://bucket/a@b".parse::<Location>().is_ok());
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod aws_profile;
 mod location;
 mod lock;
+mod rotating_keys;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 pub use location::Location;
 pub use lock::DirectoryLock;
+use rotating_keys::RotatingKeys;
 
 /// Clients for one store, scoped to the cluster's prefix.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub struct S3Limits {
     pub data_retry_pause_max: Duration,
     /// Idle connections kept by each of the two clients. Default 64.
     pub idle_connections_max: usize,
+    /// How often keys from the AWS tools' files are read again. Default 10 s.
+    pub keys_reload: Duration,
 }
 
 impl Default for S3Limits {
@@ -77,6 +81,7 @@ impl Default for S3Limits {
             data_retries_max: 3,
             data_retry_pause_max: Duration::from_secs(2),
             idle_connections_max: 64,
+            keys_reload: Duration::from_secs(10),
         }
     }
 }
@@ -98,6 +103,10 @@ pub enum Error {
     #[error("AWS profile {profile:?}: {detail}")]
     Profile { profile: String, detail: String },
 }
+
+/// What is said of a name or a password in a URL.
+const KEYS_IN_URL: &str = "keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or into the AWS tools' files, never \
+                           into a URL, which ends up in logs";
 
 /// Opens `location`. A directory is created if it is missing and locked for this process.
 pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
@@ -162,6 +171,9 @@ fn s3_client(
         .or_else(|| from_environment("AWS_ENDPOINT_URL"))
         .or_else(|| from_environment("AWS_ENDPOINT"))
         .or_else(|| profile.endpoint.clone());
+    if endpoint.as_deref().is_some_and(location::has_keys) {
+        return Err(client_error(format!("the endpoint holds a name or a password: {KEYS_IN_URL}")));
+    }
     let region = options
         .region
         .clone()
@@ -204,11 +216,7 @@ fn s3_client(
     if from_environment("AWS_ACCESS_KEY_ID").is_none()
         && let Some(keys) = profile.keys
     {
-        builder =
-            builder.with_access_key_id(keys.access_key_id).with_secret_access_key(keys.secret_access_key);
-        if let Some(token) = keys.session_token {
-            builder = builder.with_token(token);
-        }
+        builder = builder.with_credentials(Arc::new(RotatingKeys::new(keys, options.limits.keys_reload)));
     }
     Ok(Arc::new(builder.build().map_err(|error| client_error(error.to_string()))?))
 }
