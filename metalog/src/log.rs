@@ -164,7 +164,12 @@ impl Log {
         if number == 0 {
             return Ok(!self.was_trimmed().await?);
         }
-        Ok(self.nonce_of(number).await? == Some(nonce))
+        match self.nonce_of(number).await? {
+            None => Ok(false),
+            Some(found) if found == nonce => Ok(true),
+            // A header by itself has no checksum, so this may be damage on the way; the whole entry tells.
+            Some(_) => Ok(self.read(number).await?.is_some_and(|entry| entry.nonce == nonce)),
+        }
     }
 
     /// What it means that entry `number` was not found, to a reader that knows its predecessor's nonce.

@@ -29,7 +29,7 @@ use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
 
 use crate::config::BrokerConfig;
 use crate::metadata::image::Listener;
-use crate::metadata::{Metadata, cluster_id};
+use crate::metadata::{self, Metadata, cluster_id};
 use crate::options::Options;
 use crate::store::{self, Stores};
 
@@ -38,6 +38,9 @@ use banner::is_loopback;
 use wal_medium::{Media, Opened};
 
 pub use running::Running;
+
+/// Between two attempts while the store does not do what a start needs.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Added to a predecessor's lease before its volume is read: what two clocks may disagree about over that time.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
@@ -66,8 +69,26 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     }
 }
 
+/// Tries until the store lets it. What may have happened and what did not are the same here: an incarnation that nobody
+/// knows of never opened its log, and the next registration fences it.
+async fn persevere<T>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, metadata::Error>,
+) -> Result<T, metadata::Error> {
+    loop {
+        match attempt().await {
+            Err(error @ (metadata::Error::Unavailable(_) | metadata::Error::Unknown(_))) => {
+                tracing::warn!("{what}: {error}. Trying again until it works");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
 async fn open_metadata(options: &Options, stores: &Stores) -> anyhow::Result<Arc<Metadata>> {
-    Metadata::open(stores.metadata.clone(), options.bounds.metadata.clone())
+    let open = || Metadata::open(stores.metadata.clone(), options.bounds.metadata.clone());
+    persevere("reading the metadata", open)
         .await
         .with_context(|| format!("the metadata in {} cannot be read", stores.location))
 }
@@ -89,8 +110,11 @@ async fn assemble(
     let advertised = addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
     let rack = options.rack.as_deref().map(Arc::from);
-    let registered = metadata
-        .register(options.node_id as u32, ours.medium.uri(), listener, rack, &host::machine())
+    let machine = host::machine();
+    let register = || {
+        metadata.register(options.node_id as u32, ours.medium.uri(), listener.clone(), rack.clone(), &machine)
+    };
+    let registered = persevere("registering this broker", register)
         .await
         .context("this broker cannot register in the metadata")?;
     metadata.keep_lease(right.clone())?;

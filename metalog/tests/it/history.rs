@@ -454,6 +454,19 @@ async fn a_sleeper_does_not_read_a_ghost() {
     slept.assert_back_at_the_tail().await;
 }
 
+/// The header of the predecessor is read without a checksum; damage on the way must not be taken for another history.
+#[tokio::test(start_paused = true)]
+async fn a_predecessor_that_was_damaged_on_the_way_still_stands() {
+    let store = Rough::new(1);
+    let writer = open(&store, &idle()).await.unwrap();
+    propose_all(&writer, 0..2).await;
+    // A bit of the nonce.
+    let flip = Rule::new(Operation::Get, Fault::FlipBit(16 * 8)).under(entry_path(2).as_ref()).times(1);
+    store.faulty.add(flip);
+    assert_eq!(writer.propose(command(0, 2)).await.expect("it is in the log").number, 3);
+    assert_eq!(writer.view().machine.commands(), expected(3));
+}
+
 /// L5: the age of the view is looked at again after a create, because the sleep may have been in the middle of it.
 /// Here a late duplicate of entry 2 makes the predecessor stand again.
 #[tokio::test(start_paused = true)]
