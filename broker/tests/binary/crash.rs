@@ -3,10 +3,8 @@
 //!
 //! `OTTLA_KILLS=100 cargo test --release --package ottla --test binary crash` runs a hundred kills per kind of storage.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-
-use crate::process::{Ottla, Storage, installed, run, source};
+use crate::load::Load;
+use crate::process::{Ottla, Storage};
 
 /// Acknowledged records between two kills, at least.
 const RECORDS_PER_KILL: u64 = 1_000;
@@ -18,39 +16,23 @@ fn kills() -> u64 {
     }
 }
 
-fn crash_script(command: &str, broker: &Ottla, acks: &std::path::Path) -> Command {
-    let mut script = Command::new(installed("venv/bin/python"));
-    script.arg(source("clients/python/crash.py")).args([command, &broker.bootstrap(), "crash"]).arg(acks);
-    script
-}
-
 fn every_acknowledged_record_survives(storage: Storage) {
     // Small uploads, so that kills meet them at every stage.
     let mut broker = Ottla::new(storage).with(&["--upload-bytes", "1MiB", "--upload-interval", "1s"]);
     broker.start();
-    let acks = broker.directory.path().join("acks");
-    let mut writer =
-        crash_script("write", &broker, &acks).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut progress = BufReader::new(writer.stdout.take().unwrap()).lines();
-    let mut acknowledged = 0;
+    let mut load = Load::start(&broker, "crash");
     for _ in 0..kills() {
-        let before = acknowledged;
-        while acknowledged < before + RECORDS_PER_KILL {
-            let line = progress.next().expect("the writer goes on").unwrap();
-            acknowledged = line.parse().unwrap_or_else(|_| panic!("the writer stopped: {line}"));
-        }
+        load.more(RECORDS_PER_KILL);
         broker.kill();
         broker.start();
     }
-    drop(writer.stdin.take());
-    let last = progress.map_while(Result::ok).last().expect("the writer reports its end");
-    assert!(writer.wait().unwrap().success(), "the writer was content: {last}");
+    let judge = load.finish();
     // Once from the caches and objects of the running broker, once from a fresh one.
-    let verified = run(&mut crash_script("verify", &broker, &acks));
+    let verified = judge.verify(&broker);
     broker.kill();
     broker.start();
-    assert_eq!(run(&mut crash_script("verify", &broker, &acks)), verified);
-    println!("{storage:?}: {} kills, writer {last}, {}", kills(), verified.trim());
+    assert_eq!(judge.verify(&broker), verified);
+    println!("{storage:?}: {} kills, writer {}, {}", kills(), judge.summary, verified.trim());
 }
 
 #[test]

@@ -3,9 +3,12 @@
 mod bad_input;
 mod collect;
 mod crash;
+mod faults;
 mod first_minute;
 mod inspect;
 mod kafka_tools;
+mod ledger;
+mod load;
 mod process;
 mod real_clients;
 mod real_groups;

@@ -18,6 +18,9 @@ use object_store::prefix::PrefixStore;
 /// Far beyond anything that works; only a hang meets it.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
+/// The secret key of every broker in a bucket. It is to stand in no log.
+pub const SECRET: &str = "test-secret";
+
 /// `.test/` at the top of the tree.
 pub fn installed(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.test").join(path);
@@ -100,7 +103,7 @@ impl Ottla {
                     "--s3-allow-http".to_owned(),
                 ]);
                 environment.push(("AWS_ACCESS_KEY_ID".to_owned(), "test".to_owned()));
-                environment.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "test-secret".to_owned()));
+                environment.push(("AWS_SECRET_ACCESS_KEY".to_owned(), SECRET.to_owned()));
             }
         }
         match storage {
@@ -148,6 +151,15 @@ impl Ottla {
     /// Adds options, for the next start.
     pub fn with(mut self, arguments: &[&str]) -> Ottla {
         self.arguments.extend(arguments.iter().map(|argument| argument.to_string()));
+        self
+    }
+
+    /// Sets a variable of the environment, for the next start; an empty one takes it away.
+    pub fn with_variable(mut self, name: &str, value: &str) -> Ottla {
+        self.environment.retain(|(present, _)| present != name);
+        if !value.is_empty() {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
         self
     }
 
@@ -332,6 +344,9 @@ impl Drop for Ottla {
                 eprintln!("--- the broker's log\n{}", self.log());
             }
         }
+        if !std::thread::panicking() {
+            assert!(!self.log().contains(SECRET), "the secret key stands in the log:\n{}", self.log());
+        }
     }
 }
 
@@ -391,18 +406,28 @@ impl S3Server {
     /// A bucket of its own for whoever asks.
     pub fn create_bucket(&self) -> String {
         let bucket = format!("test-{}", uuid::Uuid::new_v4());
+        self.ask("PUT", &format!("/{bucket}"), b"");
+        bucket
+    }
+
+    /// One request behind every broker's back; the answer's body.
+    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.0.port)).unwrap();
         let credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
         write!(
             stream,
-            "PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {credential}\r\nContent-Length: 0\r\n\
-             Connection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {credential}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "the bucket is made: {answer}");
-        bucket
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let said = String::from_utf8_lossy(&answer);
+        assert!(said.starts_with("HTTP/1.1 2"), "{method} {path}: {said}");
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        answer.split_off(end)
     }
 }
 

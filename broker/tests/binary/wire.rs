@@ -32,11 +32,17 @@ pub struct Wire {
 
 impl Wire {
     pub fn connect(broker: &Ottla) -> Wire {
-        let stream = TcpStream::connect(("127.0.0.1", broker.port)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        Wire { stream, correlation_id: 0 }
+        Wire::connect_to(broker.port).unwrap()
+    }
+
+    /// # Errors
+    /// If nobody listens there.
+    pub fn connect_to(port: u16) -> io::Result<Wire> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        Ok(Wire { stream, correlation_id: 0 })
     }
 
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
@@ -68,13 +74,18 @@ impl Wire {
 
     /// Fetches once from partition 0.
     pub fn fetch(&mut self, topic: &str, offset: i64) -> io::Result<PartitionData> {
+        self.fetch_up_to(topic, offset, 1 << 20)
+    }
+
+    /// The same, of so many bytes if the broker likes.
+    pub fn fetch_up_to(&mut self, topic: &str, offset: i64, bytes: i32) -> io::Result<PartitionData> {
         let partition = FetchPartition::default()
             .with_current_leader_epoch(-1)
             .with_last_fetched_epoch(-1)
             .with_fetch_offset(offset)
-            .with_partition_max_bytes(1 << 20);
+            .with_partition_max_bytes(bytes);
         let request = FetchRequest::default()
-            .with_max_bytes(50 << 20)
+            .with_max_bytes(bytes.max(50 << 20))
             .with_min_bytes(1)
             .with_max_wait_ms(500)
             .with_session_epoch(-1)

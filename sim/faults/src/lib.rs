@@ -18,7 +18,7 @@
 //! | [`Fault::Hang`] | nothing, ever | nothing |
 //! | [`Fault::Truncate`], [`Fault::FlipBit`] | a damaged body | nothing |
 //! | [`Fault::CutBody`] | an error in the middle of a body | nothing |
-//! | [`Fault::Hide`] | 404 | nothing |
+//! | [`Fault::Hide`] | 404, or a listing without anything | nothing |
 //!
 //! [`FaultStore::hold_puts`] keeps PUTs between "reached the store" and "was answered", to be completed one by one in
 //! any order. [`FaultStore::careless`] makes conditional creates check-then-write, as many servers do.

@@ -54,6 +54,10 @@ impl Rule {
         Rule { operation, fault, prefix: String::new(), skip: 0, times: u64::MAX, probability: 1.0 }
     }
 
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
     /// Only keys that begin so.
     pub fn under(mut self, prefix: &str) -> Rule {
         self.prefix = prefix.to_owned();

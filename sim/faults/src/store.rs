@@ -372,6 +372,9 @@ impl FaultStore {
         let listing = list(&*self.inner, prefix);
         let answered = async move {
             before(fault).await?;
+            if fault == Some(Fault::Hide) {
+                return Ok(futures::stream::empty().boxed());
+            }
             Ok::<_, Error>(listing)
         };
         futures::stream::once(answered).try_flatten().boxed()

@@ -1,5 +1,6 @@
 //! The store does what the crate's page says.
 
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -79,6 +80,9 @@ async fn bodies_are_damaged_as_asked_and_counts_add_up() {
     assert!(matches!(read().await, Err(Error::NotFound { .. })));
     assert_eq!(read().await.unwrap(), "0123456789");
     assert_eq!((store.counts().puts, store.counts().gets), (1, 4));
+    store.add(Rule::new(Operation::List, Fault::Hide).times(1));
+    let list = || async { store.list(None).try_collect::<Vec<_>>().await.unwrap().len() };
+    assert_eq!((list().await, list().await), (0, 1));
 }
 
 #[tokio::test]

@@ -257,6 +257,20 @@ mod tests {
         assert!(decode_records(&header, &body).is_none());
     }
 
+    /// Of the frame; what lies behind it up to the block's end is not read.
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let records =
+            [record(1, &[0xaa, 0xbb], b"hello"), record(2, &[], b""), record(3, &[7; 62], &[9; 300])];
+        let bytes = encode(&records);
+        let used = HEADER_BYTES + records.iter().map(record_bytes).sum::<usize>();
+        for bit in 0..used * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&flipped).is_none(), "bit {bit}");
+        }
+    }
+
     fn any_record() -> impl Strategy<Value = Record> {
         (any::<u8>(), prop::collection::vec(any::<u8>(), 0..=62), prop::collection::vec(any::<u8>(), 0..600))
             .prop_map(|(kind, meta, body)| record(kind, &meta, &body))
@@ -268,16 +282,6 @@ mod tests {
             let (header, decoded) = decode(&encode(&records)).unwrap();
             prop_assert_eq!(header.records as usize, records.len());
             prop_assert_eq!(decoded, records);
-        }
-
-        #[test]
-        fn every_flipped_bit_is_noticed(
-            records in prop::collection::vec(any_record(), 1..4), at in any::<prop::sample::Index>(), bit in 0..8
-        ) {
-            let mut bytes = encode(&records);
-            let used = HEADER_BYTES + records.iter().map(record_bytes).sum::<usize>();
-            bytes[at.index(used)] ^= 1u8 << bit;
-            prop_assert!(decode(&bytes).is_none());
         }
 
         #[test]

@@ -62,6 +62,8 @@ struct Shared {
 struct State {
     rules: Vec<Rule>,
     outage: Option<Fault>,
+    /// Access keys that are no longer taken.
+    expired_keys: Vec<String>,
     /// Counts up with every `heal`; what hangs goes then.
     heals: u64,
     closed: bool,
@@ -120,7 +122,18 @@ impl Proxy {
         cut(&mut state);
     }
 
-    /// Removes all rules, ends an outage, and cuts what hangs. Late PUTs stay late.
+    /// From now on requests that are signed with this access key hear that their token has expired, whatever the rules
+    /// say.
+    pub fn expire_key(&self, key: &str) {
+        self.shared.state.lock().expired_keys.push(format!("Credential={key}/"));
+    }
+
+    /// Requests so far that a fault struck.
+    pub fn struck(&self) -> usize {
+        self.shared.state.lock().log.iter().filter(|seen| seen.fault.is_some()).count()
+    }
+
+    /// Removes all rules, ends an outage, and cuts what hangs. Late PUTs stay late, expired keys expired.
     pub fn heal(&self) {
         let mut state = self.shared.state.lock();
         state.rules.clear();
@@ -188,7 +201,8 @@ impl Shared {
         let mut from = BufReader::new(stream);
         while let Some(request) = Message::request(&mut from)? {
             let (operation, key) = self.classify(&request);
-            let (fault, heals) = self.strike(operation, &key);
+            let signed = request.header("authorization").unwrap_or_default();
+            let (fault, heals) = self.strike(operation, &key, signed);
             match self.answer(&request, fault, heals)? {
                 Some(answer) => {
                     let promised = (request.method_and_target().0 != "HEAD").then_some(answer.promised);
@@ -211,6 +225,9 @@ impl Shared {
             Some(Fault::Expire) => return Ok(Some(refusal(400, "ExpiredToken"))),
             Some(Fault::Forbid) => return Ok(Some(refusal(403, "AccessDenied"))),
             Some(Fault::Conflict) => return Ok(Some(refusal(409, "ConditionalRequestConflict"))),
+            Some(Fault::Hide) if self.classify(request).0 == Operation::List => {
+                return Ok(Some(empty_listing()));
+            }
             Some(Fault::Hide) => return Ok(Some(refusal(404, "NoSuchKey"))),
             Some(Fault::Cut) => return Ok(None),
             Some(Fault::Hang) => {
@@ -261,7 +278,13 @@ impl Shared {
         let (method, target) = request.method_and_target();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let parts: Vec<&str> = path.trim_start_matches('/').splitn(self.depth + 1, '/').collect();
-        let key = Path::from_url_path(parts.get(self.depth).copied().unwrap_or_default()).unwrap_or_default();
+        let mut key =
+            Path::from_url_path(parts.get(self.depth).copied().unwrap_or_default()).unwrap_or_default();
+        // A listing's key is its prefix, as the store sees it: with the cluster's in front.
+        if let Some(prefix) = query.split('&').find_map(|part| part.strip_prefix("prefix=")) {
+            let whole = Path::from_url_path(prefix).unwrap_or_default();
+            key = whole.parts().skip(self.depth - 1).collect();
+        }
         let operation = match method {
             "PUT" => Operation::Put,
             "DELETE" => Operation::Delete,
@@ -273,14 +296,15 @@ impl Shared {
     }
 
     /// Counts the request and picks its fault.
-    fn strike(&self, operation: Operation, key: &Path) -> (Option<Fault>, u64) {
+    fn strike(&self, operation: Operation, key: &Path, signed: &str) -> (Option<Fault>, u64) {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.requests += 1;
         state.counts.count(operation);
         let mut coins = StdRng::seed_from_u64(self.seed ^ state.requests.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let struck = |rule: &mut Rule| rule.strikes(operation, key, coins.random()).then_some(rule.fault);
-        let fault = state.outage.or_else(|| state.rules.iter_mut().find_map(struck));
+        let expired = state.expired_keys.iter().any(|key| signed.contains(key)).then_some(Fault::Expire);
+        let fault = expired.or(state.outage).or_else(|| state.rules.iter_mut().find_map(struck));
         if state.log.len() < LOG_MAX {
             state.log.push(Seen { operation, key: key.clone(), fault });
         }
@@ -298,11 +322,19 @@ struct Answer {
 
 /// An error in S3's own words.
 fn refusal(status: u16, code: &str) -> Answer {
-    let body = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>on purpose</Message></Error>"
-    );
+    xml(status, code, &format!("<Error><Code>{code}</Code><Message>on purpose</Message></Error>"))
+}
+
+fn empty_listing() -> Answer {
+    let namespace = "http://s3.amazonaws.com/doc/2006-03-01/";
+    let result = "<KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>";
+    xml(200, "OK", &format!("<ListBucketResult xmlns=\"{namespace}\">{result}</ListBucketResult>"))
+}
+
+fn xml(status: u16, reason: &str, document: &str) -> Answer {
+    let body = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>{document}");
     let message = Message {
-        start: format!("HTTP/1.1 {status} {code}"),
+        start: format!("HTTP/1.1 {status} {reason}"),
         headers: vec![("Content-Type".to_owned(), "application/xml".to_owned())],
         body: body.into_bytes(),
     };

@@ -130,6 +130,26 @@ fn bodies_are_damaged_as_asked() {
 }
 
 #[test]
+fn listings_are_known_by_their_prefix() {
+    let (proxy, _) = failing(Operation::List, Fault::Hide);
+    let listing = |prefix: &str| {
+        let target = format!("/bucket?list-type=2&prefix=cluster%2F{prefix}%2F");
+        let stream = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        let start = format!("GET {target} HTTP/1.1");
+        let request = Message { start, headers: Vec::new(), body: Vec::new() };
+        request.write(&mut &stream, None, true).unwrap();
+        let answer = Message::response(&mut BufReader::new(&stream), "GET").unwrap();
+        (answer.status(), String::from_utf8(answer.body).unwrap())
+    };
+    // The test's server knows no listings.
+    assert_eq!(listing("b%2Fx").0, 404);
+    let (status, body) = listing("a%2Fx");
+    assert!(status == 200 && body.contains("<KeyCount>0</KeyCount>"), "{status} {body}");
+    let keys: Vec<_> = proxy.log().into_iter().map(|seen| seen.key.to_string()).collect();
+    assert_eq!(keys, ["b/x", "a/x"]);
+}
+
+#[test]
 fn what_hangs_is_let_go_and_an_outage_ends() {
     let (proxy, objects) = failing(Operation::Put, Fault::Hang);
     std::thread::scope(|scope| {
@@ -145,6 +165,26 @@ fn what_hangs_is_let_go_and_an_outage_ends() {
     assert!(objects.lock().is_empty());
     proxy.heal();
     assert_eq!(put(&proxy, "b/x"), Some(200));
+}
+
+#[test]
+fn an_expired_key_is_refused_and_others_are_not() {
+    let (endpoint, _) = server();
+    let proxy = Proxy::before(&endpoint, 1, 1);
+    proxy.expire_key("OLD");
+    for (key, status) in [("OLD", 400), ("OLDER", 404), ("NEW", 404)] {
+        let stream = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+        let authorization = format!("AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1/s3/aws4_request");
+        let request = Message {
+            start: "GET /bucket/cluster/a HTTP/1.1".to_owned(),
+            headers: vec![("authorization".to_owned(), authorization)],
+            body: Vec::new(),
+        };
+        request.write(&mut &stream, None, true).unwrap();
+        let answer = Message::response(&mut BufReader::new(&stream), "GET").unwrap();
+        assert_eq!(answer.status(), status, "{key}");
+    }
+    assert_eq!(proxy.struck(), 1);
 }
 
 #[test]
