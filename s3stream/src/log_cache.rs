@@ -137,9 +137,10 @@ impl Tail {
         (freed, true)
     }
 
-    /// The first confirmed cached record that is not wholly trimmed and has `timestamp` or a later one.
-    pub fn find_timestamp(&self, timestamp: i64) -> Option<&StreamRecord> {
-        self.visible().find(|record| record.max_timestamp >= timestamp)
+    /// The first confirmed cached record that is not wholly trimmed, ends beyond `from`, and has `timestamp` or a later
+    /// one.
+    pub fn find_timestamp(&self, from: u64, timestamp: i64) -> Option<&StreamRecord> {
+        self.visible().find(|record| record.end > from && record.max_timestamp >= timestamp)
     }
 
     /// The first of the confirmed cached records with the largest timestamp.
@@ -387,6 +388,19 @@ impl Blocks {
             self.first += 1;
         }
         freed
+    }
+
+    /// Bodies of `stream` from `committed_end` on, as far as they are not in committed objects. Costs a look into each of
+    /// the few blocks that are not.
+    pub fn uncommitted_of(&self, stream: StreamId, committed_end: u64) -> usize {
+        self.blocks
+            .iter()
+            .rev()
+            .take_while(|block| block.phase != Phase::Committed)
+            .filter_map(|block| block.slices.get(&stream))
+            .filter(|slice| slice.base >= committed_end)
+            .map(|slice| slice.body_bytes)
+            .sum()
     }
 
     /// Charges of records that are not in committed objects yet.

@@ -229,6 +229,29 @@ impl Storage {
         Ok(Stream::new(self.clone(), shared, opening))
     }
 
+    /// Gives up everything below the offsets, durably and in one command. None may lie beyond its stream's committed
+    /// end; one that its stream begins behind already changes nothing. Streams need not be open.
+    pub async fn trim(&self, trims: Vec<(StreamId, u64)>) -> Result<(), Error> {
+        let inner = &self.inner;
+        inner.metadata.trim(inner.owner, trims.clone()).await?;
+        // A stream that is opened from here on finds its new start in the metadata (M4).
+        let ledger = inner.ledger.lock();
+        for (id, to) in trims {
+            if let Some(shared) = ledger.streams.get(&id) {
+                shared.advance_start(to);
+            }
+        }
+        drop(ledger);
+        inner.compaction_wanted.notify_one();
+        Ok(())
+    }
+
+    /// Bytes of a stream's bodies that are not in data objects yet. `committed_end` is from a view of the metadata taken
+    /// before: what was committed since is in neither, rather than in both.
+    pub fn uncommitted_bytes(&self, stream: StreamId, committed_end: u64) -> u64 {
+        self.inner.ledger.lock().blocks.uncommitted_of(stream, committed_end) as u64
+    }
+
     /// Uploads and commits everything that was appended so far, and trims the WAL.
     pub async fn flush(&self) -> Result<(), Error> {
         let target = {

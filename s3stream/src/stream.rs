@@ -92,6 +92,11 @@ impl Shared {
         Evicted { freed, done, forgettable: !state.open && state.tail.is_empty() }
     }
 
+    /// Offsets below `to` are gone, for whoever reads.
+    pub fn advance_start(&self, to: u64) {
+        self.state.lock().tail.trim(to);
+    }
+
     /// The records of a block's slice, for upload.
     pub fn slice(&self, slice: &Slice) -> Vec<StreamRecord> {
         self.state.lock().tail.slice(slice.base, slice.end)
@@ -225,27 +230,25 @@ impl Stream {
 
     /// Gives up everything below `to`, durably. What of it is not in objects yet is uploaded first.
     pub async fn trim(&self, to: u64) -> Result<(), Error> {
-        let (start, confirmed) = {
-            let state = self.shared.state.lock();
-            (state.tail.start(), state.tail.confirmed())
-        };
-        if to <= start {
-            return Ok(());
-        }
+        let confirmed = self.confirmed_end();
         if to > confirmed {
             return Err(Error::Rejected(format!("cannot trim to {to}: the stream ends at {confirmed}")));
         }
-        let inner = &self.storage.inner;
         let not_open = |detail: &str| Error::NotOpen { stream: self.id(), detail: detail.to_owned() };
-        let committed =
-            inner.metadata.stream(self.id()).ok_or_else(|| not_open("it was deleted"))?.committed_end;
-        if to > committed {
+        let view = self.storage.inner.metadata.stream(self.id()).ok_or_else(|| not_open("it was deleted"))?;
+        if to > view.committed_end {
             self.storage.flush().await?;
         }
-        inner.metadata.trim(inner.owner, vec![(self.id(), to)]).await?;
-        self.shared.state.lock().tail.trim(to);
-        inner.compaction_wanted.notify_one();
-        Ok(())
+        self.storage.trim(vec![(self.id(), to)]).await
+    }
+
+    /// Readers of this opening find nothing below `to` any more. To keep that beyond the opening is the caller's affair,
+    /// and the space comes back with a trim.
+    ///
+    /// # Panics
+    /// If `to` lies beyond the confirmed end.
+    pub fn advance_start(&self, to: u64) {
+        self.shared.advance_start(to);
     }
 
     /// Stops appends through every handle of this opening. What was appended is still confirmed and uploaded.

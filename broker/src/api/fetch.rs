@@ -229,7 +229,10 @@ impl Fetch<'_> {
         let Ok(offset) = u64::try_from(wanted.fetch_offset) else {
             return self.out_of_range(answer);
         };
-        answer.diverging = diverging(&partition, wanted, offset);
+        match diverging(&partition, wanted, offset) {
+            Some(diverging) => answer.diverging = diverging,
+            None => return self.out_of_range(answer),
+        }
         let limit = left.min(wanted.max_bytes.max(0) as usize);
         if answer.diverging.is_some() || (limit == 0 && !first) {
             return answer;
@@ -293,13 +296,17 @@ pub(super) fn check_epoch(partition: &Partition, claimed: i32) -> Option<Respons
     }
 }
 
-/// Behaviour 73: what the client fetched last is not what this log has there.
-fn diverging(partition: &Partition, wanted: &Wanted, offset: u64) -> Option<(i32, i64)> {
+/// Behaviour 73: whether what the client fetched last is not what this log has there, and from where on. `None` if there
+/// is no saying: the log has never seen such an epoch, or begins behind the offset.
+fn diverging(partition: &Partition, wanted: &Wanted, offset: u64) -> Option<Option<(i32, i64)>> {
     if wanted.last_fetched_epoch < 0 {
+        return Some(None);
+    }
+    let (epoch, end) = partition.end_of_epoch(wanted.last_fetched_epoch, partition.log_end())?;
+    if offset < partition.log_start() {
         return None;
     }
-    let (epoch, end) = partition.end_of_epoch(wanted.last_fetched_epoch)?;
-    (epoch < wanted.last_fetched_epoch || end < offset).then_some((epoch, end as i64))
+    Some((epoch < wanted.last_fetched_epoch || end < offset).then_some((epoch, end as i64)))
 }
 
 fn respond(fetch: &Fetch<'_>, plan: Plan, answers: Vec<Answer>, read_committed: bool) -> FetchResponse {

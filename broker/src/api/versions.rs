@@ -40,7 +40,9 @@ pub const SUPPORTED: &[Supported] = &[
     row(ApiKey::ApiVersions, 0, 4),
     row(ApiKey::CreateTopics, 2, 7),
     row(ApiKey::DeleteTopics, 1, 6),
+    row(ApiKey::DeleteRecords, 0, 2),
     row(ApiKey::InitProducerId, 0, 5),
+    row(ApiKey::OffsetForLeaderEpoch, 2, 4),
     row(ApiKey::DescribeAcls, 1, 3),
     row(ApiKey::CreateAcls, 1, 3),
     row(ApiKey::DeleteAcls, 1, 3),
@@ -55,6 +57,7 @@ pub const SUPPORTED: &[Supported] = &[
     row(ApiKey::ListPartitionReassignments, 0, 0),
     row(ApiKey::OffsetDelete, 0, 0),
     row(ApiKey::DescribeCluster, 0, 2),
+    row(ApiKey::DescribeProducers, 0, 0),
     row(ApiKey::ListConfigResources, 0, 1),
     row(ApiKey::DescribeTopicPartitions, 0, 0),
 ];

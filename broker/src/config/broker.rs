@@ -24,6 +24,7 @@ pub struct BrokerConfig {
     pub group_max_session_timeout_ms: i32,
     pub group_max_size: i32,
     pub group_min_session_timeout_ms: i32,
+    pub log_retention_check_interval_ms: i64,
     pub max_request_partition_size_limit: i32,
     pub num_partitions: i32,
     pub offset_metadata_max_bytes: i32,
@@ -73,6 +74,9 @@ impl BrokerConfig {
             group_max_session_timeout_ms: int("group.max.session.timeout.ms"),
             group_max_size: int("group.max.size"),
             group_min_session_timeout_ms: int("group.min.session.timeout.ms"),
+            log_retention_check_interval_ms: text("log.retention.check.interval.ms")
+                .parse()
+                .expect("validated"),
             max_request_partition_size_limit: int("max.request.partition.size.limit"),
             num_partitions: int("num.partitions"),
             offset_metadata_max_bytes: int("offset.metadata.max.bytes"),

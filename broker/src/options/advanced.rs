@@ -254,6 +254,10 @@ pub static ROWS: &[Definition] = &[
         "A partition's state is written after so much log; about as much is replayed when it is opened."),
     row("partition-batch-decompressed", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.partition.decompressed_bytes_max),
         "The records of one batch when decompressed, for their validation."),
+    row("retention-entry", count(1, 32_768), |bounds| Field::from(&mut bounds.partition.retention.entry_trims_max),
+        "Retention: partitions that one entry of the metadata log cuts, and parts of them that it drops, together."),
+    row("retention-pass", count(1, 1_000_000_000), |bounds| Field::from(&mut bounds.partition.retention.pass_parts_max),
+        "Retention: parts of partitions that are dropped each log.retention.check.interval.ms; the rest waits."),
 
     row("group-memory", bytes(MIB, 1_024 * GIB), |bounds| Field::from(&mut bounds.group.state_bytes_max),
         "Memory for groups and committed offsets. More is refused; what the log holds is always loaded."),

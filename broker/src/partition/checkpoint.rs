@@ -10,8 +10,9 @@
 //! | 6 | 2 | reserved, 0 |
 //! | 8 | 4 | CRC-32C of everything from 12 on |
 //! | 12 | 8 | log end: every batch below it is accounted for |
-//! | 20 | 4 | number of producers |
-//! | 24 | | producers, the one that wrote longest ago first |
+//! | 20 | 8 | log start: offsets below are gone, whatever the metadata says |
+//! | 28 | 4 | number of producers |
+//! | 32 | | producers, the one that wrote longest ago first |
 //!
 //! A producer: id 8, epoch 2, last seen 8 (milliseconds since the epoch), number of batches 1 (1 to 5), then for each
 //! batch, oldest first: base sequence 4, last sequence 4, base offset 8, end offset 8, max timestamp 8.
@@ -27,7 +28,7 @@ const MAGIC: &[u8; 4] = b"OTCP";
 const VERSION: u16 = 1;
 const CRC_AT: usize = 8;
 const CHECKED_FROM: usize = 12;
-const HEADER_BYTES: usize = 24;
+const HEADER_BYTES: usize = 32;
 const PRODUCER_BYTES: usize = 19;
 const BATCH_BYTES: usize = 32;
 
@@ -37,7 +38,18 @@ const BATCH_BYTES: usize = 32;
 #[error("unusable checkpoint: {0}")]
 pub struct Unusable(&'static str);
 
-pub fn encode(state: &State) -> Bytes {
+/// What a checkpoint says.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub state: State,
+    /// At most the state's log end.
+    pub log_start: u64,
+}
+
+/// # Panics
+/// If the log would start behind its end.
+pub fn encode(state: &State, log_start: u64) -> Bytes {
+    assert!(log_start <= state.log_end(), "a log of [{log_start}, {})", state.log_end());
     let producers = state.producer_count();
     let mut bytes =
         BytesMut::with_capacity(HEADER_BYTES + producers * (PRODUCER_BYTES + BATCHES_KEPT * BATCH_BYTES));
@@ -46,6 +58,7 @@ pub fn encode(state: &State) -> Bytes {
     bytes.put_u16_le(0);
     bytes.put_u32_le(0);
     bytes.put_u64_le(state.log_end());
+    bytes.put_u64_le(log_start);
     bytes.put_u32_le(producers as u32);
     for (id, producer) in state.producers() {
         bytes.put_i64_le(id);
@@ -65,7 +78,7 @@ pub fn encode(state: &State) -> Bytes {
     bytes.freeze()
 }
 
-pub fn decode(bytes: &[u8], limits: Limits) -> Result<State, Unusable> {
+pub fn decode(bytes: &[u8], limits: Limits) -> Result<Checkpoint, Unusable> {
     if bytes.len() < HEADER_BYTES || &bytes[..4] != MAGIC {
         return Err(Unusable("no checkpoint"));
     }
@@ -78,6 +91,10 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<State, Unusable> {
         return Err(Unusable("wrong checksum"));
     }
     let mut state = State::new(limits, at.get_u64_le());
+    let log_start = at.get_u64_le();
+    if log_start > state.log_end() {
+        return Err(Unusable("contradicts itself"));
+    }
     let producers = at.get_u32_le() as usize;
     for _ in 0..producers {
         let (id, producer) = decode_producer(&mut at)?;
@@ -88,7 +105,7 @@ pub fn decode(bytes: &[u8], limits: Limits) -> Result<State, Unusable> {
     if at.has_remaining() {
         return Err(Unusable("too long"));
     }
-    Ok(state)
+    Ok(Checkpoint { state, log_start })
 }
 
 fn decode_producer(at: &mut &[u8]) -> Result<(i64, Producer), Unusable> {
@@ -141,14 +158,18 @@ mod tests {
 
     #[test]
     fn golden() {
-        let bytes = encode(&sample(&[(7, 1, 2), (9, 0, 3), (7, 1, 1)]));
-        assert_eq!(hex(&bytes), include_str!("checkpoint.golden.hex").trim());
+        let bytes = encode(&sample(&[(7, 1, 2), (9, 0, 3), (7, 1, 1)]), 77);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/partition/checkpoint.golden.hex");
+        if std::env::var_os("OTTLA_WRITE_GOLDEN").is_some() {
+            std::fs::write(path, hex(&bytes) + "\n").unwrap();
+        }
+        assert_eq!(hex(&bytes), std::fs::read_to_string(path).unwrap().trim());
         assert!(decode(&bytes, Limits::default()).is_ok());
     }
 
     #[test]
     fn every_truncation_and_every_flipped_bit_is_unusable() {
-        let bytes = encode(&sample(&[(7, 1, 2), (9, 0, 3)]));
+        let bytes = encode(&sample(&[(7, 1, 2), (9, 0, 3)]), 50);
         for length in 0..bytes.len() {
             assert!(decode(&bytes[..length], Limits::default()).is_err(), "{length}");
         }
@@ -161,22 +182,31 @@ mod tests {
 
     #[test]
     fn a_count_that_lies_is_unusable_even_with_the_right_checksum() {
-        let mut bytes = encode(&sample(&[(7, 1, 2)])).to_vec();
-        bytes[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-        let crc = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, &bytes[CHECKED_FROM..]) as u32;
-        bytes[CRC_AT..CHECKED_FROM].copy_from_slice(&crc.to_le_bytes());
-        assert!(decode(&bytes, Limits::default()).is_err());
+        let lie = |at: usize, value: &[u8]| {
+            let mut bytes = encode(&sample(&[(7, 1, 2)]), 50).to_vec();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            let crc = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, &bytes[CHECKED_FROM..]) as u32;
+            bytes[CRC_AT..CHECKED_FROM].copy_from_slice(&crc.to_le_bytes());
+            decode(&bytes, Limits::default())
+        };
+        assert!(lie(28, &u32::MAX.to_le_bytes()).is_err());
+        assert!(lie(20, &103u64.to_le_bytes()).is_err(), "a log that starts behind its end, 102");
+        assert_eq!(lie(20, &102u64.to_le_bytes()).unwrap().log_start, 102);
     }
 
     proptest! {
         #[test]
-        fn round_trips(batches in proptest::collection::vec((0i64..20, 0i16..3, 1i32..9), 0..100)) {
+        fn round_trips(
+            batches in proptest::collection::vec((0i64..20, 0i16..3, 1i32..9), 0..100),
+            log_start in 0u64..=100,
+        ) {
             let state = sample(&batches);
-            let bytes = encode(&state);
-            let back = decode(&bytes, Limits::default()).unwrap();
+            let bytes = encode(&state, log_start);
+            let Checkpoint { state: back, log_start: start } = decode(&bytes, Limits::default()).unwrap();
+            prop_assert_eq!(start, log_start);
             prop_assert_eq!(back.log_end(), state.log_end());
             prop_assert!(back.producers().eq(state.producers()));
-            prop_assert_eq!(encode(&back), bytes);
+            prop_assert_eq!(encode(&back, start), bytes);
         }
     }
 }

@@ -3,8 +3,13 @@
 //! Appends take one short lock, in which a batch gets its offset and its place in the storage engine's order; nothing
 //! is awaited in it. What comes back later, in order, is durability.
 //!
-//! **Crash.** Opening a partition reads its newest checkpoint and replays the log behind it. A checkpoint is appended
-//! to the same WAL behind the batches that it accounts for, so it is never durable without them.
+//! **Crash.** Opening a partition reads its newest checkpoint and replays the log behind it: not much more than
+//! [`Config::checkpoint_interval_bytes`], whatever the log holds. A checkpoint is appended to the same WAL behind the
+//! batches that it accounts for, so it is never durable without them.
+//!
+//! **The log's start** is the larger of two: the stream's, which [`retention`](super::retention) moves for many partitions
+//! by one entry of the metadata log; and the newest checkpoint's, which [`delete_records`](Partition::delete_records)
+//! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass.
 //!
 //! **Cancellation.** Dropping an [`Appended`] takes nothing back.
 
@@ -19,18 +24,17 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::batch::{self, BatchHeader};
-use super::state::{Refused, State, Verdict};
+use super::checkpoint::Checkpoint;
+use super::state::{Producer, Refused, State, Verdict};
 use super::validate::Checked;
 use super::waiters::{Registration, Wait, Waiters};
-use super::{Config, checkpoint, records};
+use super::{Config, checkpoint, leader_epochs, records};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::metadata::Metadata;
 use crate::metadata::image::{PartitionInfo, Topic};
 
 /// Read at a time when a log is replayed.
 const REPLAY_BYTES: usize = 1 << 20;
-/// Older checkpoints are dropped once in so many: each time is an entry in the metadata log.
-const CHECKPOINTS_PER_TRIM: u64 = 16;
 
 /// A partition, open for appends and reads.
 #[derive(Debug)]
@@ -47,6 +51,9 @@ pub struct Partition {
     waiters: Arc<Waiters>,
     core: Mutex<Core>,
     topic_config: Mutex<Option<Known>>,
+    /// Held while a checkpoint is made and written: a later one must not know less.
+    checkpoint_turn: tokio::sync::Mutex<()>,
+    replayed_bytes: u64,
     tasks: TaskTracker,
 }
 
@@ -80,6 +87,19 @@ struct Core {
 pub enum AppendError {
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error(transparent)]
+    Storage(#[from] s3stream::Error),
+    /// The topic was deleted.
+    #[error("the partition was deleted")]
+    Deleted,
+}
+
+/// Why records were not deleted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteRecordsError {
+    #[error("offset {offset} lies beyond the high watermark, {high_watermark}")]
+    OutOfRange { offset: u64, high_watermark: u64 },
+    /// The new start may hold after a restart all the same.
     #[error(transparent)]
     Storage(#[from] s3stream::Error),
     /// The topic was deleted.
@@ -152,10 +172,12 @@ impl Partition {
         let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
         opening.0 = Some([log.clone(), checkpoints.clone()]);
 
-        let mut state = newest_checkpoint(&checkpoints, config, index)
+        let Checkpoint { mut state, log_start } = newest_checkpoint(&checkpoints, config, index)
             .await?
-            .unwrap_or_else(|| State::new(config.limits, log.start()));
+            .unwrap_or_else(|| Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 });
         let replayed = replay(&log, &mut state, super::wall_clock_ms()).await?;
+        // Not beyond what the checkpoint accounts for, of which the replay has found all.
+        log.advance_start(log_start);
         waiters.begin_at(state.log_end());
         opening.0 = None;
         let core = Core { state, bytes_since_checkpoint: replayed, checkpointing: false, closed: false };
@@ -171,6 +193,8 @@ impl Partition {
             waiters,
             core: Mutex::new(core),
             topic_config: Mutex::new(None),
+            checkpoint_turn: tokio::sync::Mutex::default(),
+            replayed_bytes: replayed,
             tasks: tasks.clone(),
         })
     }
@@ -186,6 +210,7 @@ impl Partition {
         self.log.next()
     }
 
+    /// Offsets below are gone. Only moves forward.
     pub fn log_start(&self) -> u64 {
         self.log.start()
     }
@@ -203,6 +228,11 @@ impl Partition {
     /// Gives up what is below `to`, durably. Beyond [`committed_end`](Partition::committed_end) it takes an upload first.
     pub async fn trim(&self, to: u64) -> Result<(), s3stream::Error> {
         self.log.trim(to).await
+    }
+
+    /// Of the log, when it was opened.
+    pub fn replayed_bytes(&self) -> u64 {
+        self.replayed_bytes
     }
 
     /// The values that hold for the partition's topic, parsed once for each state of `topic` and `broker`.
@@ -297,7 +327,15 @@ impl Partition {
 
     /// The first record by offset whose timestamp is at least `timestamp` (behaviour 76).
     pub async fn find_timestamp(&self, timestamp: i64) -> Result<Option<Found>, ReadError> {
-        let Some(record) = self.log.find_timestamp(timestamp).await? else { return Ok(None) };
+        let start = self.log_start();
+        let Some(record) = self.log.find_timestamp(start, timestamp).await? else { return Ok(None) };
+        let (base, end) = (record.base, record.end);
+        let found = self.search(record, |found| found >= timestamp)?;
+        if found.is_some() || base >= start {
+            return Ok(found);
+        }
+        // The log begins inside this batch, and what matched lies before.
+        let Some(record) = self.log.find_timestamp(end, timestamp).await? else { return Ok(None) };
         self.search(record, |found| found >= timestamp)
     }
 
@@ -341,17 +379,43 @@ impl Partition {
     /// Kafka's leader epoch cache.
     pub fn epoch_of(&self, offset: u64) -> i32 {
         let image = self.metadata.image();
-        let epochs = image.stream(self.log.id()).map(|stream| stream.epochs.clone()).unwrap_or_default();
-        epochs.iter().rev().find(|epoch| epoch.start <= offset).map_or(-1, |epoch| epoch.epoch as i32)
+        image.stream(self.log.id()).map_or(-1, |stream| leader_epochs::epoch_of(&stream.epochs, offset))
     }
 
-    /// The largest epoch that is not above `epoch`, and where it ends; `None` if the log knows none so small.
-    pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, u64)> {
+    /// See [`leader_epochs::end_of_epoch`].
+    pub fn end_of_epoch(&self, epoch: i32, log_end: u64) -> Option<(i32, u64)> {
         let image = self.metadata.image();
-        let epochs = image.stream(self.log.id())?.epochs.clone();
-        let at = epochs.iter().rposition(|known| known.epoch as i64 <= i64::from(epoch))?;
-        let end = epochs.get(at + 1).map_or_else(|| self.high_watermark(), |next| next.start);
-        Some((epochs[at].epoch as i32, end))
+        leader_epochs::end_of_epoch(&image.stream(self.log.id())?.epochs, epoch, log_end)
+    }
+
+    /// What `describe` says of each idempotent producer that has not expired.
+    pub fn producers<T>(&self, now_ms: i64, describe: impl Fn(i64, &Producer) -> T) -> Vec<T> {
+        let core = self.core.lock();
+        core.state.active_producers(now_ms).map(|(id, producer)| describe(id, producer)).collect()
+    }
+
+    /// Gives memory back that expired producers took.
+    pub(super) fn forget_expired_producers(&self, now_ms: i64) {
+        self.core.lock().state.forget_expired(now_ms);
+    }
+
+    /// Gives up everything below `upto` (`None` for the high watermark) and returns where the log begins then, durably
+    /// (behaviour 78). Once begun it comes to its end, even if the future is dropped.
+    pub async fn delete_records(self: &Arc<Self>, upto: Option<u64>) -> Result<u64, DeleteRecordsError> {
+        let high_watermark = self.high_watermark();
+        let upto = upto.unwrap_or(high_watermark);
+        if upto > high_watermark {
+            return Err(DeleteRecordsError::OutOfRange { offset: upto, high_watermark });
+        }
+        if self.core.lock().closed {
+            return Err(DeleteRecordsError::Deleted);
+        }
+        if upto > self.log_start() {
+            let partition = self.clone();
+            let written = self.tasks.spawn(async move { partition.checkpoint(upto).await });
+            written.await.expect("a checkpoint does not panic")?;
+        }
+        Ok(self.log_start())
     }
 
     /// The topic was deleted: no more appends, and whoever waits is woken.
@@ -363,7 +427,7 @@ impl Partition {
     }
 
     async fn checkpoint_or_warn(self: Arc<Self>) {
-        if let Err(error) = self.checkpoint().await {
+        if let Err(error) = self.checkpoint(0).await {
             // The next one is due after as many bytes again; until then a restart replays more.
             warn!(topic = %self.topic_id, partition = self.index, %error, "no checkpoint was written");
         }
@@ -376,11 +440,14 @@ impl Partition {
         !core.closed && (replayed >= REPLAY_BYTES as u64 || (replayed > 0 && core.state.producer_count() > 0))
     }
 
-    /// Writes a checkpoint of the state as of now, and waits until it is durable.
-    pub(super) async fn checkpoint(&self) -> Result<(), s3stream::Error> {
+    /// Writes a checkpoint of the state as of now, and waits until it is durable. From then on the log begins at
+    /// `log_start`, which is at most the high watermark, unless it begins later already.
+    pub(super) async fn checkpoint(&self, log_start: u64) -> Result<(), s3stream::Error> {
+        let _turn = self.checkpoint_turn.lock().await;
+        let log_start = log_start.max(self.log_start());
         let (bytes, covered) = {
             let core = self.core.lock();
-            (checkpoint::encode(&core.state), core.bytes_since_checkpoint)
+            (checkpoint::encode(&core.state, log_start), core.bytes_since_checkpoint)
         };
         let written = self.write_checkpoint(bytes).await;
         {
@@ -389,25 +456,16 @@ impl Partition {
             // After a failure too: it is tried again after as many bytes, not at once.
             core.bytes_since_checkpoint -= covered;
         }
-        let number = written?;
-        if number % CHECKPOINTS_PER_TRIM == CHECKPOINTS_PER_TRIM - 1 {
-            let committed = self.committed_checkpoints();
-            self.checkpoints.trim(number.min(committed)).await?;
-        }
+        written?;
+        self.log.advance_start(log_start);
         Ok(())
     }
 
-    async fn write_checkpoint(&self, bytes: Bytes) -> Result<u64, s3stream::Error> {
+    async fn write_checkpoint(&self, bytes: Bytes) -> Result<(), s3stream::Error> {
         let admission = self.storage.admit(bytes.len()).await?;
         let number = self.checkpoints.next();
         let record = StreamRecord { base: number, end: number + 1, max_timestamp: -1, body: bytes };
-        self.checkpoints.append(admission, record)?.await?;
-        Ok(number)
-    }
-
-    /// Trimming what is not uploaded yet would force an upload.
-    fn committed_checkpoints(&self) -> u64 {
-        self.metadata.image().stream(self.checkpoints.id()).map_or(0, |stream| stream.committed_end)
+        self.checkpoints.append(admission, record)?.await
     }
 }
 
@@ -423,7 +481,7 @@ async fn newest_checkpoint(
     checkpoints: &Stream,
     config: &Config,
     index: i32,
-) -> Result<Option<State>, OpenError> {
+) -> Result<Option<Checkpoint>, OpenError> {
     let end = checkpoints.confirmed_end();
     if end <= checkpoints.start() {
         return Ok(None);
@@ -432,7 +490,7 @@ async fn newest_checkpoint(
     let newest = records.last().filter(|record| record.base == end - 1);
     let newest = newest.ok_or_else(|| OpenError::Corrupt("the newest checkpoint is missing".to_owned()))?;
     match checkpoint::decode(&newest.body, config.limits) {
-        Ok(state) => Ok(Some(state)),
+        Ok(checkpoint) => Ok(Some(checkpoint)),
         Err(error) => {
             warn!(partition = index, %error, "replaying the whole log");
             Ok(None)
@@ -455,7 +513,14 @@ async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, Ope
     let mut replayed = 0;
     while state.log_end() < end {
         let from = state.log_end();
-        let records = log.read(from, REPLAY_BYTES).await?;
+        let records = match log.read(from, REPLAY_BYTES).await {
+            // A pass of retention came in between.
+            Err(ReadError::OutOfRange { start, .. }) if start > from => {
+                state.skip_to(start);
+                continue;
+            }
+            read => read?,
+        };
         if records.is_empty() {
             return Err(OpenError::Corrupt(format!("no batch at offset {from} of a log that ends at {end}")));
         }

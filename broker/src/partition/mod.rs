@@ -13,14 +13,20 @@
 //! A partition is one stream of batches and one small stream of checkpoints. It is opened when somebody first asks for
 //! it, and then stays open: an idle one costs a few hundred bytes and no task.
 //!
-//! Reading order: [`batch`], [`records`], [`validate`], [`state`], [`checkpoint`], [`waiters`], [`log`], this file.
+//! What grows with time is cut: logs by [`retention`], producers by age and number, streams of checkpoints to their last
+//! one. What is replayed when a partition is opened does not grow with its history.
+//!
+//! Reading order: [`batch`], [`records`], [`validate`], [`state`], [`checkpoint`], [`leader_epochs`], [`waiters`], [`log`],
+//! this file, [`retention`].
 
 pub mod batch;
 pub mod checkpoint;
 pub mod codec;
+pub mod leader_epochs;
 pub mod log;
 pub mod recompress;
 pub mod records;
+pub mod retention;
 pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 use uuid::Uuid;
 
-pub use log::{AppendError, Appended, Found, OpenError, Partition};
+pub use log::{AppendError, Appended, DeleteRecordsError, Found, OpenError, Partition};
 pub use state::Limits;
 
 use log::Surroundings;
@@ -66,6 +72,7 @@ pub struct Config {
     pub checkpoint_interval_bytes: u64,
     /// The records of one batch when decompressed, bytes: a bound on work, not on memory. Default 256 MiB.
     pub decompressed_bytes_max: u64,
+    pub retention: retention::Limits,
 }
 
 impl Default for Config {
@@ -74,6 +81,7 @@ impl Default for Config {
             limits: Limits::default(),
             checkpoint_interval_bytes: 16 << 20,
             decompressed_bytes_max: 256 << 20,
+            retention: retention::Limits::default(),
         }
     }
 }
@@ -167,6 +175,11 @@ impl Partitions {
         }
     }
 
+    /// The partition, if it is open.
+    fn opened(&self, topic: Uuid, index: i32) -> Option<Arc<Partition>> {
+        self.open.lock().get(&(topic, index))?.get().cloned()
+    }
+
     /// Bytes of the partition `index` of `topic`: of the objects that `image` names, and of what is not uploaded yet.
     pub fn size_bytes(&self, image: &Image, topic: &Topic, index: i32) -> u64 {
         let info = usize::try_from(index).ok().and_then(|at| topic.partitions.get(at));
@@ -211,7 +224,7 @@ impl Partitions {
         let wanted = open.iter().filter(|partition| partition.wants_checkpoint());
         // Side by side: one after the other, a thousand would be as many PUTs of an object WAL.
         let checkpoint = async |partition: &Arc<Partition>| {
-            if let Err(error) = partition.checkpoint().await {
+            if let Err(error) = partition.checkpoint(0).await {
                 warn!(topic = %partition.topic_id, partition = partition.index, %error, "no checkpoint at shutdown");
             }
         };

@@ -59,7 +59,8 @@ pub struct Producer {
 }
 
 impl Producer {
-    fn last(&self) -> &KeptBatch {
+    /// The batch that it wrote last.
+    pub fn last(&self) -> &KeptBatch {
         self.batches.back().expect("a producer is kept for its batches")
     }
 }
@@ -109,6 +110,11 @@ impl State {
 
     pub fn producers(&self) -> impl Iterator<Item = (i64, &Producer)> {
         self.by_age.values().map(|id| (*id, &self.producers[id]))
+    }
+
+    /// Those that have not expired.
+    pub fn active_producers(&self, now_ms: i64) -> impl Iterator<Item = (i64, &Producer)> {
+        self.producers().filter(move |(_, producer)| !self.expired(now_ms, producer))
     }
 
     pub fn producer_count(&self) -> usize {
@@ -199,7 +205,7 @@ impl State {
                 producer.seen_ms = now_ms;
             }
             None => {
-                self.forget_old(now_ms);
+                self.forget_expired(now_ms);
                 if self.producers.len() >= self.limits.producers_max {
                     self.forget_oldest();
                 }
@@ -238,7 +244,7 @@ impl State {
     }
 
     /// Drops expired producers from the old end.
-    fn forget_old(&mut self, now_ms: i64) {
+    pub fn forget_expired(&mut self, now_ms: i64) {
         while let Some(id) = self.by_age.values().next() {
             if !self.expired(now_ms, &self.producers[id]) {
                 return;

@@ -14,11 +14,11 @@ use crate::api::produce::{self, InFlight, Unacknowledged};
 use crate::api::versions::{self, Supported};
 use crate::api::{
     Context, acls, alter_configs, alter_partition_reassignments, api_versions, create_partitions,
-    create_topics, delete_groups, delete_topics, describe_cluster, describe_configs, describe_groups,
-    describe_log_dirs, describe_topic_partitions, elect_leaders, fetch, find_coordinator, heartbeat,
-    incremental_alter_configs, init_producer_id, join_group, leave_group, list_config_resources, list_groups,
-    list_offsets, list_partition_reassignments, metadata, offset_commit, offset_delete, offset_fetch,
-    sync_group,
+    create_topics, delete_groups, delete_records, delete_topics, describe_cluster, describe_configs,
+    describe_groups, describe_log_dirs, describe_producers, describe_topic_partitions, elect_leaders, fetch,
+    find_coordinator, heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group,
+    list_config_resources, list_groups, list_offsets, list_partition_reassignments, metadata, offset_commit,
+    offset_delete, offset_fetch, offset_for_leader_epoch, sync_group,
 };
 use crate::broker::Broker;
 
@@ -112,7 +112,9 @@ pub(super) async fn handle(
         }
         ApiKey::CreateTopics => answer!(create_topics),
         ApiKey::DeleteTopics => answer!(delete_topics),
+        ApiKey::DeleteRecords => answer!(delete_records),
         ApiKey::InitProducerId => answer!(init_producer_id),
+        ApiKey::OffsetForLeaderEpoch => answer!(offset_for_leader_epoch),
         ApiKey::DescribeConfigs => answer!(describe_configs),
         ApiKey::DescribeAcls => {
             encode(api, version, correlation_id, &acls::describe(&decode(api, version, body)?))
@@ -135,6 +137,7 @@ pub(super) async fn handle(
         ApiKey::IncrementalAlterConfigs => answer!(incremental_alter_configs),
         ApiKey::OffsetDelete => answer!(offset_delete),
         ApiKey::DescribeCluster => answer!(describe_cluster),
+        ApiKey::DescribeProducers => answer!(describe_producers),
         _ => unreachable!("{api:?} has a row in the version table but no arm here"),
     }
 }

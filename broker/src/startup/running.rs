@@ -95,6 +95,7 @@ impl Parts<'_> {
             right: right.clone(),
             fetch_sessions: fetch_session::Sessions::new(sessions),
         });
+        broker.partitions.keep_retention(broker.configs.clone());
         let advertised = addresses.advertised();
         let advertise = Advertised { host: advertised.host.as_str().into(), port: advertised.port };
         let listeners: Vec<_> =

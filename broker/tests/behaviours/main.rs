@@ -8,8 +8,6 @@
 //! |---|---|
 //! | 5, 17–20 | SASL |
 //! | 46, 47, 52–63 | transactions; what is refused of them is tested with 45 and 34 |
-//! | 72 | OffsetForLeaderEpoch |
-//! | 78 | DeleteRecords |
 //! | 79 | compaction |
 //! | 102–105 | the newer group protocol, share groups |
 //! | 114 | quotas, SCRAM credentials |
@@ -22,7 +20,10 @@ mod connection;
 mod fetch;
 mod groups;
 mod hostile;
+mod leader_epochs;
 mod list_offsets;
+mod log_start;
+mod partition_state;
 mod produce;
 mod storm;
 #[path = "../support/mod.rs"]

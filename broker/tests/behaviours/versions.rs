@@ -2,8 +2,10 @@
 //! not advertised closes the connection (behaviour 8).
 
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -13,6 +15,9 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
@@ -33,7 +38,12 @@ fn text(text: impl Into<String>) -> StrBytes {
 /// Sends a valid request of the API in the version and says which error the response has at its first place for one.
 async fn round_trip(client: &mut Client, topic: Uuid, api: ApiKey, version: i16) -> i16 {
     match api {
-        ApiKey::Produce | ApiKey::Fetch | ApiKey::ListOffsets => data(client, topic, api, version).await,
+        ApiKey::Produce
+        | ApiKey::Fetch
+        | ApiKey::ListOffsets
+        | ApiKey::DeleteRecords
+        | ApiKey::OffsetForLeaderEpoch
+        | ApiKey::DescribeProducers => data(client, topic, api, version).await,
         ApiKey::OffsetCommit | ApiKey::OffsetFetch => offsets(client, api, version).await,
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {
             membership(client, api, version).await
@@ -61,6 +71,28 @@ async fn round_trip(client: &mut Client, topic: Uuid, api: ApiKey, version: i16)
 
 async fn data(client: &mut Client, topic: Uuid, api: ApiKey, version: i16) -> i16 {
     match api {
+        ApiKey::DeleteRecords => {
+            let wanted = DeleteRecordsPartition::default().with_offset(1);
+            let topic = DeleteRecordsTopic::default().with_name(name("topic")).with_partitions(vec![wanted]);
+            let request = DeleteRecordsRequest::default().with_timeout_ms(60_000).with_topics(vec![topic]);
+            let response = client.call(version, &request).await;
+            assert_eq!(response.topics[0].partitions[0].low_watermark, 1);
+            response.topics[0].partitions[0].error_code
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            let wanted = OffsetForLeaderPartition::default().with_current_leader_epoch(-1);
+            let topic =
+                OffsetForLeaderTopic::default().with_topic(name("topic")).with_partitions(vec![wanted]);
+            let request = OffsetForLeaderEpochRequest::default().with_topics(vec![topic]);
+            let response = client.call(version, &request).await;
+            assert!(response.topics[0].partitions[0].end_offset > 0);
+            response.topics[0].partitions[0].error_code
+        }
+        ApiKey::DescribeProducers => {
+            let topic = TopicRequest::default().with_name(name("topic")).with_partition_indexes(vec![0]);
+            let request = DescribeProducersRequest::default().with_topics(vec![topic]);
+            client.call(version, &request).await.topics[0].partitions[0].error_code
+        }
         ApiKey::Produce => {
             let batch = testing::batch(2, |_| {});
             let request = match version {

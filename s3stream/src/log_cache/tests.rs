@@ -13,7 +13,7 @@ fn nothing_is_read_that_is_not_confirmed() {
     tail.push(record(10, 12, 5));
     tail.push(record(12, 13, 5));
     assert_eq!(tail.read(10, 100, u64::MAX), Some(Vec::new()));
-    assert_eq!(tail.find_timestamp(0), None);
+    assert_eq!(tail.find_timestamp(0, 0), None);
     tail.confirm(10, 12);
     assert_eq!(
         tail.read(11, 100, u64::MAX),
@@ -174,7 +174,10 @@ proptest! {
                 }
             }
             let visible = || all.iter().filter(|record| record.base >= evicted && record.end > start && record.end <= confirmed);
-            prop_assert_eq!(tail.find_timestamp(6), visible().find(|record| record.max_timestamp >= 6));
+            for from in [0, at] {
+                let expected = visible().find(|record| record.end > from && record.max_timestamp >= 6);
+                prop_assert_eq!(tail.find_timestamp(from, 6), expected);
+            }
             let best = visible().map(|record| record.max_timestamp).max();
             prop_assert_eq!(tail.max_timestamp(), visible().find(|record| Some(record.max_timestamp) == best));
             prop_assert_eq!((tail.start(), tail.confirmed()), (start, confirmed));

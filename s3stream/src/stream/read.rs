@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 
 use super::Stream;
-use crate::metadata::Located;
+use crate::metadata::{Located, StreamPart};
 use crate::object::object_key;
 use crate::{ObjectId, ReadError, StreamRecord, block_cache};
 
@@ -43,12 +43,12 @@ impl Stream {
         }
     }
 
-    /// The first record with a max timestamp of at least `timestamp`.
-    pub async fn find_timestamp(&self, timestamp: i64) -> Result<Option<StreamRecord>, ReadError> {
+    /// The first record that ends beyond `from` with a max timestamp of at least `timestamp`.
+    pub async fn find_timestamp(&self, from: u64, timestamp: i64) -> Result<Option<StreamRecord>, ReadError> {
         let mut lookups = 0;
         loop {
-            let cached = self.shared.state.lock().tail.find_timestamp(timestamp).cloned();
-            match self.find_in_objects(timestamp).await {
+            let cached = self.shared.state.lock().tail.find_timestamp(from, timestamp).cloned();
+            match self.find_in_objects(from, timestamp).await {
                 Ok(committed) => {
                     return Ok([committed, cached].into_iter().flatten().min_by_key(|record| record.base));
                 }
@@ -69,11 +69,18 @@ impl Stream {
         }
     }
 
-    async fn find_in_objects(&self, timestamp: i64) -> Result<Option<StreamRecord>, block_cache::Error> {
+    async fn find_in_objects(
+        &self,
+        from: u64,
+        timestamp: i64,
+    ) -> Result<Option<StreamRecord>, block_cache::Error> {
         let metadata = &self.storage.inner.metadata;
+        let from = from.max(self.start());
         let mut next = metadata.locate_timestamp(self.id(), timestamp);
         while let Some(located) = next {
-            if let Some(record) = self.blocks().find_timestamp(&located, timestamp).await? {
+            if let Some(visible) = clip(located, from)
+                && let Some(record) = self.blocks().find_timestamp(&visible, timestamp).await?
+            {
                 return Ok(Some(record));
             }
             // A part whose beginning was trimmed may no longer hold its largest timestamp.
@@ -83,13 +90,17 @@ impl Stream {
     }
 
     async fn max_in_objects(&self) -> Result<Option<StreamRecord>, block_cache::Error> {
+        let start = self.start();
         let Some(top) = self.storage.inner.metadata.locate_max_timestamp(self.id()) else { return Ok(None) };
-        let mut best = self.blocks().find_max_timestamp(&top).await?;
+        let mut best = match clip(top, start) {
+            Some(visible) => self.blocks().find_max_timestamp(&visible).await?,
+            None => None,
+        };
         if best.as_ref().is_some_and(|best| best.max_timestamp == top.part.max_timestamp) {
             return Ok(best);
         }
         // The beginning of that part was trimmed, and its largest timestamp with it: others may have more.
-        for located in self.parts_from(self.start()) {
+        for located in self.parts_from(start).filter_map(|located| clip(located, start)) {
             if best.as_ref().is_some_and(|best| best.max_timestamp > located.part.max_timestamp) {
                 continue;
             }
@@ -172,6 +183,12 @@ impl Stream {
     fn corrupt(&self, offset: u64, detail: &str) -> ReadError {
         ReadError::Corrupt { object: None, offset, detail: format!("stream {}: {detail}", self.id().0) }
     }
+}
+
+/// The part as far as it lies at or beyond `from`: a stream's start may be ahead of what the metadata has.
+fn clip(located: Located, from: u64) -> Option<Located> {
+    let part = StreamPart { base: located.part.base.max(from), ..located.part };
+    (part.base < part.end).then_some(Located { part, ..located })
 }
 
 /// The largest timestamp wins, the lowest offset among equals.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use s3stream::{Error, Listener, ReadError};
+use s3stream::{Error, Listener, ReadError, StreamMetadata};
 
 use crate::world::{World, read_all, record, small};
 
@@ -103,11 +103,15 @@ async fn timestamps_are_found_in_objects_and_in_the_cache() {
     }
     assert_eq!(at(stream.max_timestamp().await.expect("looks")), Some(3), "the first of several");
     for (timestamp, base) in [(0, Some(0)), (11, Some(1)), (31, Some(3)), (90, Some(3)), (91, None)] {
-        assert_eq!(at(stream.find_timestamp(timestamp).await.expect("looks")), base, "timestamp {timestamp}");
+        assert_eq!(
+            at(stream.find_timestamp(0, timestamp).await.expect("looks")),
+            base,
+            "timestamp {timestamp}"
+        );
     }
     stream.trim(4).await.expect("trims");
     assert_eq!(at(stream.max_timestamp().await.expect("looks")), Some(5));
-    assert_eq!(at(stream.find_timestamp(31).await.expect("looks")), Some(4));
+    assert_eq!(at(stream.find_timestamp(0, 31).await.expect("looks")), Some(4));
 }
 
 #[tokio::test]
@@ -129,8 +133,8 @@ async fn a_trimmed_part_no_longer_counts_with_its_old_timestamp() {
     let broker = world.start(&[id]).await;
     let stream = &broker.streams[0];
     assert_eq!(stream.max_timestamp().await.expect("looks").map(|record| record.base), Some(2));
-    assert_eq!(stream.find_timestamp(29).await.expect("looks").map(|record| record.base), Some(2));
-    assert_eq!(stream.find_timestamp(31).await.expect("looks"), None);
+    assert_eq!(stream.find_timestamp(0, 29).await.expect("looks").map(|record| record.base), Some(2));
+    assert_eq!(stream.find_timestamp(0, 31).await.expect("looks"), None);
 }
 
 #[tokio::test]
@@ -174,4 +178,78 @@ async fn a_stream_is_opened_once_and_only_by_its_owner() {
     drop(broker);
     let broker = world.start(&[id]).await;
     assert_eq!(read_all(&broker.streams[0], 0).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_start_that_is_ahead_of_the_metadata_hides_records_in_objects_and_in_the_cache() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let stamped =
+        |base, timestamp| s3stream::StreamRecord { max_timestamp: timestamp, ..record(0, base, 1, 10) };
+    for (base, timestamp) in [(0, 900), (1, 20), (2, 30)] {
+        broker.append(0, stamped(base, timestamp)).await.expect("appends");
+    }
+    broker.storage.shutdown().await.expect("shuts down");
+    let broker = world.start(&[id]).await;
+    for (base, timestamp) in [(3, 800), (4, 28)] {
+        broker.append(0, stamped(base, timestamp)).await.expect("appends");
+    }
+    let stream = &broker.streams[0];
+    let base = |record: Option<s3stream::StreamRecord>| record.map(|record| record.base);
+    for (start, oldest, late, largest) in
+        [(0, 0, Some(0), Some(0)), (1, 1, Some(3), Some(3)), (3, 3, Some(3), Some(3)), (4, 4, None, Some(4))]
+    {
+        stream.advance_start(start);
+        assert_eq!(base(stream.find_timestamp(0, 0).await.expect("looks")), Some(oldest));
+        assert_eq!(base(stream.find_timestamp(0, 700).await.expect("looks")), late, "from {start}");
+        assert_eq!(base(stream.max_timestamp().await.expect("looks")), largest, "from {start}");
+        assert_eq!(read_all(stream, start).await.len(), 5 - start as usize);
+        if start > 0 {
+            let below = stream.read(start - 1, 1).await;
+            assert!(matches!(below, Err(ReadError::OutOfRange { end: 5, .. })), "{below:?}");
+        }
+    }
+    assert_eq!(base(stream.find_timestamp(0, 20).await.expect("looks")), Some(4));
+    let view = world.metadata.stream(id).expect("exists");
+    assert_eq!(view.start, 0, "the metadata has not heard of it");
+    assert_eq!(world.start(&[id]).await.streams[0].start(), 0, "it holds for the opening");
+}
+
+#[tokio::test]
+async fn a_search_by_time_begins_where_it_is_told() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    broker.fill(0, 10, 100).await;
+    broker.storage.flush().await.expect("flushes");
+    broker.fill(0, 10, 100).await;
+    for (from, timestamp, found) in [(0, 3, Some(3)), (5, 3, Some(5)), (15, 3, Some(15)), (20, 3, None)] {
+        let record = broker.streams[0].find_timestamp(from, timestamp).await.expect("looks");
+        assert_eq!(record.map(|record| record.base), found);
+    }
+}
+
+#[tokio::test]
+async fn many_streams_are_trimmed_by_one_command_open_or_not() {
+    let world = World::new(small());
+    let ids: Vec<_> = (0..3).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    for stream in 0..3 {
+        broker.fill(stream, 10, 100).await;
+    }
+    assert_eq!(broker.storage.uncommitted_bytes(ids[0], 0), 1_000);
+    broker.storage.flush().await.expect("flushes");
+    assert_eq!(broker.storage.uncommitted_bytes(ids[0], 10), 0);
+    broker.fill(0, 2, 100).await;
+    assert_eq!(broker.storage.uncommitted_bytes(ids[0], 10), 200);
+    assert_eq!(broker.storage.uncommitted_bytes(ids[0], 12), 0, "committed since the caller looked");
+    broker.streams[2].close();
+    broker.storage.trim(vec![(ids[0], 4), (ids[1], 10), (ids[2], 7)]).await.expect("trims");
+    assert_eq!((broker.streams[0].start(), broker.streams[1].start()), (4, 10));
+    let reopened = broker.storage.open_stream(ids[2], None).expect("opens");
+    assert_eq!(reopened.start(), 7);
+    let beyond = broker.storage.trim(vec![(ids[1], 10), (ids[0], 12)]).await;
+    assert!(matches!(beyond, Err(Error::Rejected(_))), "12 is not committed yet");
+    assert_eq!(broker.streams[0].start(), 4);
 }

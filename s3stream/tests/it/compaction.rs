@@ -90,7 +90,7 @@ async fn many_small_objects_become_few() {
     // A cold read of everything: two requests a part, and one for each 8 MiB.
     let parts: usize = ids.iter().map(|id| parts(&world, *id).len()).sum();
     assert!(bucket.gets() - gets <= 2 * parts, "{} GETs for {parts} parts", bucket.gets() - gets);
-    let found = broker.streams[0].find_timestamp(77).await.expect("reads").expect("is there");
+    let found = broker.streams[0].find_timestamp(0, 77).await.expect("reads").expect("is there");
     assert_eq!(found.base, 77);
     let last = broker.streams[0].max_timestamp().await.expect("reads").expect("is there");
     assert_eq!(last.base, 149);

@@ -266,7 +266,7 @@ async fn slots_are_adopted_by_reference() {
     for (at, stream) in broker.streams[..2].iter().enumerate() {
         let expected: Vec<_> = (0..2).map(|base| record(at as u64, base, 1, 100)).collect();
         assert_eq!(read_all(stream, 0).await, expected);
-        assert_eq!(stream.find_timestamp(1).await.expect("looks").map(|record| record.base), Some(1));
+        assert_eq!(stream.find_timestamp(0, 1).await.expect("looks").map(|record| record.base), Some(1));
     }
     assert!(broker.storage.failed().now_or_never().is_none());
 }

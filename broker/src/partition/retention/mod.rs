@@ -1,0 +1,256 @@
+//! Retention: the oldest records of partitions go, by age, by size, and where somebody deleted them.
+//!
+//! ```text
+//!   every log.retention.check.interval.ms ──► pass: all partitions that this broker leads, open or not
+//!       image (parts, bytes) + effective configs ──► plan (pure) ──► Storage::trim: one entry for many partitions
+//!                                                                       ├─► metadata: parts released, epoch table cut
+//!                                                                       └─► open streams: their start
+//! ```
+//!
+//! **Overview.** One task for the broker; a partition costs a look at its first part, no task and no timer. What Kafka
+//! deletes by segment goes here by part: the records of a partition that were uploaded together, or were merged by
+//! compaction since. A part goes as a whole, and what is not uploaded yet stays; an idle partition is uploaded within
+//! `upload-interval`, so that one with old records alone becomes empty, as it does in Kafka. A pass also trims streams of
+//! checkpoints to their last one, and has open partitions forget producers that have expired.
+//!
+//! **Consistency.** The configs are those of the pass's beginning: a change acts with the next one, as in Kafka. A log's
+//! start only moves forward, whatever the clock says. Nobody waits for a pass, and it holds nothing that a reader or
+//! writer waits for: a reader below the new start is told OFFSET_OUT_OF_RANGE, a reader that has its records keeps them.
+//! Records that went are not served from the caches, whose room they leave to others when it is needed.
+//!
+//! **Clock.** A wall clock that ran ahead of the monotonic one by more than [`JUMP_MAX`] since the last pass is not
+//! believed in this pass: nothing goes by age. One that was set to another year for a moment costs no records; one that
+//! stays there is believed five minutes later.
+//!
+//! **Bounds.** [`Limits`]: what one entry trims, so that its application stops nobody for long, and what one pass does.
+//!
+//! **Retries, crash.** A pass that fails is logged and its rest left to the next one. An entry is applied or not.
+
+pub mod plan;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3stream::StreamId;
+use tokio::time::Instant;
+
+use super::{Partitions, wall_clock_ms};
+use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
+use crate::metadata::image::{PartitionInfo, Stream, Topic};
+
+use plan::{Policy, plan};
+
+/// How far the wall clock may run ahead of the monotonic one between two passes. No option: clocks that are corrected
+/// move by seconds, clocks that are wrong by much more.
+pub const JUMP_MAX: Duration = Duration::from_secs(600);
+
+/// The first pass comes no later than this after the start, as Kafka's does. No option, for the same reason.
+const FIRST_PASS_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// What a pass may do at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams that one entry of the metadata log trims, and parts that it releases, together. Default 16,384.
+    pub entry_trims_max: usize,
+    /// Parts that one pass releases; the rest is left to the next one. Default 1,000,000.
+    pub pass_parts_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { entry_trims_max: 16_384, pass_parts_max: 1_000_000 }
+    }
+}
+
+/// What a pass dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Partitions whose log begins later now.
+    pub partitions: usize,
+    /// Parts of logs that went.
+    pub parts: usize,
+    /// Bytes of those parts.
+    pub bytes: u64,
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the epoch.
+    pub ms: i64,
+    /// Records may go for their age.
+    pub believed: bool,
+}
+
+/// Compares the two clocks.
+#[derive(Debug, Default)]
+struct Clocks(Option<(Instant, i64)>);
+
+impl Clocks {
+    /// The wall clock shows `ms`.
+    fn look(&mut self, monotonic: Instant, ms: i64) -> Now {
+        let last = self.0.replace((monotonic, ms));
+        let believed = last.is_none_or(|(then, then_ms)| {
+            let elapsed = monotonic.saturating_duration_since(then) + JUMP_MAX;
+            i128::from(ms) - i128::from(then_ms) <= elapsed.as_millis() as i128
+        });
+        Now { ms, believed }
+    }
+}
+
+/// Trims that go into one entry.
+#[derive(Debug, Default)]
+struct Batch {
+    trims: Vec<(StreamId, u64)>,
+    /// Of [`Limits::entry_trims_max`].
+    cost: usize,
+}
+
+impl Partitions {
+    /// Has passes run for as long as the broker does. To be called once, inside a tokio runtime.
+    pub fn keep_retention(self: &Arc<Self>, configs: Arc<CurrentConfig>) {
+        self.tasks.spawn(self.clone().run_retention(configs));
+    }
+
+    async fn run_retention(self: Arc<Self>, configs: Arc<CurrentConfig>) {
+        let interval = Duration::from_millis(configs.now().log_retention_check_interval_ms.max(1) as u64);
+        let mut pause = interval.min(FIRST_PASS_AFTER_MAX);
+        let mut clocks = Clocks::default();
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = interval;
+            let now = clocks.look(Instant::now(), wall_clock_ms());
+            if !now.believed {
+                tracing::warn!("the clock jumped: no records go for their age in this pass of retention");
+            }
+            let broker = configs.now();
+            let pass = tokio::select! {
+                () = self.closing.cancelled() => return,
+                pass = self.retain(&broker, now) => pass,
+            };
+            match pass {
+                Ok(freed) if freed == Freed::default() => {}
+                Ok(Freed { partitions, parts, bytes }) => {
+                    tracing::info!(partitions, parts, bytes, "old records were dropped");
+                }
+                Err(error) => tracing::warn!(%error, "retention failed; the next pass goes on"),
+            }
+        }
+    }
+
+    /// One pass. Cancelled, it leaves behind what it has done so far.
+    pub async fn retain(&self, broker: &BrokerConfig, now: Now) -> Result<Freed, s3stream::Error> {
+        let image = self.metadata.image();
+        let mut pass = Pass { of: self, now, batch: Batch::default(), freed: Freed::default() };
+        for topic in image.topics() {
+            let mut policy = Policy::of(&TopicConfig::of(topic, broker));
+            policy.age_max_ms = policy.age_max_ms.filter(|_| now.believed);
+            for (index, info) in (0..).zip(topic.partitions.iter()) {
+                if info.leader == self.broker {
+                    pass.partition(topic, index, info, &policy).await?;
+                }
+                // With very many partitions nothing else would let others run.
+                tokio::task::coop::consume_budget().await;
+            }
+        }
+        pass.commit().await?;
+        Ok(pass.freed)
+    }
+}
+
+struct Pass<'a> {
+    of: &'a Partitions,
+    now: Now,
+    batch: Batch,
+    freed: Freed,
+}
+
+impl Pass<'_> {
+    async fn partition(
+        &mut self,
+        topic: &Topic,
+        index: i32,
+        info: &PartitionInfo,
+        policy: &Policy,
+    ) -> Result<(), s3stream::Error> {
+        let limits = &self.of.config.retention;
+        let open = self.of.opened(topic.id, index);
+        if let Some(partition) = &open {
+            partition.forget_expired_producers(self.now.ms);
+        }
+        let image = self.of.metadata.image();
+        if let Some((to, parts)) = image.stream(info.checkpoint).and_then(superseded) {
+            self.trim(info.checkpoint, to, parts).await?;
+        }
+        let mut counted = false;
+        loop {
+            // Anew each time: what was trimmed so far is gone from it.
+            let image = self.of.metadata.image();
+            let Some(log) = image.stream(info.log) else { return Ok(()) };
+            let mut bytes = log.parts().bytes();
+            if policy.bytes_max.is_some() && open.is_some() {
+                bytes += self.of.storage.uncommitted_bytes(info.log, log.committed_end);
+            }
+            let log_start = open.as_ref().map_or(0, |partition| partition.log_start());
+            let parts_max = (limits.entry_trims_max - self.batch.cost)
+                .min(limits.pass_parts_max.saturating_sub(self.freed.parts));
+            let parts = log.parts().values();
+            let Some(trim) = plan(parts, bytes, log_start, policy, self.now.ms, parts_max) else {
+                return Ok(());
+            };
+            self.freed.partitions += usize::from(!std::mem::replace(&mut counted, true));
+            self.freed.parts += trim.parts;
+            self.freed.bytes += trim.bytes;
+            self.trim(info.log, trim.to, trim.parts).await?;
+            if !trim.capped {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn trim(&mut self, stream: StreamId, to: u64, parts: usize) -> Result<(), s3stream::Error> {
+        self.batch.trims.push((stream, to));
+        self.batch.cost += 1 + parts;
+        if self.batch.cost >= self.of.config.retention.entry_trims_max {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), s3stream::Error> {
+        let Batch { trims, .. } = std::mem::take(&mut self.batch);
+        if trims.is_empty() { Ok(()) } else { self.of.storage.trim(trims).await }
+    }
+}
+
+/// Where a stream of checkpoints may begin, and how many parts that releases, if any: only its last one is ever read.
+fn superseded(checkpoints: &Stream) -> Option<(u64, usize)> {
+    let parts = checkpoints.parts();
+    (parts.size() > 1).then(|| (checkpoints.committed_end - 1, parts.size() - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_ahead_is_believed_only_if_it_stays_there() {
+        let mut clocks = Clocks::default();
+        let year = 365 * 86_400_000i64;
+        let mut look = async |ms: i64| {
+            tokio::time::advance(Duration::from_secs(300)).await;
+            clocks.look(Instant::now(), ms).believed
+        };
+        assert!(look(1_000).await, "there is nothing to compare with");
+        assert!(look(301_000).await);
+        assert!(look(301_000 + 900_000).await, "so much is no jump");
+        assert!(!look(10 * year).await);
+        assert!(look(10 * year + 300_000).await, "it stayed");
+        assert!(look(5_000).await, "back: nothing is old then, and no start moves back");
+        assert!(!look(i64::MAX).await);
+        assert!(look(i64::MIN).await);
+    }
+}
