@@ -218,7 +218,8 @@ impl ObjectStore for Timed {
             .collect::<Vec<_>>()
             .now_or_never()
             .expect("a list in memory does not wait");
-        let stamped: Vec<_> = listed.into_iter().map(|meta| meta.map(|meta| self.stamp(meta))).collect();
+        // In no useful order, as from an S3 directory bucket.
+        let stamped: Vec<_> = listed.into_iter().rev().map(|meta| meta.map(|meta| self.stamp(meta))).collect();
         futures::stream::iter(stamped).boxed()
     }
 

@@ -338,17 +338,29 @@ impl ObjectStore for FaultStore {
             .boxed()
     }
 
+    /// In no useful order, as from an S3 directory bucket.
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.listing(prefix, |store, prefix| store.list(prefix))
+        let fault = self.strike(Operation::List, &prefix.cloned().unwrap_or_default());
+        let listing = self.inner.list(prefix);
+        let answered = async move {
+            before(fault).await?;
+            if fault == Some(Fault::Hide) {
+                return Ok(futures::stream::iter(Vec::new()));
+            }
+            let mut listed: Vec<Result<ObjectMeta>> = listing.collect().await;
+            listed.reverse();
+            Ok::<_, Error>(futures::stream::iter(listed))
+        };
+        futures::stream::once(answered).try_flatten().boxed()
     }
 
+    /// Everything: not every store heeds where to begin.
     fn list_with_offset(
         &self,
         prefix: Option<&Path>,
-        offset: &Path,
+        _offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let offset = offset.clone();
-        self.listing(prefix, move |store, prefix| store.list_with_offset(prefix, &offset))
+        self.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -359,25 +371,6 @@ impl ObjectStore for FaultStore {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         before(self.strike(Operation::Put, to)).await?;
         self.inner.copy_opts(from, to, options).await
-    }
-}
-
-impl FaultStore {
-    fn listing(
-        &self,
-        prefix: Option<&Path>,
-        list: impl FnOnce(&dyn ObjectStore, Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>>,
-    ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let fault = self.strike(Operation::List, &prefix.cloned().unwrap_or_default());
-        let listing = list(&*self.inner, prefix);
-        let answered = async move {
-            before(fault).await?;
-            if fault == Some(Fault::Hide) {
-                return Ok(futures::stream::empty().boxed());
-            }
-            Ok::<_, Error>(listing)
-        };
-        futures::stream::once(answered).try_flatten().boxed()
     }
 }
 

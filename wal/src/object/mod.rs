@@ -215,13 +215,17 @@ impl ObjectMedium {
         let broker = Path::from(format!("wal/{:010}", owner.broker));
         // A prefix of all keys of this life, and so smaller than each of them.
         let before = Path::from(format!("wal/{:010}/{:020}", owner.broker, owner.epoch));
+        // Where to begin saves pages, no more: not every store heeds it, or lists in order.
         let mut listing = self.parts.store.list_with_offset(Some(&broker), &before);
-        let first = tokio::time::timeout(self.parts.config.request_timeout, listing.try_next())
-            .await
-            .map_err(|_| Error::Unavailable("a listing of the bucket takes too long".to_owned()))?;
-        match first {
-            Ok(first) => Ok(first.map(|meta| meta.location)),
-            Err(error) => Err(Error::Unavailable(format!("listing {broker}: {error}"))),
+        loop {
+            let next = tokio::time::timeout(self.parts.config.request_timeout, listing.try_next())
+                .await
+                .map_err(|_| Error::Unavailable("a listing of the bucket takes too long".to_owned()))?;
+            match next {
+                Ok(Some(meta)) if meta.location < before => {}
+                Ok(found) => return Ok(found.map(|meta| meta.location)),
+                Err(error) => return Err(Error::Unavailable(format!("listing {broker}: {error}"))),
+            }
         }
     }
 }
