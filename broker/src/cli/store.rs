@@ -28,14 +28,15 @@ pub(super) fn command() -> Command {
 pub(super) fn store_arguments() -> impl Iterator<Item = clap::Arg> {
     arguments().into_iter().filter(|argument| {
         let name = argument.get_id().as_str();
-        name == "store" || name == "config" || name.starts_with("s3-")
+        let of_store = ["store-", "s3-", "gcs-", "azure-"];
+        name == "store" || name == "config" || of_store.iter().any(|prefix| name.starts_with(prefix))
     })
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let (_, matches) = matches.subcommand().expect("clap requires one");
     let options = Options::from_values(&gather(matches, std::env::vars())?)?;
-    let stores = store::open(options.store.clone(), &options.s3)?;
+    let stores = store::open(options.store.clone(), &options.access)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime
         .block_on(metalog::probe::probe(stores.metadata.clone(), metalog::probe::Options::default()))

@@ -46,7 +46,7 @@ pub(super) fn command() -> Command {
 /// The exit code is 1 where there are problems.
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<std::process::ExitCode> {
     let options = Options::from_values(&gather(matches, std::env::vars())?)?;
-    let stores = store::open_for_reading(options.store.clone(), &options.s3)?;
+    let stores = store::open_for_reading(options.store.clone(), &options.access)?;
     let verify_options =
         verify::Options { checksums: matches.get_flag("checksums"), ..verify::Options::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -22,7 +22,7 @@ use crate::{group, metadata, partition, server, store};
 /// See the module. Kafka's configs are not in it yet.
 #[derive(Clone, Debug, Default)]
 pub struct Bounds {
-    pub s3: store::S3Limits,
+    pub store: store::Limits,
     pub block_wal: wal::block::Config,
     pub object_wal: wal::object::Config,
     pub engine: s3stream::Config,

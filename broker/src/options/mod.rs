@@ -24,13 +24,14 @@ pub use value::parse_bytes;
 #[cfg(feature = "fuzzing")]
 pub(crate) use value::{parse_duration, parse_host_port, parse_pair, parse_switch};
 
-use crate::store::{Location, S3Options};
+use crate::store::{Access, AzureOptions, GcsOptions, Location, S3Options};
 
 /// What `ottla serve` was told, checked.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub store: Location,
-    pub s3: S3Options,
+    /// How to reach the store.
+    pub access: Access,
     pub wal: WalChoice,
     pub listen: HostPort,
     pub advertise: Option<HostPort>,
@@ -101,7 +102,7 @@ impl Options {
     pub fn from_values(values: &source::Values) -> Result<Options, Error> {
         let store: Location = values.parsed("store", |text| text.parse())?;
         let wal = match (values.text("wal"), &store) {
-            (Some("object"), _) | (None, Location::S3 { .. }) => WalChoice::Object,
+            (Some("object"), _) | (None, Location::Bucket { .. }) => WalChoice::Object,
             (None, Location::Directory(path)) => WalChoice::Block(wal_file(path)),
             (Some(uri), _) if uri.starts_with("block:") => WalChoice::Block(wal::Uri(uri.to_owned())),
             (Some(other), _) => {
@@ -110,16 +111,27 @@ impl Options {
             }
         };
         let bounds = Bounds::from_values(values)?;
-        let s3 = S3Options {
-            endpoint: values.text("s3-endpoint").map(str::to_owned),
-            region: values.text("s3-region").map(str::to_owned),
-            path_style: values.optional("s3-path-style", value::parse_switch)?,
-            allow_http: values.switch("s3-allow-http")?,
-            limits: bounds.s3.clone(),
+        let access = Access {
+            s3: S3Options {
+                endpoint: values.text("s3-endpoint").map(str::to_owned),
+                region: values.text("s3-region").map(str::to_owned),
+                path_style: values.optional("s3-path-style", value::parse_switch)?,
+                allow_http: values.switch("s3-allow-http")?,
+            },
+            gcs: GcsOptions {
+                endpoint: values.text("gcs-endpoint").map(str::to_owned),
+                allow_http: values.switch("gcs-allow-http")?,
+            },
+            azure: AzureOptions {
+                account: values.text("azure-account").map(str::to_owned),
+                endpoint: values.text("azure-endpoint").map(str::to_owned),
+                allow_http: values.switch("azure-allow-http")?,
+            },
+            limits: bounds.store.clone(),
         };
         let options = Options {
             store,
-            s3,
+            access,
             wal,
             listen: values.parsed("listen", value::parse_host_port)?,
             advertise: values.optional("advertise", value::parse_host_port)?,

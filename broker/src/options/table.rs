@@ -203,8 +203,8 @@ static ORDINARY: &[Definition] = &[
         Section::Storage,
         text("URL"),
         Some("file:./ottla-data"),
-        "Where the cluster lives: file:PATH or s3://BUCKET/PREFIX. Everything that must not be lost is there (and in the \
-         write-ahead log).",
+        "Where the cluster lives: file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. Everything \
+         that must not be lost is there (and in the write-ahead log).",
     ),
     option(
         "wal",
@@ -242,6 +242,43 @@ static ORDINARY: &[Definition] = &[
         Kind::Switch,
         Some("false"),
         "Allow an endpoint without TLS: data and signatures travel unencrypted.",
+    ),
+    option(
+        "gcs-endpoint",
+        Section::Storage,
+        text("URL"),
+        None,
+        "A server that speaks Google Cloud Storage's XML API. Without it: STORAGE_EMULATOR_HOST, or Google itself. One \
+         without TLS is sent no credentials.",
+    ),
+    option(
+        "gcs-allow-http",
+        Section::Storage,
+        Kind::Switch,
+        Some("false"),
+        "Allow such a server without TLS: data travels unencrypted.",
+    ),
+    option(
+        "azure-account",
+        Section::Storage,
+        text("NAME"),
+        None,
+        "The storage account of az://. Without it: AZURE_STORAGE_ACCOUNT_NAME.",
+    ),
+    option(
+        "azure-endpoint",
+        Section::Storage,
+        text("URL"),
+        None,
+        "A server that speaks Azure Blob Storage's API, http://HOST:PORT/ACCOUNT. Without it: AZURE_ENDPOINT, or Azure \
+         itself.",
+    ),
+    option(
+        "azure-allow-http",
+        Section::Storage,
+        Kind::Switch,
+        Some("false"),
+        "Allow such a server without TLS: data and signatures travel unencrypted.",
     ),
     bound(
         "wal-puts-per-second",

@@ -56,7 +56,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
             .map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
     );
     let addresses = Addresses::resolve(&options).await?;
-    let stores = store::open(options.store.clone(), &options.s3)?;
+    let stores = store::open(options.store.clone(), &options.access)?;
     store_ready::until_ready(&stores).await?;
     let metadata = open_metadata(&options, &stores).await?;
     match assemble(&options, config, addresses, stores, metadata.clone(), began).await {

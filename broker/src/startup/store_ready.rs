@@ -62,6 +62,15 @@ fn is_final(error: &object_store::Error) -> bool {
     by_kind || FINAL_ANSWERS.iter().any(|answer| error.to_string().contains(answer))
 }
 
-/// S3's own words, which object_store passes on for a listing without giving them a kind.
-const FINAL_ANSWERS: [&str; 5] =
-    ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PermanentRedirect"];
+/// The stores' own words, which object_store passes on for a listing without giving them a kind.
+const FINAL_ANSWERS: [&str; 8] = [
+    "NoSuchBucket",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "PermanentRedirect",
+    // Azure's.
+    "ContainerNotFound",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+];

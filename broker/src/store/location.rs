@@ -10,10 +10,32 @@ use super::Error;
 pub enum Location {
     Directory(PathBuf),
     /// `prefix` without slashes at either end; may be empty.
-    S3 {
+    Bucket {
+        cloud: Cloud,
         bucket: String,
         prefix: String,
     },
+}
+
+/// Whose API a bucket is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloud {
+    S3,
+    Gcs,
+    /// Azure's buckets are called containers.
+    Azure,
+}
+
+impl Cloud {
+    const ALL: [Cloud; 3] = [Cloud::S3, Cloud::Gcs, Cloud::Azure];
+
+    fn scheme(self) -> &'static str {
+        match self {
+            Cloud::S3 => "s3",
+            Cloud::Gcs => "gs",
+            Cloud::Azure => "az",
+        }
+    }
 }
 
 impl FromStr for Location {
@@ -25,17 +47,22 @@ impl FromStr for Location {
         if has_keys(text) {
             return refuse(super::KEYS_IN_URL);
         }
-        if let Some(rest) = text.strip_prefix("s3://") {
+        let in_cloud = |cloud: Cloud| {
+            let rest = text.strip_prefix(cloud.scheme())?.strip_prefix("://")?;
+            Some((cloud, rest))
+        };
+        if let Some((cloud, rest)) = Cloud::ALL.into_iter().find_map(in_cloud) {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             if bucket.is_empty() {
                 return refuse("the bucket is missing");
             }
             if rest.contains(['?', '#']) {
                 return refuse(
-                    "options go into flags such as --s3-endpoint and --s3-region, not into the URL",
+                    "options go into flags such as --s3-endpoint and --azure-account, not into the URL",
                 );
             }
-            return Ok(Location::S3 {
+            return Ok(Location::Bucket {
+                cloud,
                 bucket: bucket.to_owned(),
                 prefix: prefix.trim_matches('/').to_owned(),
             });
@@ -79,8 +106,10 @@ impl fmt::Display for Location {
                 write!(formatter, "file://{}", path.display())
             }
             Location::Directory(path) => write!(formatter, "file:{}", path.display()),
-            Location::S3 { bucket, prefix } if prefix.is_empty() => write!(formatter, "s3://{bucket}"),
-            Location::S3 { bucket, prefix } => write!(formatter, "s3://{bucket}/{prefix}"),
+            Location::Bucket { cloud, bucket, prefix } => {
+                let slash = if prefix.is_empty() { "" } else { "/" };
+                write!(formatter, "{}://{bucket}{slash}{prefix}", cloud.scheme())
+            }
         }
     }
 }
@@ -91,7 +120,12 @@ mod tests {
 
     #[test]
     fn urls_and_paths_are_understood() {
-        let s3 = |bucket: &str, prefix: &str| Location::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        let on = |cloud, bucket: &str, prefix: &str| Location::Bucket {
+            cloud,
+            bucket: bucket.into(),
+            prefix: prefix.into(),
+        };
+        let s3 = |bucket, prefix| on(Cloud::S3, bucket, prefix);
         for (text, expected) in [
             ("./ottla-data", Location::Directory("./ottla-data".into())),
             ("file:./ottla-data", Location::Directory("./ottla-data".into())),
@@ -100,6 +134,8 @@ mod tests {
             ("s3://bucket", s3("bucket", "")),
             ("s3://bucket/", s3("bucket", "")),
             ("s3://bucket/a/b/", s3("bucket", "a/b")),
+            ("gs://bucket/a", on(Cloud::Gcs, "bucket", "a")),
+            ("az://container", on(Cloud::Azure, "container", "")),
         ] {
             let location: Location = text.parse().unwrap();
             assert_eq!(location, expected, "{text}");
@@ -119,9 +155,16 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_with_the_reason() {
-        for text in
-            ["", "file:", "s3://", "s3:///prefix", "gopher://x", "file://host/path", "s3://b/p?region=x"]
-        {
+        for text in [
+            "",
+            "file:",
+            "s3://",
+            "gs:///prefix",
+            "az://",
+            "gopher://x",
+            "file://host/path",
+            "s3://b/p?region=x",
+        ] {
             let error = text.parse::<Location>().unwrap_err().to_string();
             assert!(error.contains("s3://BUCKET/PREFIX"), "{text}: {error}");
         }

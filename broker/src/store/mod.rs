@@ -3,6 +3,8 @@
 //! ```text
 //!   --store file:./ottla-data          a directory; one process at a time (an exclusive lock on it)
 //!   --store s3://bucket/prefix         S3 and what speaks it; credentials as every AWS tool finds them
+//!   --store gs://bucket/prefix         Google Cloud Storage; credentials as every Google tool finds them
+//!   --store az://container/prefix      Azure Blob Storage; credentials from AZURE_* or the machine's identity
 //!
 //!   Location ──► Stores { metadata: fails fast, its callers resolve outcomes themselves
 //!                         data:     a few retries, for bulk transfer }
@@ -12,22 +14,26 @@
 //! (object_store retries 5xx even for those), and because a metadata append must not sit in a three-minute retry loop.
 
 mod aws_profile;
+mod azure;
+mod gcs;
 mod location;
 mod lock;
 mod rotating_keys;
+mod s3;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
-pub use location::Location;
+pub use azure::AzureOptions;
+pub use gcs::GcsOptions;
+pub use location::{Cloud, Location};
 pub use lock::DirectoryLock;
-use rotating_keys::RotatingKeys;
+pub use s3::S3Options;
 
 /// Clients for one store, scoped to the cluster's prefix.
 #[derive(Debug)]
@@ -41,21 +47,18 @@ pub struct Stores {
     pub lock: Option<DirectoryLock>,
 }
 
-/// How to reach S3, beyond what the URL says.
+/// How to reach the store, beyond what the URL says. Each cloud reads its own.
 #[derive(Clone, Debug, Default)]
-pub struct S3Options {
-    /// `http://host:port` of an S3-compatible server; AWS where absent.
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    /// Bucket in the path instead of the host name. Default: yes with an endpoint, no without.
-    pub path_style: Option<bool>,
-    pub allow_http: bool,
-    pub limits: S3Limits,
+pub struct Access {
+    pub s3: S3Options,
+    pub gcs: GcsOptions,
+    pub azure: AzureOptions,
+    pub limits: Limits,
 }
 
-/// How long the S3 clients wait, and how often they try. What is above them has time-outs and retries of its own.
+/// How long the clients of a bucket wait, and how often they try. What is above them has time-outs and retries of its own.
 #[derive(Clone, Debug)]
-pub struct S3Limits {
+pub struct Limits {
     /// For making a connection. Default 5 s.
     pub connect_timeout: Duration,
     /// For one request of the metadata log. Default 5 s.
@@ -72,9 +75,9 @@ pub struct S3Limits {
     pub keys_reload: Duration,
 }
 
-impl Default for S3Limits {
-    fn default() -> S3Limits {
-        S3Limits {
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
             connect_timeout: Duration::from_secs(5),
             metadata_timeout: Duration::from_secs(5),
             data_timeout: Duration::from_secs(30),
@@ -89,7 +92,9 @@ impl Default for S3Limits {
 /// Why a store cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the store {store:?} is not understood: {detail}. Use file:PATH or s3://BUCKET/PREFIX")]
+    #[error(
+        "the store {store:?} is not understood: {detail}. Use file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+    )]
     Location { store: String, detail: String },
     #[error("the store directory {} cannot be used: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
@@ -98,7 +103,7 @@ pub enum Error {
         path.display()
     )]
     Locked { path: PathBuf, holder: String },
-    #[error("the S3 client for {store} cannot be set up: {detail}")]
+    #[error("the client for {store} cannot be set up: {detail}")]
     Client { store: String, detail: String },
     #[error("AWS profile {profile:?}: {detail}")]
     Profile { profile: String, detail: String },
@@ -109,7 +114,7 @@ const KEYS_IN_URL: &str = "keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_
                            into a URL, which ends up in logs";
 
 /// Opens `location`. A directory is created if it is missing and locked for this process.
-pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
+pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
     match &location {
         Location::Directory(path) => {
             let directory_error = |source| Error::Directory { path: path.clone(), source };
@@ -124,25 +129,29 @@ pub fn open(location: Location, s3: &S3Options) -> Result<Stores, Error> {
             let store: Arc<dyn ObjectStore> = Arc::new(local);
             Ok(Stores { metadata: store.clone(), data: store, lock: Some(lock), location })
         }
-        Location::S3 { bucket, prefix } => {
-            let metadata = s3_client(bucket, s3, s3.limits.metadata_timeout, 0)?;
-            let data = s3_client(bucket, s3, s3.limits.data_timeout, s3.limits.data_retries_max)?;
-            let (metadata, data) = if prefix.is_empty() {
-                (metadata, data)
-            } else {
-                let scoped =
-                    |store| Arc::new(PrefixStore::new(store, prefix.as_str())) as Arc<dyn ObjectStore>;
-                (scoped(metadata), scoped(data))
+        Location::Bucket { cloud, bucket, prefix } => {
+            let client = |patience: &Patience| match cloud {
+                Cloud::S3 => s3::client(bucket, &access.s3, patience),
+                Cloud::Gcs => gcs::client(bucket, &access.gcs, patience),
+                Cloud::Azure => azure::client(bucket, &access.azure, patience),
             };
-            Ok(Stores { metadata, data, lock: None, location })
+            let limits = &access.limits;
+            let metadata = client(&Patience { limits, timeout: limits.metadata_timeout, retries_max: 0 })?;
+            let retries_max = limits.data_retries_max;
+            let data = client(&Patience { limits, timeout: limits.data_timeout, retries_max })?;
+            let scoped = |store: Arc<dyn ObjectStore>| match prefix.as_str() {
+                "" => store,
+                prefix => Arc::new(PrefixStore::new(store, prefix)),
+            };
+            Ok(Stores { metadata: scoped(metadata), data: scoped(data), lock: None, location })
         }
     }
 }
 
 /// Opens `location` for somebody who only reads: no lock is taken, so it works beside a living broker, and nothing is
 /// created.
-pub fn open_for_reading(location: Location, s3: &S3Options) -> Result<Stores, Error> {
-    let Location::Directory(path) = &location else { return open(location, s3) };
+pub fn open_for_reading(location: Location, access: &Access) -> Result<Stores, Error> {
+    let Location::Directory(path) = &location else { return open(location, access) };
     let objects = path.join("objects");
     let local = LocalFileSystem::new_with_prefix(&objects).map_err(|error| Error::Directory {
         path: path.clone(),
@@ -155,68 +164,50 @@ pub fn open_for_reading(location: Location, s3: &S3Options) -> Result<Stores, Er
     Ok(Stores { metadata: store.clone(), data: store, lock: None, location })
 }
 
-fn s3_client(
-    bucket: &str,
-    options: &S3Options,
+/// What tells the two clients of a bucket apart.
+struct Patience<'a> {
+    limits: &'a Limits,
     timeout: Duration,
-    max_retries: usize,
-) -> Result<Arc<dyn ObjectStore>, Error> {
-    let client_error = |detail: String| Error::Client { store: format!("s3://{bucket}"), detail };
-    let from_environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let profile = aws_profile::load()?;
-    let endpoint = options
-        .endpoint
-        .clone()
-        .or_else(|| from_environment("AWS_ENDPOINT_URL_S3"))
-        .or_else(|| from_environment("AWS_ENDPOINT_URL"))
-        .or_else(|| from_environment("AWS_ENDPOINT"))
-        .or_else(|| profile.endpoint.clone());
-    if endpoint.as_deref().is_some_and(location::has_keys) {
-        return Err(client_error(format!("the endpoint holds a name or a password: {KEYS_IN_URL}")));
-    }
-    let region = options
-        .region
-        .clone()
-        .or_else(|| from_environment("AWS_REGION"))
-        .or_else(|| from_environment("AWS_DEFAULT_REGION"))
-        .or_else(|| profile.region.clone());
+    retries_max: usize,
+}
 
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_retry(RetryConfig {
+impl Patience<'_> {
+    fn retry(&self) -> RetryConfig {
+        RetryConfig {
             backoff: BackoffConfig {
-                max_backoff: options.limits.data_retry_pause_max,
+                max_backoff: self.limits.data_retry_pause_max,
                 ..BackoffConfig::default()
             },
-            max_retries,
-            retry_timeout: timeout * (max_retries as u32 + 1),
-        });
-    let mut client = ClientOptions::new()
-        .with_timeout(timeout)
-        .with_connect_timeout(options.limits.connect_timeout)
-        .with_pool_max_idle_per_host(options.limits.idle_connections_max);
-    if options.allow_http || from_environment("AWS_ALLOW_HTTP").is_some_and(|value| value == "true") {
-        client = client.with_allow_http(true);
-    } else if endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        return Err(client_error(format!(
-            "the endpoint {} is plain HTTP, which sends data and signatures unencrypted. Say --s3-allow-http if that is \
-             meant",
-            endpoint.as_deref().unwrap_or_default()
-        )));
+            max_retries: self.retries_max,
+            retry_timeout: self.timeout * (self.retries_max as u32 + 1),
+        }
     }
-    builder = builder.with_client_options(client);
-    let path_style = options.path_style.unwrap_or(endpoint.is_some());
-    builder = builder.with_virtual_hosted_style_request(!path_style);
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint);
+
+    fn client(&self, allow_http: bool) -> ClientOptions {
+        ClientOptions::new()
+            .with_timeout(self.timeout)
+            .with_connect_timeout(self.limits.connect_timeout)
+            .with_pool_max_idle_per_host(self.limits.idle_connections_max)
+            .with_allow_http(allow_http)
     }
-    // Where nothing names a region, S3-compatible servers expect this one; AWS answers with a clear redirect.
-    builder = builder.with_region(region.unwrap_or_else(|| "us-east-1".to_owned()));
-    if from_environment("AWS_ACCESS_KEY_ID").is_none()
-        && let Some(keys) = profile.keys
-    {
-        builder = builder.with_credentials(Arc::new(RotatingKeys::new(keys, options.limits.keys_reload)));
+}
+
+/// Of a variable that is set to something.
+fn from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Endpoints are printed; secrets must not be. Data and signatures cross the network unencrypted only where somebody
+/// said so; `flag` is how.
+fn check_endpoint(endpoint: Option<&str>, allow_http: bool, flag: &str) -> Result<(), String> {
+    match endpoint {
+        Some(endpoint) if location::has_keys(endpoint) => {
+            Err(format!("the endpoint holds a name or a password: {KEYS_IN_URL}"))
+        }
+        Some(endpoint) if endpoint.starts_with("http://") && !allow_http => Err(format!(
+            "the endpoint {endpoint} is plain HTTP, which sends data and signatures unencrypted. Say {flag} if that is \
+             meant"
+        )),
+        _ => Ok(()),
     }
-    Ok(Arc::new(builder.build().map_err(|error| client_error(error.to_string()))?))
 }

@@ -1,6 +1,7 @@
 //! The real binary as a process of its own, with real clients, a real S3 server, and real kills.
 
 mod bad_input;
+mod clouds;
 mod collect;
 mod crash;
 mod faults;

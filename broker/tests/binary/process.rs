@@ -352,13 +352,14 @@ impl Drop for Ottla {
 
 /// A server that lives as long as this process: the shell ends it when this process's end of the pipe is gone, however
 /// the tests end.
-struct Server {
+pub struct Server {
     port: u16,
     child: Mutex<Child>,
 }
 
 impl Server {
-    fn start(command: &str, port: u16) -> Server {
+    /// `command` listens on `port` of 127.0.0.1.
+    pub fn start(command: &str, port: u16) -> Server {
         let script = format!("{command} >/dev/null 2>&1 & server=$!; cat >/dev/null; kill $server");
         let child = Command::new("sh")
             .args(["-c", &script])
@@ -374,7 +375,7 @@ impl Server {
         Server { port, child: Mutex::new(child) }
     }
 
-    fn endpoint(&self) -> String {
+    pub fn endpoint(&self) -> String {
         assert!(self.child.lock().unwrap().try_wait().unwrap().is_none(), "the server is gone");
         format!("http://127.0.0.1:{}", self.port)
     }

@@ -219,7 +219,8 @@ impl ObjectStore for Timed {
             .now_or_never()
             .expect("a list in memory does not wait");
         // In no useful order, as from an S3 directory bucket.
-        let stamped: Vec<_> = listed.into_iter().rev().map(|meta| meta.map(|meta| self.stamp(meta))).collect();
+        let stamped: Vec<_> =
+            listed.into_iter().rev().map(|meta| meta.map(|meta| self.stamp(meta))).collect();
         futures::stream::iter(stamped).boxed()
     }
 

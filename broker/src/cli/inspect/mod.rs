@@ -54,7 +54,7 @@ fn json_flag() -> Arg {
 
 fn stores(matches: &ArgMatches) -> anyhow::Result<Stores> {
     let options = Options::from_values(&gather(matches, std::env::vars())?)?;
-    Ok(store::open_for_reading(options.store.clone(), &options.s3)?)
+    Ok(store::open_for_reading(options.store.clone(), &options.access)?)
 }
 
 /// Lines for people or for programs.

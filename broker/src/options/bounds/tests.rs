@@ -198,8 +198,15 @@ fn advanced_limits_come_from_flags_variables_and_the_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "group-memory = \"1GiB\"\nread-attempts = 9\nupload-wal-used-percent = 75\n")
         .unwrap();
-    let Options { bounds, s3, .. } = options(
-        &["--config", file.path().to_str().unwrap(), "--object-wal-linger", "1ms", "--s3-data-timeout", "7s"],
+    let Options { bounds, access, .. } = options(
+        &[
+            "--config",
+            file.path().to_str().unwrap(),
+            "--object-wal-linger",
+            "1ms",
+            "--store-data-timeout",
+            "7s",
+        ],
         &[("OTTLA_BLOCK_WAL_WRITES_IN_FLIGHT", "2")],
     )
     .unwrap();
@@ -208,7 +215,7 @@ fn advanced_limits_come_from_flags_variables_and_the_file() {
     assert_eq!(bounds.engine.wal_used_fraction_max, 0.75);
     assert_eq!(bounds.object_wal.linger, Duration::from_millis(1));
     assert_eq!(bounds.block_wal.writes_in_flight_max, 2);
-    assert_eq!(s3.limits.data_timeout, Duration::from_secs(7));
+    assert_eq!(access.limits.data_timeout, Duration::from_secs(7));
 }
 
 #[test]

@@ -35,9 +35,9 @@ const QUICK: [&str; 26] = [
     "6s",
     "--metadata-poll",
     "500ms",
-    "--s3-metadata-timeout",
+    "--store-metadata-timeout",
     "2s",
-    "--s3-data-timeout",
+    "--store-data-timeout",
     "2s",
     "--metadata-request-timeout",
     "2s",
@@ -47,7 +47,7 @@ const QUICK: [&str; 26] = [
     "4s",
     "--read-timeout",
     "4s",
-    "--s3-data-retries",
+    "--store-data-retries",
     "1",
 ];
 
