@@ -212,8 +212,8 @@ pub fn validate_topic_internal(set: &[Config], broker: &BrokerConfig) -> Result<
     let (largest, limit) = (number("max.message.bytes"), broker.batch_bytes_max());
     if largest > 0 && largest as u64 > limit {
         return Err(Invalid(format!(
-            "Invalid value {largest} for configuration max.message.bytes: the write-ahead log takes batches of up to \
-             {limit} bytes (broker options block-wal-frame and object-wal-record)"
+            "Invalid value {largest} for configuration max.message.bytes (a broker's message.max.bytes): the write-ahead \
+             log takes batches of up to {limit} bytes (broker options block-wal-frame and object-wal-record)"
         )));
     }
     let tiered = table::topic("remote.storage.enable").expect("a row of the table");
