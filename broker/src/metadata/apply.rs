@@ -480,12 +480,8 @@ impl Image {
         !commit.objects.is_empty()
             && commit.wal_trim <= trim
             && commit.objects.iter().all(|object| {
-                let collected =
-                    !self.objects.contains_key(&object.id) && !self.garbage.contains_key(&object.id);
-                if collected {
-                    return object.parts.iter().all(|part| self.is_gone(part));
-                }
-                self.size_of(object.id) == Some(object.size_bytes)
+                // One that was compacted and collected since is not known any more; its offsets are.
+                self.size_of(object.id).is_none_or(|size_bytes| size_bytes == object.size_bytes)
                     && object.parts.iter().all(|part| self.was_committed(part))
             })
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use s3stream::ObjectId;
 use s3stream::gc::{Catalog, Due, Naming, Owner, Standing};
-use s3stream::metadata::{Commit, Error, StreamPart};
+use s3stream::metadata::{Commit, Error};
 use tokio::sync::watch;
 use wal::uri::Target;
 use wal::{Incarnation, Uri};
@@ -43,14 +43,6 @@ impl Image {
                 life.low_water
             ))),
             _ => Ok(()),
-        }
-    }
-
-    /// Whether nothing of a part that was committed once is left: its stream was deleted, or trimmed beyond it.
-    pub(super) fn is_gone(&self, part: &StreamPart) -> bool {
-        match self.streams.get(&part.stream) {
-            None => part.stream.0 < self.next_stream,
-            Some(stream) => part.end <= stream.start,
         }
     }
 

@@ -49,6 +49,22 @@ fn whole_parts_are_replaced_and_their_objects_are_garbage() {
     );
 }
 
+/// Its answer may have been lost long enough for everything to happen to its objects.
+#[test]
+fn a_commit_is_repeated_after_its_objects_were_replaced_and_collected() {
+    let (mut log, by, stream, old) = three_parts();
+    let first = log.image.encode();
+    log.apply(Command::CommitObjects { commit: commit(by, 1, &old) }).unwrap();
+    assert_eq!(log.image.encode()[9..], first[9..]);
+    let new = data(by, 7, &[part(stream, 0, 12)]);
+    log.apply(replace(by, new.clone(), &old)).unwrap();
+    let objects = garbage(&log);
+    log.apply(Command::ForgetGarbage { by, objects: objects.clone() }).unwrap();
+    log.apply(Command::CommitObjects { commit: commit(by, 1, &old) }).unwrap();
+    assert_eq!(ranges(&log, stream), [(0, 12, new.id)]);
+    assert_eq!(garbage(&log), objects, "a late PUT may have brought them back");
+}
+
 #[test]
 fn an_object_stays_as_long_as_another_stream_names_it() {
     let mut log = Log::formatted();
