@@ -86,8 +86,11 @@ impl FromStr for Location {
 
 /// Whether a URL names a user, and perhaps a password, before its host.
 pub(super) fn has_keys(url: &str) -> bool {
-    url.split_once("://")
-        .is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@')))
+    url.split_once("://").is_some_and(|(scheme, rest)| {
+        // A directory may be called anything.
+        scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+            && rest.split('/').next().is_some_and(|host| host.contains('@'))
+    })
 }
 
 /// The URL for people: what may be secret in it is left out.
@@ -151,6 +154,7 @@ mod tests {
             assert!(error.contains("AWS_SECRET_ACCESS_KEY"), "{error}");
         }
         assert!("s3://bucket/a@b".parse::<Location>().is_ok());
+        assert!("file:a://b@c".parse::<Location>().is_ok());
     }
 
     #[test]

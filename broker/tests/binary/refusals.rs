@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::process::{CarelessS3Server, DEADLINE, Ottla, S3Server, Storage, exit_within, free_port, run};
 
 /// Starts the command, expects it to leave by itself with exit code 1, and returns what it said.
-fn refusal(mut command: Command) -> String {
+pub fn refusal(mut command: Command) -> String {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(exit_within(&mut child, DEADLINE).is_some(), "it was to be refused and it runs");

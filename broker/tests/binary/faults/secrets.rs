@@ -3,6 +3,7 @@
 
 use super::store::behind_a_proxy;
 use crate::process::{Ottla, Storage, run};
+use crate::refusals::refusal;
 use faults::Fault;
 
 const SECRET: &str = "canary-of-the-secret-key";
@@ -65,10 +66,7 @@ fn secrets_in_urls_are_refused_and_not_repeated() {
         &["--store", "http://key:canary-of-the-secret-key@host/bucket"],
     ] {
         let broker = Ottla::new(Storage::BucketObject).with(&["--log", "trace"]).with(arguments);
-        let output = broker.command().output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert!(!output.status.success(), "{arguments:?}: {said}");
+        let said = refusal(broker.command());
         assert!(!said.contains(SECRET), "{arguments:?}: {said}");
         assert!(said.contains("AWS_ACCESS_KEY_ID"), "where they belong is not said: {said}");
     }
