@@ -339,12 +339,12 @@ pub mod checkpoint {
     use crate::partition::state::{Limits, State};
 
     pub fn decode(input: &Bytes) -> Option<Check> {
-        let state = checkpoint::decode(input, Limits::default()).ok()?;
+        let decoded = checkpoint::decode(input, Limits::default()).ok()?;
         Some(Box::new(move || {
             // Producers may have stood in another order.
-            let encoded = checkpoint::encode(&state);
+            let encoded = checkpoint::encode(&decoded.state, decoded.log_start);
             let again = checkpoint::decode(&encoded, Limits::default()).expect("what was just written");
-            assert_eq!(checkpoint::encode(&again), encoded);
+            assert_eq!(checkpoint::encode(&again.state, again.log_start), encoded);
         }))
     }
 
@@ -357,7 +357,7 @@ pub mod checkpoint {
 
     pub fn seeds() -> Vec<Vec<u8>> {
         let mut state = State::new(Limits::default(), 100);
-        let empty = checkpoint::encode(&state).to_vec();
+        let empty = checkpoint::encode(&state, 60).to_vec();
         let plain = super::batches::sample().swap_remove(0);
         let header = BatchHeader::parse(&plain).expect("a batch of our own");
         for at in 0..8 {
@@ -369,7 +369,7 @@ pub mod checkpoint {
             };
             state.appended(5000 + at, &header);
         }
-        vec![empty, checkpoint::encode(&state).to_vec()]
+        vec![empty, checkpoint::encode(&state, 100).to_vec()]
     }
 }
 

@@ -1,7 +1,7 @@
-//! kafka-console-producer and -consumer, the two performance tests, kafka-get-offsets.
+//! kafka-console-producer and -consumer, the two performance tests, kafka-get-offsets, kafka-delete-records.
 
 use super::tools::{Tools, rows, sorted};
-use crate::process::{Ottla, Storage};
+use crate::process::{Ottla, Storage, run};
 
 #[test]
 fn console_producer_and_consumer() {
@@ -78,6 +78,35 @@ fn performance_tests_and_offsets() {
     let unknown = tools.fail("kafka-get-offsets --topic unknown");
     assert!(unknown.contains("Could not match any topic-partitions"), "{unknown}");
     broker.stop();
+}
+
+#[test]
+fn deleted_records() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    for topic in ["some", "all"] {
+        Tools(&broker).run(&format!("kafka-topics --create --topic {topic} --partitions 1"));
+        run(&mut broker.cli(&["produce", topic, "a", "b", "c", "d", "e"]));
+    }
+    let plan = broker.directory.path().join("offsets.json");
+    let delete = |broker: &Ottla, some: i64| {
+        let partition = |topic, offset| format!(r#"{{"topic":"{topic}","partition":0,"offset":{offset}}}"#);
+        let partitions = format!("{},{}", partition("some", some), partition("all", -1));
+        std::fs::write(&plan, format!(r#"{{"partitions":[{partitions}],"version":1}}"#)).unwrap();
+        Tools(broker).run(&format!("kafka-delete-records --offset-json-file {}", plan.display()))
+    };
+    let said = delete(&broker, 3);
+    assert!(said.contains("partition: some-0\tlow_watermark: 3"), "{said}");
+    assert!(said.contains("partition: all-0\tlow_watermark: 5"), "{said}");
+    let beyond = delete(&broker, 6);
+    assert!(beyond.contains("partition: some-0\terror:"), "{beyond}");
+
+    broker.kill();
+    broker.start();
+    let earliest = |topic| Tools(&broker).run(&format!("kafka-get-offsets --topic {topic} --time earliest"));
+    assert_eq!((offsets("some", &earliest("some")), offsets("all", &earliest("all"))), (vec![3], vec![5]));
+    let left = run(&mut broker.cli(&["consume", "some", "--from-beginning"]));
+    assert_eq!(left, "d\ne\n");
 }
 
 /// The offsets of the partitions 0, 1, … of one topic.
