@@ -497,6 +497,28 @@ async fn behaviour_98_a_deleted_group_is_gone_for_good_once_that_is_durable() {
     }
 }
 
+/// What is answered stands behind its write in the queue, and may be looked at when the batch is on its way already.
+#[tokio::test(start_paused = true)]
+async fn an_answer_waits_for_what_is_in_front_of_it_though_it_writes_nothing_itself() {
+    let world = World::new();
+    let small = Options { batch_bytes_target: 62, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    groups.commit(group(), commit_request(5, world.topic("t"))).await.unwrap();
+    world.hold(true);
+    let delete = groups.delete(group());
+    tokio::pin!(delete);
+    tokio::select! {
+        _ = &mut delete => panic!("answered before it is durable"),
+        () = world.appended(2) => {}
+    }
+    for _ in 0..64 {
+        groups.describe(group()).await.unwrap();
+    }
+    assert!(futures::poll!(&mut delete).is_pending());
+    world.hold(false);
+    assert_eq!(delete.await, Ok(()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn behaviour_98_a_deletion_takes_the_commits_in_front_of_it_and_none_behind() {
     let world = World::new();
