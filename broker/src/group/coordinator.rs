@@ -346,7 +346,7 @@ impl Actor {
     /// The beginning of the log goes once it is uploaded: earlier, that alone would force an upload. Every upload is an
     /// entry of the metadata log, which wakes this actor.
     fn start_trim(&mut self) -> Option<BoxFuture<'static, Result<(), LogError>>> {
-        let mark = self.history.trim_due()?;
+        let mark = self.history.trim_due(self.log.end())?;
         if self.log.committed_end() < mark {
             return None;
         }

@@ -87,20 +87,18 @@ impl Actor {
             self.history.begin();
             self.shard.begin_rewrite();
         }
-        let target = self.options.batch_bytes_target;
-        // A step gets half of the batch, so that it comes on whatever else there is.
-        let target = if self.history.takes_step() { target / 2 } else { target };
         let mut builder = Builder::new(self.now().wall_ms);
         let mut landings = Vec::new();
-        while builder.len_bytes() < target {
+        // First, so that it is known of all that it leaves out when that is durable.
+        if self.history.takes_step() {
+            self.place_step(&mut builder, &mut landings);
+        }
+        while builder.len_bytes() < self.options.batch_bytes_target {
             match self.queue.pop_front() {
                 Some(Item::Write(write)) => self.place(write, &mut builder, &mut landings),
                 Some(Item::Answer(answer)) => landings.push(Landing::Answer(answer)),
                 None => break,
             }
-        }
-        if self.history.takes_step() {
-            self.place_step(&mut builder, &mut landings);
         }
         if builder.is_empty() {
             // Not answered at once: what is in front of it may be on its way still.
@@ -142,7 +140,8 @@ impl Actor {
     }
 
     fn place_step(&mut self, builder: &mut Builder, landings: &mut Vec<Landing>) {
-        let target = self.options.batch_bytes_target.saturating_sub(builder.len_bytes()).max(1);
+        // Half of the batch: it comes on whatever else there is, and holds up nothing.
+        let target = (self.options.batch_bytes_target / 2).max(1);
         match self.shard.rewrite(target, self.options.record_bytes_max) {
             Ok(records) if records.is_empty() => self.history.rewritten(),
             Ok(records) => {

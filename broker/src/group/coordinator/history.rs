@@ -6,7 +6,8 @@
 //!                                                                     └──────── it failed ───────────┘
 //! ```
 //!
-//! - **H1** The log is trimmed only to a mark behind which everything that lives was repeated, durably (C4).
+//! - **H1** The log is trimmed only to a mark behind which everything that lives was repeated, durably (C4), and once every
+//!   tombstone is durable on account of which something was not.
 //! - **H2** A log that holds what is not understood here is never trimmed.
 //! - **H3** Between a trim and the next rewrite the log grows by a multiple of what lives, or by the floor: rewriting
 //!   costs a fixed share of what is written, however long the history.
@@ -29,6 +30,9 @@ enum Stage {
     },
     Rewritten {
         mark: Mark,
+        /// Where the log ended. A key may have been left out because its tombstone was on its way to the log: until that
+        /// is durable too, what it buries must not go.
+        end: u64,
         trim: Trim,
     },
 }
@@ -126,11 +130,11 @@ impl History {
         }
     }
 
-    /// There is nothing left to repeat.
+    /// There is nothing left to repeat, of what was placed so far.
     pub fn rewritten(&mut self) {
         match self.stage {
             Stage::Rewriting { mark, step_in_flight: false } => {
-                self.stage = Stage::Rewritten { mark, trim: Trim::Due };
+                self.stage = Stage::Rewritten { mark, end: self.end, trim: Trim::Due };
             }
             other => panic!("a rewrite ends in {other:?}"),
         }
@@ -142,10 +146,10 @@ impl History {
         self.stage = Stage::Growing;
     }
 
-    /// The mark that a trim waits for.
-    pub fn trim_due(&self) -> Option<u64> {
+    /// Where to trim the log, which is durable up to `durable_end`.
+    pub fn trim_due(&self, durable_end: u64) -> Option<u64> {
         match self.stage {
-            Stage::Rewritten { mark, trim: Trim::Due } => Some(mark.offset),
+            Stage::Rewritten { mark, end, trim: Trim::Due } if end <= durable_end => Some(mark.offset),
             Stage::Rewritten { .. } | Stage::Growing | Stage::Rewriting { .. } => None,
         }
     }
@@ -157,7 +161,7 @@ impl History {
     }
 
     pub fn trim_ended(&mut self, succeeded: bool) {
-        let Stage::Rewritten { mark, trim } = &mut self.stage else { return };
+        let Stage::Rewritten { mark, trim, .. } = &mut self.stage else { return };
         if succeeded {
             self.bytes -= mark.bytes;
             self.stage = Stage::Growing;
@@ -196,22 +200,24 @@ mod tests {
     fn what_was_below_the_mark_goes_with_the_trim() {
         let mut history = grown(2000);
         history.begin();
-        assert!(history.takes_step() && !history.is_too_long(0) && history.trim_due().is_none());
+        assert!(history.takes_step() && !history.is_too_long(0) && history.trim_due(u64::MAX).is_none());
         history.step_placed();
         assert!(!history.takes_step(), "one at a time");
         history.appended(10, 12, 300);
         history.step_durable();
+        history.appended(12, 13, 50);
         history.rewritten();
-        assert_eq!(history.trim_due(), Some(10));
+        assert_eq!(history.trim_due(12), None, "what was placed last is not durable");
+        assert_eq!(history.trim_due(13), Some(10));
         history.trim_started();
-        assert_eq!(history.trim_due(), None);
+        assert_eq!(history.trim_due(13), None);
         history.trim_ended(false);
-        assert_eq!(history.trim_due(), None, "not at once");
+        assert_eq!(history.trim_due(13), None, "not at once");
         history.try_again();
-        assert_eq!(history.trim_due(), Some(10));
+        assert_eq!(history.trim_due(13), Some(10));
         history.trim_started();
         history.trim_ended(true);
-        assert_eq!((history.bytes(), history.trim_due()), (300, None));
+        assert_eq!((history.bytes(), history.trim_due(13)), (350, None));
     }
 
     #[test]
@@ -222,6 +228,6 @@ mod tests {
         let mut history = grown(2000);
         history.begin();
         history.rewrite_failed();
-        assert!(!history.is_too_long(0) && history.trim_due().is_none());
+        assert!(!history.is_too_long(0) && history.trim_due(u64::MAX).is_none());
     }
 }

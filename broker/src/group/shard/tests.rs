@@ -172,6 +172,16 @@ impl Walk {
             self.rewrites += 1;
         }
         let mut batch = Batch { records: Vec::new(), landings: Vec::new(), is_step: false };
+        if self.history.takes_step() {
+            let records = self.shard.rewrite(STEP_BYTES, 10_000).expect("what was written can be repeated");
+            if records.is_empty() {
+                self.history.rewritten();
+            } else {
+                batch.records.extend(records);
+                batch.is_step = true;
+                self.history.step_placed();
+            }
+        }
         let mut model = self.models.last().expect("one is there").clone();
         for _ in 0..writes {
             let Some(write) = self.queue.pop_front() else { break };
@@ -194,16 +204,6 @@ impl Walk {
                     let error = ResponseError::InvalidCommitOffsetSize;
                     self.call(|shard, now, _, out| shard.refused(now, write, error, out));
                 }
-            }
-        }
-        if self.history.takes_step() {
-            let records = self.shard.rewrite(STEP_BYTES, 10_000).expect("what was written can be repeated");
-            if records.is_empty() {
-                self.history.rewritten();
-            } else {
-                batch.records.extend(records);
-                batch.is_step = true;
-                self.history.step_placed();
             }
         }
         if batch.records.is_empty() && batch.landings.is_empty() {
@@ -275,7 +275,7 @@ impl Walk {
 
     /// What is durable is uploaded, and the log's beginning goes if it may.
     fn trim(&mut self) {
-        if let Some(mark) = self.history.trim_due() {
+        if let Some(mark) = self.history.trim_due(self.durable as u64) {
             assert!(mark as usize <= self.durable, "a mark beyond what is durable (H1)");
             self.history.trim_started();
             self.start = self.start.max(mark as usize);
@@ -363,7 +363,7 @@ impl Walk {
             if self.queue.is_empty() && self.durable == self.log.len() && !self.shard.is_rewriting() {
                 let before = self.log.len();
                 self.append(8);
-                if self.log.len() == before && self.history.trim_due().is_none() {
+                if self.log.len() == before && self.history.trim_due(u64::MAX).is_none() {
                     return;
                 }
             }
