@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use futures::future::join_all;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse};
 
 use super::Context;
+use super::side_by_side;
 use super::strings::shared;
 use crate::broker::Broker;
 use crate::group::Groups;
@@ -29,5 +29,5 @@ pub async fn answer(groups: &Groups, request: DeleteGroupsRequest) -> DeleteGrou
         let code = deleted.err().map_or(0, |error| error.code());
         DeletableGroupResult::default().with_group_id(id).with_error_code(code)
     });
-    DeleteGroupsResponse::default().with_results(join_all(results).await)
+    DeleteGroupsResponse::default().with_results(side_by_side(results).await)
 }

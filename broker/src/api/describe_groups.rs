@@ -1,12 +1,12 @@
 //! DescribeGroups (key 15), versions 0–6. Behaviour 99.
 
-use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
 use super::Context;
 use super::authorized;
+use super::side_by_side;
 use super::strings::{shared, wire};
 use crate::broker::Broker;
 use crate::group::Groups;
@@ -38,7 +38,7 @@ pub async fn answer(groups: &Groups, version: i16, request: DescribeGroupsReques
         };
         row.with_group_id(id)
     });
-    DescribeGroupsResponse::default().with_groups(join_all(described).await)
+    DescribeGroupsResponse::default().with_groups(side_by_side(described).await)
 }
 
 fn known(version: i16, description: Description) -> DescribedGroup {

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{
@@ -16,6 +15,7 @@ use kafka_protocol::messages::{GroupId, OffsetFetchRequest, OffsetFetchResponse,
 use kafka_protocol::protocol::StrBytes;
 
 use super::Context;
+use super::side_by_side;
 use super::strings::{shared, wire};
 use crate::broker::Broker;
 use crate::group::Groups;
@@ -42,7 +42,7 @@ pub async fn answer(groups: &Groups, version: i16, request: OffsetFetchRequest) 
     if version >= 8 {
         // Side by side: one coordinator that loads does not hold up the others.
         let answered = request.groups.into_iter().map(|group| answer_group(groups, group));
-        return OffsetFetchResponse::default().with_groups(join_all(answered).await);
+        return OffsetFetchResponse::default().with_groups(side_by_side(answered).await);
     }
     let wanted: Wanted = request
         .topics

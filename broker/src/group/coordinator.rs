@@ -27,7 +27,7 @@
 //!
 //! Every commit makes the log longer, and a load reads all of it. So when it has become long beside what lives, all that
 //! lives is written once more, a step at a time between commits, and the log is trimmed to where that began
-//! (`coordinator/history.rs`, decision 0010). A crash at any point leaves a log that says the same.
+//! (`coordinator/history.rs`, decision 0015). A crash at any point leaves a log that says the same.
 //!
 //! # Cancellation
 //!

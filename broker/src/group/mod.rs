@@ -58,7 +58,7 @@ pub struct Options {
     /// How much of the log is read at a time when it is replayed, in bytes.
     pub load_chunk_bytes: usize,
     /// A log of at least so many bytes is rewritten and trimmed when it has become
-    /// [`rewrite_factor`](Options::rewrite_factor) times as long as what lives in it (decision 0010).
+    /// [`rewrite_factor`](Options::rewrite_factor) times as long as what lives in it (decision 0015).
     pub rewrite_log_bytes_min: u64,
     pub rewrite_factor: u32,
     /// How long a request waits for the replay before it is told that the coordinator loads.

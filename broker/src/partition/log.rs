@@ -394,6 +394,11 @@ impl Partition {
         core.state.active_producers(now_ms).map(|(id, producer)| describe(id, producer)).collect()
     }
 
+    /// The metadata says that the log begins no earlier.
+    pub(super) fn advance_start(&self, to: u64) {
+        self.log.advance_start(to);
+    }
+
     /// Gives memory back that expired producers took.
     pub(super) fn forget_expired_producers(&self, now_ms: i64) {
         self.core.lock().state.forget_expired(now_ms);

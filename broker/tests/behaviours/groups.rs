@@ -331,6 +331,29 @@ async fn behaviour_96_offsets_of_a_group_without_members_expire() {
     assert_eq!(committed(&mut client, "g", "t").await.committed_offset, 42, "its minute is not over");
 }
 
+/// Whatever somebody sets there: a coordinator knows what is still needed, retention does not.
+#[tokio::test]
+async fn retention_leaves_the_coordinators_logs_alone() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, options()).await;
+    broker.topic("t", 1, &[]).await;
+    let mut client = broker.connect().await;
+    assert_eq!(commit(&mut client, &commit_request("g", "t", 7)).await, 0);
+    broker.upload().await;
+    let metadata = &broker.broker.metadata;
+    let topic = metadata.image().topic_named("__consumer_offsets").cloned().expect("it is there");
+    let shall = vec![("cleanup.policy".into(), "delete".into()), ("retention.ms".into(), "1".into())];
+    metadata.set_topic_configs(topic.id, topic.configs.to_vec(), shall).await.expect("is set");
+    let now = ottla::partition::retention::Now { ms: i64::MAX, believed: true };
+    let freed = broker.broker.partitions.retain(&broker.broker.config(), now).await.expect("a pass");
+    assert_eq!(freed, ottla::partition::retention::Freed::default());
+    drop(client);
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, options()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(committed(&mut client, "g", "t").await.committed_offset, 7);
+}
+
 #[tokio::test]
 async fn a_long_history_of_commits_leaves_a_short_log() {
     let disk = Disk::new();

@@ -124,13 +124,14 @@ impl Stream {
     fn locate(&self, from: u64) -> Result<Vec<Located>, ReadError> {
         let metadata = &self.storage.inner.metadata;
         let parts = metadata.locate(self.id(), from, PARTS);
-        if !parts.is_empty() {
+        if parts.first().is_some_and(|first| first.part.base <= from) {
             return Ok(parts);
         }
         match metadata.stream(self.id()) {
             None => Err(ReadError::Gone(self.id())),
-            // Trimmed meanwhile by somebody who has not told this handle yet.
+            // Trimmed meanwhile by somebody who has not told this handle yet. What is left must not pass for it.
             Some(view) if from < view.start => {
+                self.shared.advance_start(view.start);
                 Err(ReadError::OutOfRange { start: view.start, end: self.confirmed_end() })
             }
             Some(_) => Err(self.corrupt(from, "no data object holds a committed offset")),

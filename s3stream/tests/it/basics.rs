@@ -137,6 +137,26 @@ async fn a_trimmed_part_no_longer_counts_with_its_old_timestamp() {
     assert_eq!(stream.find_timestamp(0, 31).await.expect("looks"), None);
 }
 
+/// As a trim does whose answer was lost.
+#[tokio::test]
+async fn a_trim_that_this_handle_was_not_told_of_is_found_out_by_reading() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    broker.fill(0, 10, 100).await;
+    broker.storage.shutdown().await.expect("shuts down");
+    let broker = world.start(&[id]).await;
+    broker.fill(0, 5, 100).await;
+    broker.storage.flush().await.expect("flushes");
+    world.metadata.trim(broker.owner, vec![(id, 4)]).await.expect("trims");
+    let stream = &broker.streams[0];
+    assert_eq!(stream.start(), 0);
+    let below = stream.read(0, 1).await;
+    assert!(matches!(below, Err(ReadError::OutOfRange { start: 4, .. })), "{below:?}");
+    assert_eq!(stream.start(), 4, "known from now on");
+    assert_eq!(read_all(stream, 4).await.len(), 11);
+}
+
 #[tokio::test]
 async fn trim_moves_the_start_for_good() {
     let world = World::new(small());

@@ -1,4 +1,4 @@
-//! From the queue of writes to the log, and what comes back. Steps of a rewrite ride along (decision 0010), one at a time,
+//! From the queue of writes to the log, and what comes back. Steps of a rewrite ride along (decision 0015), one at a time,
 //! so that commits are not held up by it.
 
 use futures::future::{BoxFuture, FutureExt, ready};

@@ -1,4 +1,4 @@
-//! How long a coordinator's log is, and when its beginning can go (decision 0010).
+//! How long a coordinator's log is, and when its beginning can go (decision 0015).
 //!
 //! ```text
 //!   Growing ── long enough ──► Rewriting ── every step durable ──► Rewritten ── uploaded so far ──► trim ──► Growing

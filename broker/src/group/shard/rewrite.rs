@@ -1,4 +1,4 @@
-//! The live state as records, for a log that is to begin anew (decision 0010).
+//! The live state as records, for a log that is to begin anew (decision 0015).
 //!
 //! A rewrite goes through the groups one by one, and through a group's offsets in order, a bounded number of bytes at a
 //! time. Each step repeats what the log has *when the step is placed*, commits included that are on their way (C2).

@@ -35,6 +35,7 @@ use s3stream::StreamId;
 use tokio::time::Instant;
 
 use super::{Partitions, wall_clock_ms};
+use crate::api::topic_name::is_internal;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
 use crate::metadata::image::{PartitionInfo, Stream, Topic};
 
@@ -90,7 +91,8 @@ impl Clocks {
     /// The wall clock shows `ms`.
     fn look(&mut self, monotonic: Instant, ms: i64) -> Now {
         let last = self.0.replace((monotonic, ms));
-        let believed = last.is_none_or(|(then, then_ms)| {
+        // The first pass has nothing to compare with: a machine may start with a wrong clock, and set it soon after.
+        let believed = last.is_some_and(|(then, then_ms)| {
             let elapsed = monotonic.saturating_duration_since(then) + JUMP_MAX;
             i128::from(ms) - i128::from(then_ms) <= elapsed.as_millis() as i128
         });
@@ -124,7 +126,9 @@ impl Partitions {
             pause = interval;
             let now = clocks.look(Instant::now(), wall_clock_ms());
             if !now.believed {
-                tracing::warn!("the clock jumped: no records go for their age in this pass of retention");
+                tracing::debug!(
+                    "the clock is new or has jumped: nothing goes for its age in this pass of retention"
+                );
             }
             let broker = configs.now();
             let pass = tokio::select! {
@@ -146,7 +150,11 @@ impl Partitions {
         let image = self.metadata.image();
         let mut pass = Pass { of: self, now, batch: Batch::default(), freed: Freed::default() };
         for topic in image.topics() {
-            let mut policy = Policy::of(&TopicConfig::of(topic, broker));
+            // The coordinators keep their own logs short: whatever their configs say, what they wrote is theirs.
+            let mut policy = match is_internal(&topic.name) {
+                true => Policy::default(),
+                false => Policy::of(&TopicConfig::of(topic, broker)),
+            };
             policy.age_max_ms = policy.age_max_ms.filter(|_| now.believed);
             for (index, info) in (0..).zip(topic.partitions.iter()) {
                 if info.leader == self.broker {
@@ -179,7 +187,13 @@ impl Pass<'_> {
         let limits = &self.of.config.retention;
         let open = self.of.opened(topic.id, index);
         if let Some(partition) = &open {
-            partition.forget_expired_producers(self.now.ms);
+            if self.now.believed {
+                partition.forget_expired_producers(self.now.ms);
+            }
+            // A trim whose answer was lost has reached the metadata, and not yet the readers.
+            if let Some(log) = self.of.metadata.image().stream(info.log) {
+                partition.advance_start(log.start);
+            }
         }
         let image = self.of.metadata.image();
         if let Some((to, parts)) = image.stream(info.checkpoint).and_then(superseded) {
@@ -244,7 +258,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(300)).await;
             clocks.look(Instant::now(), ms).believed
         };
-        assert!(look(1_000).await, "there is nothing to compare with");
+        assert!(!look(1_000).await, "there is nothing to compare with");
         assert!(look(301_000).await);
         assert!(look(301_000 + 900_000).await, "so much is no jump");
         assert!(!look(10 * year).await);
