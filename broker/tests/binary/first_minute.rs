@@ -178,7 +178,7 @@ fn a_group_goes_on_where_it_left_off_and_can_be_looked_at() {
     assert!(said.status.success() && said.stdout.is_empty());
     assert!(String::from_utf8(said.stderr).unwrap().contains("--group"), "it says how to make one");
     let said = failure(&mut broker.cli(&["group", "describe", "reports"]), 1);
-    assert!(said.contains("reports") && said.contains("not found"), "{said}");
+    assert!(said.contains("there is no group reports"), "{said}");
     assert!(said.contains("ottla group list"), "{said}");
 
     run(&mut broker.cli(&["produce", "jobs", "1", "2", "3"]));
