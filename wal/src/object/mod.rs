@@ -247,9 +247,14 @@ impl Medium for ObjectMedium {
         right: Arc<AckRight>,
     ) -> Result<Arc<dyn Wal>, Error> {
         // Epochs are unique, so anything there means that this life, or a later one, was here before. This check only
-        // makes the message clear early: the creates themselves would fail.
-        if let Some(key) = self.first_key_of_life_or_later(owner).await? {
-            return Err(Error::Fenced(format!("{owner:?} cannot open its log: {key} exists already")));
+        // makes the message clear early: the creates themselves would fail. So it is left out where the bucket does not
+        // answer, which the first appends wait for as any others do.
+        match self.first_key_of_life_or_later(owner).await {
+            Ok(None) => {}
+            Ok(Some(key)) => {
+                return Err(Error::Fenced(format!("{owner:?} cannot open its log: {key} exists already")));
+            }
+            Err(error) => tracing::warn!(%error, "opening the log without a look at what is there"),
         }
         Ok(Arc::new(writer::ObjectWal::start(self.parts.clone(), owner, right)?))
     }

@@ -46,6 +46,19 @@ pub fn number(record: &Record) -> u64 {
     u64::from_le_bytes(record.meta.as_slice().try_into().unwrap())
 }
 
+/// A bucket that does not answer at the start is no reason to end: the creates decide.
+#[tokio::test(start_paused = true)]
+async fn a_log_is_opened_while_the_bucket_does_not_answer() {
+    for fault in [Fault::Hang, Fault::Refuse] {
+        let store = FaultStore::in_memory(1);
+        store.add(Rule::new(Operation::List, fault).times(1));
+        store.add(Rule::new(Operation::Put, Fault::Refuse).times(3));
+        let wal = open(&store).await;
+        wal.append(record(0)).unwrap().await.unwrap();
+        assert_eq!(recovered(&store).await, [0]);
+    }
+}
+
 /// Every record is acknowledged once and recovered once, whatever befalls PUTs and the reads that resolve them.
 #[tokio::test(start_paused = true)]
 async fn outcomes_are_found_out_and_never_assumed() {
