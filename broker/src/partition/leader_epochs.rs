@@ -11,8 +11,11 @@ pub fn epoch_of(epochs: &[EpochStart], offset: u64) -> i32 {
 
 /// The largest epoch that is not above `epoch`, and where it ends, in a log that ends at `log_end`
 /// (`LeaderEpochFileCache.endOffsetFor`): an epoch below all that are known ends where the first of those begins; of one
-/// above all, nothing is known.
+/// above all, or of none (-1), nothing is known.
 pub fn end_of_epoch(epochs: &[EpochStart], epoch: i32, log_end: u64) -> Option<(i32, u64)> {
+    if epoch < 0 {
+        return None;
+    }
     let above = epochs.partition_point(|known| known.epoch as i64 <= i64::from(epoch));
     let floor = above.checked_sub(1).map_or(epoch, |at| epochs[at].epoch as i32);
     match epochs.get(above) {
@@ -38,7 +41,7 @@ mod tests {
             (6, Some((6, 70))),
             (7, None),
             (i32::MAX, None),
-            (-1, Some((-1, 10))),
+            (-1, None),
         ] {
             assert_eq!(end_of_epoch(&epochs, epoch, 70), end, "epoch {epoch}");
         }
