@@ -127,8 +127,10 @@ impl Actor {
         }
     }
 
-    /// Goes through the bucket once.
+    /// Goes through the bucket once. What cannot be read or deleted keeps nothing else: it is tried again by the next
+    /// sweep, which comes early.
     async fn sweep(&mut self) -> Result<(), Stopped> {
+        let mut failure = None;
         let before = self.counts.orphans_deleted.load(Ordering::Relaxed);
         for prefix in ["data", "wal"] {
             let mut listing = self.store.list(Some(&prefix.into()));
@@ -142,17 +144,19 @@ impl Actor {
                     None => break,
                 }
                 if page.len() >= self.config.batch_objects_max {
-                    self.decide(std::mem::take(&mut page)).await?;
+                    let failed = self.decide(std::mem::take(&mut page)).await?;
+                    failure = failure.or(failed);
                 }
             }
-            self.decide(page).await?;
+            let failed = self.decide(page).await?;
+            failure = failure.or(failed);
         }
         let deleted = self.counts.orphans_deleted.load(Ordering::Relaxed) - before;
         if deleted > 0 {
             tracing::info!(deleted, "deleted objects that nothing had named");
         }
         self.counts.sweeps.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        failure.map_or(Ok(()), |reason| Err(Stopped::Later(reason)))
     }
 
     /// Whether something that was listed may turn out to be deletable.
@@ -172,33 +176,45 @@ impl Actor {
         matches!(id, ObjectId::Data { owner, counter } if owner == self.by && counter < (self.lowest_in_flight)())
     }
 
-    /// G2.
-    async fn decide(&mut self, page: Vec<(ObjectId, u64)>) -> Result<(), Stopped> {
+    /// G2. Returns the first failure of those that say nothing about other objects.
+    async fn decide(&mut self, page: Vec<(ObjectId, u64)>) -> Result<Option<String>, Stopped> {
         if page.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         if page.iter().any(|(id, _)| self.is_given_up(*id)) {
             self.catalog.raise_low_water(self.by, (self.lowest_in_flight)()).await?;
         }
         self.catalog.refresh().await?;
         let mut dead = Vec::new();
+        let (mut failure, mut unread) = (None, 0);
         for (id, size) in page {
             match judge(id, &self.catalog.standing(id)) {
                 Verdict::Delete(_) => dead.push(id),
-                Verdict::DeleteUnlessSeal(_) if !self.is_seal(id, size).await? => dead.push(id),
-                Verdict::DeleteUnlessSeal(_) | Verdict::Keep(_) => {}
+                Verdict::DeleteUnlessSeal(_) => match self.is_seal(id, size).await {
+                    Ok(true) => {}
+                    Ok(false) => dead.push(id),
+                    // A store that is down is not asked ten thousand times.
+                    Err(reason) if unread == self.config.deletes_in_flight_max => {
+                        return Err(Stopped::Later(reason));
+                    }
+                    Err(reason) => {
+                        unread += 1;
+                        failure.get_or_insert(reason);
+                    }
+                },
+                Verdict::Keep(_) => {}
             }
         }
         let batch = self.delete(dead).await;
         self.counts.orphans_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
         match batch.failure {
-            Some(reason) => Err(Stopped::Later(reason)),
-            None => Ok(()),
+            Some(reason) if batch.deleted.is_empty() && batch.gave_up => Err(Stopped::Later(reason)),
+            failed => Ok(failure.or(failed)),
         }
     }
 
     /// G5. A damaged seal is one too.
-    async fn is_seal(&mut self, id: ObjectId, size: u64) -> Result<bool, Stopped> {
+    async fn is_seal(&mut self, id: ObjectId, size: u64) -> Result<bool, String> {
         if size > SEAL_BYTES_MAX {
             return Ok(false);
         }
@@ -215,8 +231,8 @@ impl Actor {
                 Ok(true)
             }
             Ok(Err(object_store::Error::NotFound { .. })) => Ok(false),
-            Ok(Err(error)) => Err(Stopped::Later(format!("reading {key}: {error}"))),
-            Err(_) => Err(Stopped::Later(format!("reading {key} takes too long"))),
+            Ok(Err(error)) => Err(format!("reading {key}: {error}")),
+            Err(_) => Err(format!("reading {key} takes too long")),
         }
     }
 
@@ -234,6 +250,7 @@ impl Actor {
                     batch.failure.get_or_insert(reason);
                     // A store that is down is not asked ten thousand times.
                     if failed == self.config.deletes_in_flight_max {
+                        batch.gave_up = true;
                         break;
                     }
                 }
@@ -263,4 +280,6 @@ struct Batch {
     deleted: Vec<ObjectId>,
     /// The first of those that failed.
     failure: Option<String>,
+    /// So many failed that the rest was not tried.
+    gave_up: bool,
 }

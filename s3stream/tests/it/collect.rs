@@ -206,6 +206,31 @@ async fn of_an_ended_life_only_the_seal_stays_and_it_is_read_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_can_be_neither_read_nor_deleted_keeps_nothing_else() {
+    let metadata = MemoryMetadata::new();
+    let ended = metadata.register(1);
+    let owner = metadata.register(1);
+    let world = World::of(metadata, FaultStore::in_memory(1), owner);
+    let data = |counter| ObjectId::Data { owner: ended, counter };
+    let slot = |slot| ObjectId::Slot { owner: ended, slot };
+    for number in 0..5 {
+        world.put(data(number), "orphan").await;
+        world.put(slot(number), vec![1; 100]).await;
+    }
+    let never = |operation, id| Rule::new(operation, Fault::Refuse).under(object_key(id).as_ref());
+    world.store.add(never(Operation::Delete, data(2)));
+    world.store.add(never(Operation::Get, slot(2)));
+    sleep(HOUR).await;
+    for number in 0..5 {
+        assert_eq!(world.is_there(data(number)).await, number == 2, "data {number}");
+        assert_eq!(world.is_there(slot(number)).await, number == 2, "slot {number}");
+    }
+    world.store.heal();
+    sleep(HOUR).await;
+    assert!(!world.is_there(data(2)).await && !world.is_there(slot(2)).await, "the next sweep comes early");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fenced_collector_ends() {
     let world = World::new();
     let stream = world.fill(1).await;
