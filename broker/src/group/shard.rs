@@ -1,5 +1,5 @@
 //! The groups of one partition of `__consumer_offsets`: a state machine without I/O, around [`Group`]s and their
-//! [`Offsets`].
+//! `Offsets`.
 //!
 //! ```text
 //!   request ──► Output: answers
@@ -20,7 +20,7 @@
 //!   by then: it neither buries nor takes back a commit in front of it, and what is placed behind it outlasts it. (A
 //!   commit for a topic that was deleted and made again is not buried by the tombstone of its predecessor's.)
 //! - **C3** Every group with a deadline is in the timer heap at that deadline or earlier.
-//! - **C4** is [`rewrite`]'s.
+//! - **C4** is `rewrite`'s.
 //!
 //! Reading order: this file, `shard/entry.rs`, `shard/placing.rs`, `shard/removal.rs`, `shard/rewrite.rs`.
 

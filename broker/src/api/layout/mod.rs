@@ -2,7 +2,7 @@
 //!
 //! The generated decoders take an array's count for true and reserve memory for so many elements, and one byte of an empty
 //! string becomes thirty-two (behaviour 16; reliability F54). So each body is walked first, by the layout that
-//! [`table`] has for its API: nothing is allocated, and a message is refused that
+//! `table` has for its API: nothing is allocated, and a message is refused that
 //!
 //! - **Y1** counts more elements than the bytes that are left can hold,
 //! - **Y2** would take more than [`decoded_bytes_max`] of its size once decoded,
