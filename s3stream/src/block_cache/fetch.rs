@@ -113,7 +113,13 @@ impl Fetcher {
                 let bytes = whole.slice(entry.position as usize..entry.position_end() as usize);
                 Block::decode(entry, bytes).map_err(|error| decode_error(located.object, error))
             });
-            return blocks.collect();
+            match blocks.collect() {
+                // It is cached with the index, which was whole: read again and again it would stay as it is.
+                Err(Error::Corrupt { detail, .. }) => {
+                    tracing::warn!(object = ?located.object, detail, "a block is damaged; fetching it");
+                }
+                decoded => return decoded,
+            }
         }
         match self.blocks_once(located, run).await {
             Err(Error::Corrupt { detail, .. }) => {
