@@ -578,13 +578,27 @@ impl Image {
         for part in &object.parts {
             live += u32::from(self.extend_stream(at, owner, object.id, part)?);
         }
+        self.name_object(at, object, live);
+        Ok(())
+    }
+
+    /// A new object that `live` parts name; garbage from the start if none does (I2).
+    pub(super) fn name_object(&mut self, at: At, object: &NewObject, live: u32) {
         let size_bytes = object.size_bytes;
         if live == 0 {
             self.garbage.insert_mut(object.id, Garbage { size_bytes, since_ms: at.time_ms });
         } else {
             self.objects.insert_mut(object.id, Object { size_bytes, parts: live });
         }
-        Ok(())
+    }
+
+    /// Of a stream that is not there: whether it was deleted, or never was.
+    pub(super) fn was_deleted(&self, id: StreamId) -> Result<(), Rejection> {
+        if id.0 < self.next_stream {
+            Ok(())
+        } else {
+            Err(invalid(format!("there never was a stream {}", id.0)))
+        }
     }
 
     /// `false` if the stream was deleted.
@@ -599,11 +613,7 @@ impl Image {
             return Err(invalid(format!("an empty part of stream {}", part.stream.0)));
         }
         let Some(stream) = self.streams.get_mut(&part.stream) else {
-            return if part.stream.0 < self.next_stream {
-                Ok(false)
-            } else {
-                Err(invalid(format!("there never was a stream {}", part.stream.0)))
-            };
+            return self.was_deleted(part.stream).map(|()| false);
         };
         if stream.owner != Some(owner) {
             return Err(conflict(format!(
@@ -630,13 +640,7 @@ impl Image {
     }
 
     fn trim_stream(&mut self, at: At, id: StreamId, start: u64) -> Result<(), Rejection> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return if id.0 < self.next_stream {
-                Ok(())
-            } else {
-                Err(invalid(format!("there never was a stream {}", id.0)))
-            };
-        };
+        let Some(stream) = self.streams.get_mut(&id) else { return self.was_deleted(id) };
         if start > stream.committed_end {
             return Err(invalid(format!(
                 "stream {} cannot start at {start}: its committed end is {}",

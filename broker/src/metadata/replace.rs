@@ -16,7 +16,7 @@ use s3stream::metadata::{Replacement, StreamPart};
 use wal::Incarnation;
 
 use super::apply::{At, Outcome, Rejection, conflict, invalid};
-use super::image::{Garbage, Image, Object, Part};
+use super::image::{Image, Part};
 
 impl Image {
     pub(super) fn replace_parts(
@@ -57,12 +57,7 @@ impl Image {
         for part in &object.parts {
             live += u32::from(self.replace_part(id, part, sources, &mut released)?);
         }
-        let size_bytes = object.size_bytes;
-        if live == 0 {
-            self.garbage.insert_mut(id, Garbage { size_bytes, since_ms: at.time_ms });
-        } else {
-            self.objects.insert_mut(id, Object { size_bytes, parts: live });
-        }
+        self.name_object(at, object, live);
         released.into_iter().for_each(|source| self.release_part(at, source));
         Ok(())
     }
@@ -79,11 +74,7 @@ impl Image {
             return Err(invalid(format!("an empty part of stream {}", part.stream.0)));
         }
         let Some(stream) = self.streams.get_mut(&part.stream) else {
-            return if part.stream.0 < self.next_stream {
-                Ok(false)
-            } else {
-                Err(invalid(format!("there never was a stream {}", part.stream.0)))
-            };
+            return self.was_deleted(part.stream).map(|()| false);
         };
         if part.end <= stream.start {
             return Ok(false);
