@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use faults::Port;
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
@@ -28,14 +29,11 @@ pub struct Ottla {
     program: PathBuf,
     directory: PathBuf,
     pub port: u16,
+    _port: Port,
     arguments: Vec<String>,
     child: Option<Child>,
     store: Box<dyn ObjectStore>,
-    _s3: Option<Child>,
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    _s3: Option<(Child, Port)>,
 }
 
 impl Ottla {
@@ -59,7 +57,7 @@ impl Ottla {
                 Box::new(LocalFileSystem::new_with_prefix(&root)?)
             }
             Storage::Bucket => {
-                let port = free_port()?;
+                let port = Port::reserve();
                 let endpoint = format!("http://127.0.0.1:{port}");
                 let log = std::fs::File::create(directory.join("s3.log"))?;
                 let server = Command::new(moto)
@@ -72,8 +70,8 @@ impl Ottla {
                     .with_context(|| {
                         format!("starting {}; `./test --install` puts it there", moto.display())
                     })?;
-                s3 = Some(server);
-                create_bucket(port).await?;
+                create_bucket(port.number()).await?;
+                s3 = Some((server, port));
                 arguments.push("--store=s3://soak/cluster".to_owned());
                 arguments.push(format!("--s3-endpoint={endpoint}"));
                 arguments.push("--s3-allow-http".to_owned());
@@ -90,9 +88,18 @@ impl Ottla {
         };
         arguments.extend(["--kafka".to_owned(), "group.initial.rebalance.delay.ms=0".to_owned()]);
         arguments.extend_from_slice(more);
-        let port = free_port()?;
+        let port = Port::reserve();
         let (program, directory) = (program.to_owned(), directory.to_owned());
-        Ok(Ottla { program, directory, port, arguments, child: None, store, _s3: s3 })
+        Ok(Ottla {
+            program,
+            directory,
+            port: port.number(),
+            _port: port,
+            arguments,
+            child: None,
+            store,
+            _s3: s3,
+        })
     }
 
     /// Where the broker's log goes.

@@ -8,7 +8,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 
-use crate::process::{Ottla, S3Server, Server, Storage, free_port, installed, run};
+use faults::Port;
+
+use crate::process::{Ottla, S3Server, Server, Storage, installed, run};
 
 /// Azurite's account and its key: published, the same everywhere.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -18,7 +20,7 @@ struct AzureServer(Server);
 
 impl AzureServer {
     fn start() -> AzureServer {
-        let port = free_port();
+        let port = Port::reserve();
         let azurite = installed("azure/node_modules/.bin/azurite-blob");
         let options = "--inMemoryPersistence --silent --skipApiVersionCheck --blobHost 127.0.0.1";
         AzureServer(Server::start(&format!("{} {options} --blobPort {port}", azurite.display()), port))

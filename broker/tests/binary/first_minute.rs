@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::process::{DEADLINE, Ottla, Storage, exit_within, free_port, run};
+use faults::Port;
+
+use crate::process::{DEADLINE, Ottla, Storage, exit_within, run};
 
 /// A broker started as somebody does who has read nothing: no options, an empty directory.
 fn bare() -> Ottla {
@@ -215,7 +217,8 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
 
 #[test]
 fn errors_say_what_to_do_next() {
-    let nobody = format!("127.0.0.1:{}", free_port());
+    let port = Port::reserve();
+    let nobody = format!("127.0.0.1:{port}");
     for command in [&["topic", "list"][..], &["produce", "t", "v"], &["consume", "t"], &["group", "list"]] {
         let said = failure(ottla(command).args(["--bootstrap", &nobody]), 1);
         assert!(said.contains(&nobody) && said.contains("ottla serve"), "{command:?}: {said}");

@@ -3,13 +3,14 @@
 //! What the tests need besides Rust is under `.test/`, put there by `./test --install`.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use faults::Port;
 use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
@@ -31,11 +32,6 @@ pub fn installed(path: &str) -> PathBuf {
 /// A file beside the tests.
 pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Runs to the end, and panics with everything it printed unless it succeeds.
@@ -72,6 +68,8 @@ pub enum Storage {
 /// A broker's place in the world: its directory or bucket, its port, and the process while it runs.
 pub struct Ottla {
     pub port: u16,
+    /// Keeps the port while the process is down.
+    _port: Port,
     pub directory: Arc<tempfile::TempDir>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -126,10 +124,11 @@ impl Ottla {
     }
 
     fn placed(directory: Arc<tempfile::TempDir>) -> Ottla {
-        let port = free_port();
+        let port = Port::reserve();
         let log = directory.path().join(format!("broker-{port}.log"));
         Ottla {
-            port,
+            port: port.number(),
+            _port: port,
             directory,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -353,13 +352,13 @@ impl Drop for Ottla {
 /// A server that lives as long as this process: the shell ends it when this process's end of the pipe is gone, however
 /// the tests end.
 pub struct Server {
-    port: u16,
+    port: Port,
     child: Mutex<Child>,
 }
 
 impl Server {
     /// `command` listens on `port` of 127.0.0.1.
-    pub fn start(command: &str, port: u16) -> Server {
+    pub fn start(command: &str, port: Port) -> Server {
         let script = format!("{command} >/dev/null 2>&1 & server=$!; cat >/dev/null; kill $server");
         let child = Command::new("sh")
             .args(["-c", &script])
@@ -368,7 +367,7 @@ impl Server {
             .spawn()
             .unwrap();
         let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(("127.0.0.1", port.number())).is_err() {
             assert!(began.elapsed() < DEADLINE, "the server did not start: {command}");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -388,7 +387,7 @@ impl S3Server {
     pub fn shared() -> &'static S3Server {
         static SERVER: OnceLock<S3Server> = OnceLock::new();
         SERVER.get_or_init(|| {
-            let port = free_port();
+            let port = Port::reserve();
             S3Server(Server::start(
                 &format!(
                     "{} {} {port}",
@@ -413,7 +412,7 @@ impl S3Server {
 
     /// One request behind every broker's back; the answer's body.
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.0.port)).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.0.port.number())).unwrap();
         let credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
         write!(
             stream,
@@ -442,7 +441,7 @@ impl CarelessS3Server {
     pub const KEY: &str = "S3RVER";
 
     pub fn start(directory: &Path) -> CarelessS3Server {
-        let port = free_port();
+        let port = Port::reserve();
         CarelessS3Server(Server::start(
             &format!(
                 "{} --address 127.0.0.1 --port {port} --directory {} --configure-bucket {}",

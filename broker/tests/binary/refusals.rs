@@ -2,7 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use crate::process::{CarelessS3Server, DEADLINE, Ottla, S3Server, Storage, exit_within, free_port, run};
+use faults::Port;
+
+use crate::process::{CarelessS3Server, DEADLINE, Ottla, S3Server, Storage, exit_within, run};
 
 /// Starts the command, expects it to leave by itself with exit code 1, and returns what it said.
 pub fn refusal(mut command: Command) -> String {
@@ -178,7 +180,7 @@ fn a_store_whose_conditional_creates_do_not_hold_is_refused() {
     };
     let said = careless(&["store", "check"]);
     assert!(said.contains("conditional"), "{said}");
-    let said = careless(&["serve", "--listen", &format!("127.0.0.1:{}", free_port())]);
+    let said = careless(&["serve", "--listen", &format!("127.0.0.1:{}", Port::reserve())]);
     assert!(said.contains("conditional"), "{said}");
 }
 
@@ -201,7 +203,7 @@ fn a_bucket_that_does_not_exist_is_refused_at_once() {
     let said = refusal({
         let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{}", free_port())])
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", Port::reserve())])
             .args([
                 "--store",
                 "s3://no-such-bucket-here/cluster",

@@ -23,18 +23,21 @@
 //! [`FaultStore::hold_puts`] keeps PUTs between "reached the store" and "was answered", to be completed one by one in
 //! any order. [`FaultStore::careless`] makes conditional creates check-then-write, as many servers do.
 //!
-//! A [`Proxy`] does the same to a process of its own, between its S3 client and a real S3 server.
+//! A [`Proxy`] does the same to a process of its own, between its S3 client and a real S3 server. A [`Port`] is a place for
+//! such a server that nobody else is given.
 //!
 //! Which operations a rule hits is decided by prefix, kind, order and a seeded coin, so a seed repeats a run as far as
 //! the caller's own order repeats.
 
 mod hold;
+mod port;
 pub mod proxy;
 mod rule;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use port::Port;
 pub use proxy::Proxy;
 pub use rule::{Fault, Operation, Rule};
 pub use store::{Counts, FaultStore};

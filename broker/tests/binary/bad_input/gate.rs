@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
-use crate::process::free_port;
+use faults::Port;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -24,7 +24,7 @@ struct Shared {
 
 /// Forwards its port to another one while its door is open. It begins shut.
 pub struct Gate {
-    port: u16,
+    port: Port,
     target: u16,
     shared: Arc<Shared>,
 }
@@ -35,7 +35,7 @@ impl Gate {
         let target = target.rsplit(':').next().unwrap().parse().unwrap();
         let shared =
             Shared { door: Mutex::new(Door::Shut), changed: Condvar::new(), connected: Mutex::default() };
-        Gate { port: free_port(), target, shared: Arc::new(shared) }
+        Gate { port: Port::reserve(), target, shared: Arc::new(shared) }
     }
 
     pub fn endpoint(&self) -> String {
@@ -52,7 +52,7 @@ impl Gate {
                     let _ = stream.shutdown(Shutdown::Both);
                 }
                 // Wakes the listener, which then goes.
-                while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                while TcpStream::connect(("127.0.0.1", self.port.number())).is_ok() {
                     std::thread::yield_now();
                 }
             }
@@ -61,7 +61,7 @@ impl Gate {
     }
 
     fn listen(&self) {
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", self.port.number())).unwrap();
         let (shared, target) = (self.shared.clone(), self.target);
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
