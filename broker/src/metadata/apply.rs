@@ -444,7 +444,7 @@ impl Image {
         if entry.parts == 0 {
             let size_bytes = entry.size_bytes;
             self.objects.remove_mut(&object);
-            self.garbage.insert_mut(object, Garbage { size_bytes, since_ms: at.time_ms });
+            self.garbage.insert_mut(object, Garbage::at(at, size_bytes));
         }
     }
 
@@ -586,7 +586,7 @@ impl Image {
     pub(super) fn name_object(&mut self, at: At, object: &NewObject, live: u32) {
         let size_bytes = object.size_bytes;
         if live == 0 {
-            self.garbage.insert_mut(object.id, Garbage { size_bytes, since_ms: at.time_ms });
+            self.garbage.insert_mut(object.id, Garbage::at(at, size_bytes));
         } else {
             self.objects.insert_mut(object.id, Object { size_bytes, parts: live });
         }

@@ -7,11 +7,12 @@
 //!                                       └ never named any more unless they are now
 //! ```
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use s3stream::ObjectId;
-use s3stream::gc::{Catalog, Due, Naming, Owner, Standing};
+use s3stream::gc::{Catalog, Due, Look, Naming, Owner, Standing};
 use s3stream::metadata::{Commit, Error};
 use tokio::sync::watch;
 use wal::uri::Target;
@@ -21,6 +22,12 @@ use super::Metadata;
 use super::apply::{At, Rejection, invalid};
 use super::command::Command;
 use super::image::{Garbage, Image};
+
+impl Garbage {
+    pub(super) fn at(at: At, size_bytes: u64) -> Garbage {
+        Garbage { size_bytes, since_ms: at.time_ms, since: at.number }
+    }
+}
 
 impl Image {
     pub(super) fn forget_garbage(&mut self, objects: &[ObjectId]) {
@@ -51,8 +58,7 @@ impl Image {
     pub(super) fn return_to_garbage(&mut self, at: At, commit: &Commit) {
         for object in &commit.objects {
             if !self.objects.contains_key(&object.id) && !self.garbage.contains_key(&object.id) {
-                let garbage = Garbage { size_bytes: object.size_bytes, since_ms: at.time_ms };
-                self.garbage.insert_mut(object.id, garbage);
+                self.garbage.insert_mut(object.id, Garbage::at(at, object.size_bytes));
             }
         }
     }
@@ -83,22 +89,23 @@ impl Image {
         Standing { naming, owner }
     }
 
-    /// See [`Catalog::garbage`], with `now_ms` on the clock of the log's entries.
-    pub fn due_garbage(&self, now_ms: i64, age_min: Duration, limit: usize) -> Due {
-        let age_min_ms = i64::try_from(age_min.as_millis()).unwrap_or(i64::MAX);
-        let mut due = Due::default();
-        for (id, garbage) in self.garbage() {
+    /// See [`Catalog::garbage`], as of entry `number`, with `now_ms` on the clock of the log's entries.
+    pub fn due_garbage(&self, number: u64, now_ms: i64, look: &Look) -> Due {
+        let age_min_ms = i64::try_from(look.age_min.as_millis()).unwrap_or(i64::MAX);
+        let mut due = Due { state: number, ..Due::default() };
+        let from = look.from.map_or(Bound::Unbounded, Bound::Included);
+        let mut garbage = self.garbage.range((from, Bound::Unbounded));
+        for (id, garbage) in garbage.by_ref().take(look.limit) {
             let wait_ms = age_min_ms.saturating_sub(now_ms.saturating_sub(garbage.since_ms));
-            match u64::try_from(wait_ms) {
-                Ok(1..) => {
-                    // A clock that went back delays it, but by no more than the delay.
-                    let wait = Duration::from_millis(wait_ms.min(age_min_ms) as u64);
-                    due.next_in = Some(due.next_in.map_or(wait, |next| next.min(wait)));
-                }
-                _ if due.objects.len() < limit => due.objects.push(id),
-                _ => due.next_in = Some(Duration::ZERO),
+            if wait_ms <= 0 || look.known.is_some_and(|known| garbage.since <= known) {
+                due.objects.push(*id);
+            } else {
+                // By a clock that was ahead it may be much more: then it is known for long enough before.
+                let wait = Duration::from_millis(wait_ms.min(age_min_ms) as u64);
+                due.next_in = Some(due.next_in.map_or(wait, |next| next.min(wait)));
             }
         }
+        due.next = garbage.next().map(|(id, _)| *id);
         due
     }
 }
@@ -109,9 +116,10 @@ impl Catalog for Metadata {
         Metadata::changed(self)
     }
 
-    fn garbage(&self, age_min: Duration, limit: usize) -> Due {
+    fn garbage(&self, look: &Look) -> Due {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        self.image().due_garbage(now.as_millis() as i64, age_min, limit)
+        let image = self.image();
+        image.due_garbage(image.number(), now.as_millis() as i64, look)
     }
 
     fn standing(&self, id: ObjectId) -> Standing {

@@ -174,6 +174,8 @@ pub struct Garbage {
     pub size_bytes: u64,
     /// Wall clock of the entry that dropped the last part, milliseconds.
     pub since_ms: i64,
+    /// That entry.
+    pub since: u64,
 }
 
 /// See the module's page.

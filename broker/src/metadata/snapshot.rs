@@ -61,6 +61,7 @@ impl Image {
             to.object(*id);
             to.u64(garbage.size_bytes);
             to.i64(garbage.since_ms);
+            to.u64(garbage.since);
         }
         to.count(self.configs.size());
         for (broker, configs) in &self.configs {
@@ -105,8 +106,9 @@ impl Image {
         {
             image.objects.insert_mut(id, object);
         }
-        for (id, garbage) in from.list(37, |from| {
-            Ok((from.object()?, Garbage { size_bytes: from.u64()?, since_ms: from.i64()? }))
+        for (id, garbage) in from.list(45, |from| {
+            let id = from.object()?;
+            Ok((id, Garbage { size_bytes: from.u64()?, since_ms: from.i64()?, since: from.u64()? }))
         })? {
             image.garbage.insert_mut(id, garbage);
         }

@@ -12,8 +12,10 @@ use wal::Incarnation;
 use wal::object::Seal;
 
 use super::rules::{Alive, Verdict, judge};
-use super::{Catalog, Config, Counts, LowestInFlight};
+use super::seen::Seen;
+use super::{Catalog, Config, Counts, Look, LowestInFlight};
 use crate::ObjectId;
+use crate::backoff::Backoff;
 use crate::metadata::Error;
 use crate::object::{object_key, parse_object_key};
 
@@ -31,6 +33,9 @@ pub(super) struct Actor {
     lowest_in_flight: LowestInFlight,
     counts: Arc<Counts>,
     seals: HashSet<ObjectId>,
+    seen: Seen,
+    /// Where the last round gave up.
+    resume_from: Option<ObjectId>,
 }
 
 /// Why a round ended early.
@@ -59,20 +64,38 @@ impl Actor {
         lowest_in_flight: LowestInFlight,
         counts: Arc<Counts>,
     ) -> Actor {
-        Actor { config, store, catalog, by, lowest_in_flight, counts, seals: HashSet::new() }
+        let seen = Seen::new(config.delay);
+        Actor {
+            config,
+            store,
+            catalog,
+            by,
+            lowest_in_flight,
+            counts,
+            seals: HashSet::new(),
+            seen,
+            resume_from: None,
+        }
     }
 
     pub async fn run(mut self) {
         let mut changed = self.catalog.changed();
         let mut sweep_at = Instant::now() + self.config.first_sweep_after;
         let mut garbage_at = Some(Instant::now());
+        let Config { interval, retry_pause_max, first_sweep_after, sweep_interval, .. } = self.config;
+        let after_garbage = || Backoff::between(2 * interval, retry_pause_max.max(2 * interval));
+        let after_sweep = || Backoff::between(first_sweep_after, sweep_interval.max(first_sweep_after));
+        let (mut garbage_backoff, mut sweep_backoff) = (after_garbage(), after_sweep());
         loop {
             let outcome = tokio::select! {
                 () = sleep_until(garbage_at.unwrap_or(sweep_at)), if garbage_at.is_some() => {
                     let round = self.collect_garbage().await;
                     let wait = match &round {
-                        Ok(next_in) => next_in.map(|next_in| next_in.max(self.config.interval)),
-                        Err(_) => Some(self.config.interval),
+                        Ok(next_in) => {
+                            garbage_backoff = after_garbage();
+                            next_in.map(|next_in| next_in.max(self.config.interval))
+                        }
+                        Err(_) => Some(garbage_backoff.next_pause()),
                     };
                     garbage_at = wait.map(|wait| Instant::now() + wait);
                     round.map(drop)
@@ -80,8 +103,11 @@ impl Actor {
                 () = sleep_until(sweep_at) => {
                     let sweep = self.sweep().await;
                     let wait = match &sweep {
-                        Ok(()) => self.config.sweep_interval,
-                        Err(_) => self.config.first_sweep_after,
+                        Ok(()) => {
+                            sweep_backoff = after_sweep();
+                            self.config.sweep_interval
+                        }
+                        Err(_) => sweep_backoff.next_pause(),
                     };
                     sweep_at = Instant::now() + wait;
                     sweep
@@ -107,24 +133,41 @@ impl Actor {
         }
     }
 
-    /// Deletes all garbage that is due. Returns when more will be.
+    /// Looks at all garbage once, from where the last round gave up, and deletes what is due. Returns when more will be.
     async fn collect_garbage(&mut self) -> Result<Option<Duration>, Stopped> {
+        let mut look = Look {
+            from: self.resume_from.take(),
+            limit: self.config.batch_objects_max,
+            age_min: self.config.delay,
+            known: self.seen.for_the_delay(Instant::now()),
+        };
+        // What lies before is the next round's.
+        let mut next_in = look.from.map(|_| Duration::ZERO);
+        let mut failure = None;
         loop {
-            let due = self.catalog.garbage(self.config.delay, self.config.batch_objects_max);
-            if due.objects.is_empty() {
-                return Ok(due.next_in);
-            }
-            let batch = self.delete(due.objects).await;
+            let due = self.catalog.garbage(&look);
+            self.seen.note(Instant::now(), due.state);
+            next_in = [next_in, due.next_in].into_iter().flatten().min();
+            let batch = self.delete(&due.objects).await;
             self.counts.garbage_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
             if !batch.deleted.is_empty() {
                 tracing::debug!(objects = batch.deleted.len(), "deleted what nothing names any more");
                 // G7.
                 self.catalog.forget_garbage(self.by, batch.deleted).await?;
             }
-            if let Some(reason) = batch.failure {
-                return Err(Stopped::Later(reason));
+            if let (Some(reason), Some(untried)) = (&batch.failure, batch.untried) {
+                self.resume_from = Some(untried);
+                return Err(Stopped::Later(reason.clone()));
             }
+            failure = failure.or(batch.failure);
+            match due.next {
+                Some(next) => look.from = Some(next),
+                None => break,
+            }
+            // A long list of which nothing is due must not hold up others.
+            tokio::task::yield_now().await;
         }
+        failure.map_or(Ok(next_in), |reason| Err(Stopped::Later(reason)))
     }
 
     /// Goes through the bucket once. What cannot be read or deleted keeps nothing else: it is tried again by the next
@@ -205,10 +248,12 @@ impl Actor {
                 Verdict::Keep(_) => {}
             }
         }
-        let batch = self.delete(dead).await;
+        let batch = self.delete(&dead).await;
         self.counts.orphans_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
         match batch.failure {
-            Some(reason) if batch.deleted.is_empty() && batch.gave_up => Err(Stopped::Later(reason)),
+            Some(reason) if batch.deleted.is_empty() && batch.untried.is_some() => {
+                Err(Stopped::Later(reason))
+            }
             failed => Ok(failure.or(failed)),
         }
     }
@@ -236,8 +281,8 @@ impl Actor {
         }
     }
 
-    async fn delete(&self, objects: Vec<ObjectId>) -> Batch {
-        let mut deletions = futures::stream::iter(objects)
+    async fn delete(&self, objects: &[ObjectId]) -> Batch {
+        let mut deletions = futures::stream::iter(objects.iter().copied())
             .map(|id| async move { (id, self.delete_one(id).await) })
             .buffer_unordered(self.config.deletes_in_flight_max);
         let mut batch = Batch::default();
@@ -250,7 +295,8 @@ impl Actor {
                     batch.failure.get_or_insert(reason);
                     // A store that is down is not asked ten thousand times.
                     if failed == self.config.deletes_in_flight_max {
-                        batch.gave_up = true;
+                        // At most as many as are under way were begun behind it.
+                        batch.untried = objects.get(batch.deleted.len() + failed).copied();
                         break;
                     }
                 }
@@ -280,6 +326,6 @@ struct Batch {
     deleted: Vec<ObjectId>,
     /// The first of those that failed.
     failure: Option<String>,
-    /// So many failed that the rest was not tried.
-    gave_up: bool,
+    /// So many failed that the rest, from about here on, was not tried.
+    untried: Option<ObjectId>,
 }

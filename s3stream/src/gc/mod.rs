@@ -15,7 +15,11 @@
 //!
 //! - **G1** What the metadata names is never deleted. What it has listed as garbage is deleted only after
 //!   [`Config::delay`], which outlives any reader that located it before. The delay is a courtesy to readers, no safety
-//!   argument: one that comes too late looks its part up again (F37).
+//!   argument: one that comes too late looks its part up again (F37). The delay is counted twice, and the sooner end
+//!   counts: by the wall clock from the time of the entry that dropped the last name, which a restart does not begin
+//!   anew; and by this process's monotonic clock from a look that found it garbage already, which is never before that
+//!   entry. So an entry of a clock that was ahead keeps its garbage for two delays of a process's life at most, and
+//!   for no reader the second way is the shorter one.
 //! - **G2** A listing only proposes; [`rules::judge`] decides, on a state that was read after the listing (F27). Age
 //!   plays no part.
 //! - **G3** An unnamed data object goes only if its writer's incarnation has ended (nothing of it can be recovered any
@@ -29,16 +33,22 @@
 //!
 //! # Rate
 //! An idle cluster costs one listing each [`Config::sweep_interval`], and nothing else. A busy one has up to
-//! [`Config::deletes_in_flight_max`] deletions under way, which is far above the rate at which uploads make objects.
+//! [`Config::deletes_in_flight_max`] deletions under way, which is far above the rate at which uploads make objects. A
+//! round looks at each piece of garbage once, [`Config::batch_objects_max`] at a time; there is none while nothing falls
+//! due.
 //!
 //! # Retries, cancellation, crash
-//! What fails is tried again in a later round, for ever. At any point: what was deleted and not forgotten is deleted
-//! again, and that it is gone already is no error.
+//! What fails is tried again in a later round, for ever: after pauses that double, with jitter, up to
+//! [`Config::retry_pause_max`] (for listings up to [`Config::sweep_interval`]), so that a store that is down or refuses
+//! is asked seldom. A round gives up after [`Config::deletes_in_flight_max`] failures of a batch, and the next one goes on behind
+//! them: what can never be deleted keeps nothing else. At any point: what was deleted and not forgotten is deleted again,
+//! and that it is gone already is no error.
 //!
-//! Reading order: this file, [`rules`], `actor`.
+//! Reading order: this file, [`rules`], `seen`, `actor`.
 
 mod actor;
 pub mod rules;
+mod seen;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,8 +73,8 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// Woken by every change.
     fn changed(&self) -> watch::Receiver<u64>;
 
-    /// At most `limit` objects that became garbage at least `age_min` ago.
-    fn garbage(&self, age_min: Duration, limit: usize) -> Due;
+    /// What of a stretch of the garbage may go. Its cost is the stretch's.
+    fn garbage(&self, look: &Look) -> Due;
 
     /// Everything that [`rules::judge`] wants to know about an object, of one state.
     fn standing(&self, id: ObjectId) -> Standing;
@@ -79,12 +89,30 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     async fn raise_low_water(&self, by: Incarnation, counter: u64) -> Result<(), Error>;
 }
 
+/// Which garbage to look at, and what of it may go (G1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Garbage lies in the order of the ids: where to begin; `None` for the beginning.
+    pub from: Option<ObjectId>,
+    /// How much to look at.
+    pub limit: usize,
+    /// What became garbage at least so long ago may go.
+    pub age_min: Duration,
+    /// So may what was garbage as of this state.
+    pub known: Option<u64>,
+}
+
 /// Garbage that may go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
+    /// Ascending.
     pub objects: Vec<ObjectId>,
-    /// When the next of what is not in `objects` falls due; `None` if there is nothing else.
+    /// When the next of what was looked at and is not in `objects` falls due by its age; `None` if there is nothing else.
     pub next_in: Option<Duration>,
+    /// Where the next look begins; `None` at the garbage's end.
+    pub next: Option<ObjectId>,
+    /// The state that was looked at; states are numbered in their order.
+    pub state: u64,
 }
 
 /// Bounds and times of a [`Collector`].
@@ -97,8 +125,12 @@ pub struct Config {
     pub interval: Duration,
     /// Between two listings of the bucket. Default 6 h.
     pub sweep_interval: Duration,
-    /// How long after the start the first listing begins, and after one that failed the next. Default 15 min.
+    /// How long after the start the first listing begins, and after one that failed the next; that doubles up to
+    /// `sweep_interval`. Default 15 min.
     pub first_sweep_after: Duration,
+    /// After a round in which something could not be deleted the next one comes twice `interval` later at most, then
+    /// after twice that, up to this. Default 10 min.
+    pub retry_pause_max: Duration,
     /// Objects that are judged, deleted and forgotten together. Default 10,000.
     pub batch_objects_max: usize,
     /// Deletions under way at once. Default 32.
@@ -114,6 +146,7 @@ impl Default for Config {
             interval: Duration::from_secs(10),
             sweep_interval: Duration::from_secs(6 * 3600),
             first_sweep_after: Duration::from_secs(900),
+            retry_pause_max: Duration::from_secs(600),
             batch_objects_max: 10_000,
             deletes_in_flight_max: 32,
             request_timeout: Duration::from_secs(30),
@@ -127,7 +160,13 @@ impl Config {
         if self.batch_objects_max == 0 || self.deletes_in_flight_max == 0 {
             return Err("batch_objects_max and deletes_in_flight_max must be at least 1".to_owned());
         }
-        let times = [self.interval, self.sweep_interval, self.first_sweep_after, self.request_timeout];
+        let times = [
+            self.interval,
+            self.sweep_interval,
+            self.first_sweep_after,
+            self.retry_pause_max,
+            self.request_timeout,
+        ];
         if times.iter().any(Duration::is_zero) {
             return Err("no interval or time-out may be zero".to_owned());
         }

@@ -54,8 +54,9 @@ struct State {
     streams: BTreeMap<StreamId, StreamState>,
     /// Every object that was ever committed.
     objects: HashMap<ObjectId, u64>,
-    /// Of those, when it was noticed that nothing names them.
-    garbage: BTreeMap<ObjectId, Instant>,
+    /// Of those, when it was noticed that nothing names them, and as of which change.
+    garbage: BTreeMap<ObjectId, (Instant, u64)>,
+    clock_ahead: Duration,
     /// Of those, what was deleted from the bucket.
     forgotten: HashSet<ObjectId>,
     /// `None` leaves a command alone.
@@ -126,7 +127,8 @@ impl MemoryMetadata {
     }
 
     pub fn delete_stream(&self, id: StreamId) {
-        self.state.lock().streams.remove(&id);
+        let mut state = self.state.lock();
+        state.streams.remove(&id);
         self.changed.send_modify(|changes| *changes += 1);
     }
 
@@ -185,6 +187,11 @@ impl MemoryMetadata {
         self.state.lock().faults.clear();
     }
 
+    /// What becomes garbage from now on is said to do so only so much later.
+    pub fn set_clock_ahead(&self, by: Duration) {
+        self.state.lock().clock_ahead = by;
+    }
+
     /// While set, no command is applied and all are answered with [`Error::Unavailable`].
     pub fn set_outage(&self, outage: bool) {
         self.state.lock().outage = outage;
@@ -205,6 +212,8 @@ impl MemoryMetadata {
         }
         let outcome = {
             let mut state = self.state.lock();
+            // Under the lock: whoever looks knows by the number how old what it sees is.
+            self.changed.send_modify(|changes| *changes += 1);
             match fault {
                 Some(Fault::Unavailable | Fault::HangBefore) => None,
                 _ => {
@@ -219,7 +228,6 @@ impl MemoryMetadata {
                 }
             }
         };
-        self.changed.send_modify(|changes| *changes += 1);
         tokio::task::yield_now().await;
         match fault {
             Some(Fault::HangBefore | Fault::HangAfter) => std::future::pending().await,

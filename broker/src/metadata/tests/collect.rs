@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use s3stream::gc::rules::{Alive, Dead, Verdict, judge};
-use s3stream::gc::{Naming, Owner, Standing};
+use s3stream::gc::{Look, Naming, Owner, Standing};
 
 use super::*;
 
@@ -53,6 +53,10 @@ enum Step {
     Wait {
         seconds: u8,
     },
+    /// Seconds by which the clock of those who append is ahead from here on.
+    SkewClock {
+        ahead: u8,
+    },
     CollectGarbage {
         crash: bool,
     },
@@ -80,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => pick().prop_map(|pick| Step::LandAgain { pick }),
         2 => pick().prop_map(|pick| Step::Locate { pick }),
         2 => (1..8u8).prop_map(|seconds| Step::Wait { seconds }),
+        1 => (0..100u8).prop_map(|ahead| Step::SkewClock { ahead }),
         2 => any::<bool>().prop_map(|crash| Step::CollectGarbage { crash }),
         2 => Just(Step::List),
         4 => (0..3u8, 0..4u8).prop_map(|(listing, view)| Step::Sweep { listing, view }),
@@ -91,9 +96,11 @@ fn step() -> impl Strategy<Value = Step> {
 struct Rules {
     judge: fn(ObjectId, &Standing) -> Verdict,
     delay: Duration,
+    /// After so long garbage that was seen may go.
+    known_after: Duration,
 }
 
-const RULES: Rules = Rules { judge, delay: DELAY };
+const RULES: Rules = Rules { judge, delay: DELAY, known_after: DELAY };
 
 /// A life's slots in the bucket.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,6 +129,8 @@ struct World {
     /// Newest last.
     listings: Vec<BTreeSet<ObjectId>>,
     views: Vec<(u64, Image)>,
+    /// When the collector looked.
+    looks: Vec<u64>,
     collected: u64,
 }
 
@@ -141,6 +150,7 @@ impl World {
             topics: 0,
             listings: Vec::new(),
             views: Vec::new(),
+            looks: Vec::new(),
             collected: 0,
         };
         world.register();
@@ -318,6 +328,7 @@ impl World {
                 }
             }
             Step::Wait { seconds } => self.log.number += u64::from(*seconds),
+            Step::SkewClock { ahead } => self.log.ahead_ms = i64::from(*ahead) * 1000,
             Step::CollectGarbage { crash } => self.collect_garbage(*crash),
             Step::List => self.list(),
             Step::Sweep { listing, view } => self.sweep(*listing, *view),
@@ -327,13 +338,24 @@ impl World {
 
     fn collect_garbage(&mut self, crash: bool) {
         let Some(by) = self.live else { return };
-        let now_ms = self.now() as i64 * 1000;
-        let due = self.log.image.due_garbage(now_ms, self.rules.delay, 3);
-        for id in &due.objects {
-            self.bucket.remove(id);
-        }
-        if !crash {
-            self.log.apply(Command::ForgetGarbage { by, objects: due.objects }).unwrap();
+        let now = self.now();
+        // Numbers of entries and seconds are the same here.
+        let old = |look: &u64| *look + self.rules.known_after.as_secs() <= now;
+        let known = self.looks.iter().copied().filter(old).max();
+        self.looks.push(now);
+        let mut look = Look { from: None, limit: 3, age_min: self.rules.delay, known };
+        loop {
+            let due = self.log.image.due_garbage(now, now as i64 * 1000, &look);
+            for id in &due.objects {
+                self.bucket.remove(id);
+            }
+            if !crash && !due.objects.is_empty() {
+                self.log.apply(Command::ForgetGarbage { by, objects: due.objects }).unwrap();
+            }
+            match due.next {
+                Some(next) => look.from = Some(next),
+                None => return,
+            }
         }
     }
 
@@ -388,10 +410,13 @@ impl World {
         while self.slots.keys().any(|of| Some(*of) != self.live) {
             self.recover_slot(true);
         }
-        self.log.number += DELAY.as_secs();
-        while self.log.image.garbage().next().is_some() {
+        // Whatever the clocks said, in two delays.
+        for _ in 0..2 {
             self.collect_garbage(false);
+            self.log.number += DELAY.as_secs();
         }
+        self.collect_garbage(false);
+        assert_eq!(self.log.image.garbage().count(), 0);
         self.list();
         self.views.push((self.log.number, self.log.image.clone()));
         self.sweep(0, 0);
@@ -427,7 +452,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
         change(&mut standing);
         judge(id, &standing)
     }
-    let broken: [(&str, Rules); 8] = [
+    let broken: [(&str, Rules); 9] = [
         (
             "what is named stays",
             Rules {
@@ -455,6 +480,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
             },
         ),
         ("garbage waits", Rules { delay: Duration::ZERO, ..RULES }),
+        ("garbage that is known waits", Rules { known_after: Duration::from_secs(5), ..RULES }),
         (
             "lives that a state has not heard of have not ended",
             Rules {
@@ -533,7 +559,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
     }
 }
 
-/// The bound of memory, and the next time at which something is due.
+/// The bound of one look's work, and the next time at which something is due.
 #[test]
 fn garbage_falls_due_by_its_age() {
     let mut log = Log::formatted();
@@ -543,18 +569,26 @@ fn garbage_falls_due_by_its_age() {
     let objects: Vec<_> = (0..3).map(|n| data(by, n, &[part(stream, n, n + 1)])).collect();
     log.apply(Command::CommitObjects { commit: commit(by, 1, &objects) }).unwrap();
     log.apply(Command::TrimStreams { by, trims: vec![(stream, 1)] }).unwrap();
-    let first_ms = log.number as i64 * 1000;
+    let (first, first_ms) = (log.number, log.number as i64 * 1000);
     log.number += 4;
     log.apply(Command::DeleteTopics { by, topics: vec![topic.id] }).unwrap();
-    let due = |after_ms: i64, limit| {
-        let due = log.image.due_garbage(first_ms + after_ms, DELAY, limit);
-        (due.objects.len(), due.next_in.map(|wait| wait.as_millis()))
+    let due_of = |after_ms: i64, from: Option<ObjectId>, limit, known| {
+        let look = Look { from, limit, age_min: DELAY, known };
+        let due = log.image.due_garbage(log.number, first_ms + after_ms, &look);
+        (due.objects.len(), due.next_in.map(|wait| wait.as_millis()), due.next)
     };
-    assert_eq!(due(0, 9), (0, Some(10_000)));
-    assert_eq!(due(9_999, 9), (0, Some(1)));
-    assert_eq!(due(10_000, 9), (1, Some(5_000)));
-    assert_eq!(due(15_000, 9), (3, None));
-    assert_eq!(due(15_000, 2), (2, Some(0)), "there is more at once");
+    let due = |after_ms, limit| due_of(after_ms, None, limit, None);
+    assert_eq!(due(0, 9), (0, Some(10_000), None));
+    assert_eq!(due(9_999, 9), (0, Some(1), None));
+    assert_eq!(due(10_000, 9), (1, Some(5_000), None));
+    assert_eq!(due(15_000, 9), (3, None, None));
+    let third = Some(objects[2].id);
+    assert_eq!(due(15_000, 2), (2, None, third), "there is more");
+    assert_eq!(due_of(15_000, third, 2, None), (1, None, None));
     // A clock that went back by years does not keep it for years.
-    assert_eq!(due(-1_000_000_000_000, 9), (0, Some(10_000)));
+    let back_ms = -1_000_000_000_000;
+    assert_eq!(due(back_ms, 9), (0, Some(10_000), None));
+    assert_eq!(due_of(back_ms, None, 9, Some(first - 1)), (0, Some(10_000), None));
+    assert_eq!(due_of(back_ms, None, 9, Some(first)), (1, Some(10_000), None));
+    assert_eq!(due_of(back_ms, None, 9, Some(log.number)), (3, None, None));
 }

@@ -24,11 +24,13 @@ use super::image::{Config, Image, Listener, Topic};
 struct Log {
     image: Image,
     number: u64,
+    /// How far the clock of those who append is ahead.
+    ahead_ms: i64,
 }
 
 impl Log {
     fn empty() -> Log {
-        Log { image: Image::empty(), number: 0 }
+        Log { image: Image::empty(), number: 0, ahead_ms: 0 }
     }
 
     fn formatted() -> Log {
@@ -39,7 +41,7 @@ impl Log {
 
     fn apply(&mut self, command: Command) -> Result<Outcome, Rejection> {
         self.number += 1;
-        let at = At { number: self.number, time_ms: self.number as i64 * 1000 };
+        let at = At { number: self.number, time_ms: self.number as i64 * 1000 + self.ahead_ms };
         let outcome = self.image.apply_bytes(at, &command.encode());
         self.image.check().unwrap();
         outcome

@@ -1,5 +1,7 @@
-//! The collector's side of the metadata in memory. When something became garbage is when that is noticed.
+//! The collector's side of the metadata in memory. When something became garbage is when that is noticed, by a clock that
+//! can be told to be ahead.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,15 +10,15 @@ use tokio::time::Instant;
 use wal::Incarnation;
 
 use super::{Error, MemoryMetadata, ObjectId, State};
-use crate::gc::{Catalog, Due, Naming, Owner, Standing};
+use crate::gc::{Catalog, Due, Look, Naming, Owner, Standing};
 
 impl State {
     fn is_named(&self, id: ObjectId) -> bool {
         self.streams.values().any(|stream| stream.parts.iter().any(|part| part.object == id))
     }
 
-    fn note_garbage(&mut self, named: &std::collections::BTreeSet<ObjectId>) {
-        let now = Instant::now();
+    fn note_garbage(&mut self, named: &std::collections::BTreeSet<ObjectId>, state: u64) {
+        let now = (Instant::now() + self.clock_ahead, state);
         for id in self.objects.keys() {
             if !named.contains(id) && !self.forgotten.contains(id) {
                 self.garbage.entry(*id).or_insert(now);
@@ -43,19 +45,24 @@ impl Catalog for MemoryMetadata {
         self.changed.subscribe()
     }
 
-    fn garbage(&self, age_min: Duration, limit: usize) -> Due {
+    fn garbage(&self, look: &Look) -> Due {
         let named = self.named_objects();
         let mut state = self.state.lock();
-        state.note_garbage(&named);
-        let mut due = Due::default();
-        for (id, since) in &state.garbage {
-            let wait = age_min.saturating_sub(since.elapsed());
-            if wait.is_zero() && due.objects.len() < limit {
+        let number = *self.changed.borrow();
+        state.note_garbage(&named, number);
+        let mut due = Due { state: number, ..Due::default() };
+        let from = look.from.map_or(Bound::Unbounded, Bound::Included);
+        let mut garbage = state.garbage.range((from, Bound::Unbounded));
+        for (id, (since, noticed)) in garbage.by_ref().take(look.limit) {
+            let wait = (*since + look.age_min).saturating_duration_since(Instant::now());
+            if wait.is_zero() || look.known.is_some_and(|known| *noticed <= known) {
                 due.objects.push(*id);
             } else {
+                let wait = wait.min(look.age_min);
                 due.next_in = Some(due.next_in.map_or(wait, |next: Duration| next.min(wait)));
             }
         }
+        due.next = garbage.next().map(|(id, _)| *id);
         due
     }
 
