@@ -10,6 +10,7 @@
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
 //!   cli/         the `ottla` command: serve, and a small Kafka client
 //!   store/       the object store: from URL to clients
+//!   clocks.rs    whether the wall clock may be believed
 //!   startup/     from options to a running broker, and back
 //!   broker.rs    how they are wired together
 //! ```
@@ -19,6 +20,7 @@
 pub mod api;
 pub mod broker;
 pub mod cli;
+pub mod clocks;
 pub mod config;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

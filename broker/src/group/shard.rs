@@ -21,6 +21,8 @@
 //!   commit for a topic that was deleted and made again is not buried by the tombstone of its predecessor's.)
 //! - **C3** Every group with a deadline is in the timer heap at that deadline or earlier.
 //! - **C4** is `rewrite`'s.
+//! - **C5** Nothing goes for its age by a wall clock that has just jumped ahead ([`Clocks`]), nor by a later reading of it than
+//!   the one that was believed.
 //!
 //! Reading order: this file, `shard/entry.rs`, `shard/placing.rs`, `shard/removal.rs`, `shard/rewrite.rs`.
 
@@ -35,6 +37,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
@@ -45,6 +48,8 @@ use super::state::{
     Description, Effect, Group, JoinAnswer, JoinRefused, JoinRequest, Leaving, Now, Rules, SyncAnswer,
     SyncRequest, Waiter,
 };
+
+use crate::clocks::Clocks;
 
 pub use placing::{EncodedRecord, Placed, Placement, Removal, Write};
 pub use removal::Deleted;
@@ -125,14 +130,14 @@ pub struct Shard {
     /// What a rewrite of everything would take, at most.
     live_bytes: usize,
     rewrite: Option<Rewrite>,
-    /// When offsets are looked at for whose time is over.
+    /// When offsets are looked at for whose time is over, and what the clocks said when that was done last.
     next_check: u64,
+    clocks: Clocks,
     effects: Vec<Effect>,
 }
 
 impl Shard {
     pub fn new(rules: Rules, groups_max: usize, budget: Arc<Budget>) -> Shard {
-        let next_check = rules.offsets_retention_check_interval.as_millis() as u64;
         Shard {
             rules,
             groups_max,
@@ -142,7 +147,8 @@ impl Shard {
             replayed: HashMap::new(),
             live_bytes: 0,
             rewrite: None,
-            next_check,
+            next_check: 0,
+            clocks: Clocks::default(),
             effects: Vec::new(),
         }
     }
@@ -182,10 +188,10 @@ impl Shard {
 
     /// The log is replayed: groups come to life, and their sessions begin anew (behaviour 101).
     ///
-    /// Retention is looked at after its interval, but at once if the broker has been up for longer: the partition was not
-    /// loaded when it was due.
+    /// Retention is looked at after its interval: consumers have that long to come back, and the clock to be set right.
     pub fn loaded(&mut self, now: Now, out: &mut Output) {
-        self.next_check = self.next_check.max(now.tick_ms);
+        self.next_check = now.tick_ms + self.check_interval_ms();
+        self.clocks.look(Duration::from_millis(now.tick_ms), now.wall_ms);
         for (id, value) in std::mem::take(&mut self.replayed) {
             let entry = self.entry(&id, now);
             entry.group = Group::restore(id.clone(), &value, now);

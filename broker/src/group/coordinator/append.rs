@@ -112,9 +112,9 @@ impl Actor {
 
     fn place(&mut self, write: Write, builder: &mut Builder, landings: &mut Vec<Landing>) {
         self.queued_bytes -= write.estimate_bytes();
-        let (now, surroundings) = (self.now(), self.surroundings.clone());
+        let surroundings = self.surroundings.clone();
         let topic_id = |topic: &str| Some(surroundings.topic(topic)?.id);
-        match self.shard.place(now, write, self.options.record_bytes_max, &topic_id) {
+        match self.shard.place(write, self.options.record_bytes_max, &topic_id) {
             Ok(placement) => {
                 push_all(builder, &placement.records);
                 landings.push(Landing::Written(placement.placed));

@@ -8,6 +8,7 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::entry::Change;
+use super::rewrite::record_bytes;
 use super::{Output, Shard, Touched};
 use crate::group::offsets::{TopicPartition, is_orphan};
 use crate::group::records::{CommittedOffset, GroupMetadata, Key, TooLong};
@@ -26,8 +27,8 @@ pub enum Write {
 pub enum Removal {
     /// Offsets of topics that are gone (behaviour 97).
     Orphans,
-    /// Offsets whose retention is over (behaviour 96).
-    Expired,
+    /// Offsets whose retention is over (behaviour 96), at a time that was believed.
+    Expired { wall_ms: i64 },
     /// The whole group.
     Group,
     /// These offsets, and the membership too if `membership`.
@@ -94,12 +95,13 @@ impl Write {
 /// Records that are gathered up to a bound.
 struct Gathered {
     records: Vec<EncodedRecord>,
+    /// What they take in a batch, its header aside.
     bytes: usize,
 }
 
 impl Gathered {
     fn push(&mut self, key: Bytes, value: Option<Bytes>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.bytes += record_bytes(&key, value.as_ref());
         self.records.push((key, value));
     }
 }
@@ -111,10 +113,9 @@ pub(super) fn offset_key(group: &Arc<str>, topic: &Arc<str>, partition: i32) -> 
 impl Shard {
     /// Fixes the place of the write that was put out first. Its records are to be appended at once, or else nothing is
     /// to be placed any more. If it is refused, nothing was placed and [`refused`](Shard::refused) is to be called.
-    /// Records take at most `bytes_max`.
+    /// Records take at most `bytes_max` of a batch, its header aside, and the tombstone of a membership on top.
     pub fn place(
         &mut self,
-        now: Now,
         write: Write,
         bytes_max: usize,
         topic_id: &dyn Fn(&str) -> Option<Uuid>,
@@ -122,7 +123,7 @@ impl Shard {
         let placed = match &write {
             Write::Group { group, id, value } => self.place_membership(group, *id, value, bytes_max),
             Write::Commit { group, offsets, .. } => encode_commit(group, offsets, bytes_max),
-            Write::Remove { group, what } => self.place_removal(now, group, what, bytes_max, topic_id),
+            Write::Remove { group, what } => self.place_removal(group, what, bytes_max, topic_id),
         };
         match (placed, write) {
             (Err(error), write) => Err((write, error)),
@@ -146,31 +147,30 @@ impl Shard {
         bytes_max: usize,
     ) -> Result<Placement, TooLong> {
         let record = (Key::Group { group: group.clone() }.encode()?, Some(value.encode()?));
-        let bytes = record.0.len() + record.1.as_ref().map_or(0, Bytes::len);
+        let bytes = record_bytes(&record.0, record.1.as_ref());
         if bytes > bytes_max {
             return Err(TooLong { what: "a group's membership", length: bytes });
         }
         let entry = self.entry_mut(group);
         entry.membership = Some(value.clone());
-        entry.membership_bytes = super::rewrite::record_bytes(bytes);
+        entry.membership_bytes = bytes;
         let placed = Placed { group: group.clone(), what: What::Group(id) };
         Ok(Placement { records: vec![record], placed, rest: None })
     }
 
     fn place_removal(
         &mut self,
-        now: Now,
         group: &Arc<str>,
         what: &Removal,
         bytes_max: usize,
         topic_id: &dyn Fn(&str) -> Option<Uuid>,
     ) -> Result<Placement, TooLong> {
-        let (keys, membership) = self.to_remove(now, group, what, topic_id);
+        let (keys, membership) = self.to_remove(group, what, topic_id);
         let mut gathered = Gathered { records: Vec::new(), bytes: 0 };
         let mut placed = 0;
         for (topic, partition) in &keys {
             let key = offset_key(group, topic, *partition)?;
-            if placed > 0 && gathered.bytes + key.len() > bytes_max {
+            if placed > 0 && gathered.bytes + record_bytes(&key, None) > bytes_max {
                 break;
             }
             gathered.push(key, None);
@@ -201,7 +201,6 @@ impl Shard {
     /// Offsets to remove, and whether the membership goes too.
     fn to_remove(
         &self,
-        now: Now,
         group: &Arc<str>,
         what: &Removal,
         topic_id: &dyn Fn(&str) -> Option<Uuid>,
@@ -216,8 +215,8 @@ impl Shard {
                 let orphans = placed.filter(|(topic, _, offset)| is_orphan(offset, topic_id(topic)));
                 (orphans.map(at).collect(), false)
             }
-            Removal::Expired => {
-                let expired = self.expired(entry, now);
+            Removal::Expired { wall_ms } => {
+                let expired = self.expired(entry, *wall_ms);
                 let over = placed.filter(|(topic, _, offset)| expired.includes(topic, offset));
                 (over.map(at).collect(), false)
             }

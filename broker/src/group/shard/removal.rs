@@ -2,6 +2,7 @@
 //! are gone (97).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
@@ -88,7 +89,7 @@ impl Shard {
         self.groups.iter().filter(|(_, entry)| wanted(entry)).map(|(id, _)| id.clone()).collect()
     }
 
-    pub(super) fn expired(&self, entry: &Entry, now: Now) -> Expired {
+    pub(super) fn expired(&self, entry: &Entry, wall_ms: i64) -> Expired {
         let from = entry.group.retained_from();
         // Only of use where something may go.
         let subscription = match from {
@@ -96,7 +97,11 @@ impl Shard {
             None => Subscription::Unknown,
         };
         let retention_ms = self.rules.offsets_retention.as_millis() as i64;
-        Expired { from, subscription, retention_ms, wall_ms: now.wall_ms }
+        Expired { from, subscription, retention_ms, wall_ms }
+    }
+
+    pub(super) fn check_interval_ms(&self) -> u64 {
+        self.rules.offsets_retention_check_interval.as_millis() as u64
     }
 
     /// Whether [`check_retention`](Shard::check_retention) is due.
@@ -105,13 +110,16 @@ impl Shard {
     }
 
     /// Puts out tombstones for offsets whose time is over, and for groups that lose their last offset by it or have
-    /// none and no members. (Kafka: `GroupCoordinatorShard.cleanupExpiredOffsets`, `cleanupGroupMetadata`.)
+    /// none and no members. (Kafka: `GroupCoordinatorShard.cleanupExpiredOffsets`, `cleanupGroupMetadata`.) While the wall
+    /// clock is not to be believed, no offset goes for its age (C5).
     pub fn check_retention(&mut self, now: Now, topic_id: &dyn Fn(&str) -> Option<Uuid>, out: &mut Output) {
-        self.next_check = now.tick_ms + self.rules.offsets_retention_check_interval.as_millis() as u64;
+        self.next_check = now.tick_ms + self.check_interval_ms();
+        let believed = self.clocks.look(Duration::from_millis(now.tick_ms), now.wall_ms);
         let (mut over, mut some) = (Vec::new(), Vec::new());
         for (id, entry) in &self.groups {
-            let expired = self.expired(entry, now);
-            let goes = |topic: &Arc<str>, offset: &CommittedOffset| expired.includes(topic, offset);
+            let expired = self.expired(entry, now.wall_ms);
+            let goes =
+                |topic: &Arc<str>, offset: &CommittedOffset| believed && expired.includes(topic, offset);
             let is_idle = entry.writing == 0 && entry.group.is_deserted();
             if is_idle && entry.offsets.iter().all(|(topic, _, offset)| goes(topic, offset)) {
                 over.push(id.clone());
@@ -123,7 +131,7 @@ impl Shard {
             self.remove_group(now, &id, out);
         }
         for id in some {
-            self.remove(&id, Removal::Expired, out);
+            self.remove(&id, Removal::Expired { wall_ms: now.wall_ms }, out);
         }
         for id in self.ids_where(&|entry| entry.offsets.has_orphans(topic_id)) {
             self.remove(&id, Removal::Orphans, out);

@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::placing::{EncodedRecord, offset_key};
 use super::{Entry, Shard};
 use crate::group::offsets::TopicPartition;
@@ -17,9 +19,9 @@ use crate::group::records::{GroupMetadata, Key, TooLong};
 /// The most that a record takes beside its key and value, the batch's header aside.
 const RECORD_OVERHEAD_BYTES: usize = 24;
 
-/// What a record with so long a key and value takes in a batch, at most.
-pub(super) fn record_bytes(key_and_value: usize) -> usize {
-    key_and_value + RECORD_OVERHEAD_BYTES
+/// What a record takes in a batch, at most.
+pub(super) fn record_bytes(key: &Bytes, value: Option<&Bytes>) -> usize {
+    RECORD_OVERHEAD_BYTES + key.len() + value.map_or(0, Bytes::len)
 }
 
 /// How far a rewrite has come.
@@ -97,11 +99,11 @@ impl Step {
     }
 
     fn push(&mut self, record: EncodedRecord) -> Result<(), TooLong> {
-        let length = record.0.len() + record.1.as_ref().map_or(0, bytes::Bytes::len);
+        let length = record_bytes(&record.0, record.1.as_ref());
         if length > self.bytes_max {
             return Err(TooLong { what: "a record of a group", length });
         }
-        self.bytes += record_bytes(length);
+        self.bytes += length;
         self.records.push(record);
         Ok(())
     }
@@ -130,7 +132,7 @@ impl Step {
 pub(super) fn membership_bytes(group: &Arc<str>, membership: &GroupMetadata) -> usize {
     let key = Key::Group { group: group.clone() }.encode();
     match (key, membership.encode()) {
-        (Ok(key), Ok(value)) => record_bytes(key.len() + value.len()),
+        (Ok(key), Ok(value)) => record_bytes(&key, Some(&value)),
         _ => 0,
     }
 }

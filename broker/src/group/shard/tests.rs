@@ -187,8 +187,8 @@ impl Walk {
             let Some(write) = self.queue.pop_front() else { break };
             let before = model.clone();
             self.apply(&mut model, &write);
-            let (now, topics) = (self.now, self.topics.clone());
-            match self.shard.place(now, write, 400, &|topic| topics.get(topic).copied()) {
+            let topics = self.topics.clone();
+            match self.shard.place(write, 400, &|topic| topics.get(topic).copied()) {
                 Ok(placement) => {
                     if let Some(rest) = placement.rest {
                         self.queue.push_front(rest);
@@ -232,13 +232,13 @@ impl Walk {
                     Removal::Orphans => self.topics.get(&*at.0) != offset.topic_id.as_ref(),
                     Removal::Keys { keys, .. } => keys.contains(at),
                     // Nobody's metadata can be read here: nothing of a group with members expires.
-                    Removal::Expired => match (entry.group.state(), entry.group.protocol_type()) {
-                        (State::Empty, None) => self.now.wall_ms - offset.committed_at_ms >= RETENTION_MS,
-                        (State::Empty, Some(_)) => {
-                            self.now.wall_ms - entry.group.state_since_ms() >= RETENTION_MS
+                    Removal::Expired { wall_ms } => {
+                        match (entry.group.state(), entry.group.protocol_type()) {
+                            (State::Empty, None) => wall_ms - offset.committed_at_ms >= RETENTION_MS,
+                            (State::Empty, Some(_)) => wall_ms - entry.group.state_since_ms() >= RETENTION_MS,
+                            _ => false,
                         }
-                        _ => false,
-                    },
+                    }
                 };
                 model.offsets.retain(|(group, at), offset| group != of || !goes(at, offset));
                 if matches!(what, Removal::Group | Removal::Keys { membership: true, .. }) {
@@ -477,6 +477,51 @@ proptest! {
     }
 }
 
+/// C5.
+#[test]
+fn behaviour_96_a_clock_that_jumps_ahead_expires_nothing_until_it_stays_there() {
+    const DECADE_MS: i64 = 10 * 365 * 86_400_000;
+    let mut walk = Walk::new();
+    walk.call(|shard, now, _, out| shard.loaded(now, out));
+    // A simple group, a group that emptied, and one with members.
+    walk.commit(0, &[(0, 0), (0, 1)]);
+    walk.join(4, true);
+    walk.settle();
+    walk.leave(4);
+    walk.commit(4, &[(1, 0)]);
+    walk.settle();
+    let all = walk.state();
+    assert_eq!((all.offsets.len(), all.memberships.len()), (3, 1));
+    let pass = |walk: &mut Walk, jump_ms: i64| {
+        walk.now.wall_ms += jump_ms;
+        walk.step(Op::Pass(20_000));
+        walk.settle();
+    };
+    pass(&mut walk, DECADE_MS);
+    assert_eq!(walk.state(), all, "a jump");
+    pass(&mut walk, -DECADE_MS);
+    pass(&mut walk, 0);
+    assert_eq!(walk.state(), all, "it went back");
+    pass(&mut walk, DECADE_MS);
+    walk.crash();
+    assert_eq!(walk.state(), all);
+    pass(&mut walk, -DECADE_MS);
+    // Believed, something expires; its removal finds its place when the clock has jumped.
+    walk.now.wall_ms += RETENTION_MS;
+    walk.commit(0, &[(0, 1)]);
+    walk.settle();
+    walk.step(Op::Pass(20_000));
+    walk.now.wall_ms += DECADE_MS;
+    walk.settle();
+    let left: Vec<_> = walk.state().offsets.into_keys().map(|(group, (_, at))| (group, at)).collect();
+    assert_eq!(left, [(id(0), 1)]);
+    // It stays there.
+    walk.step(Op::Pass(20_000));
+    walk.step(Op::Pass(20_000));
+    walk.settle();
+    assert_eq!(walk.state(), Model::default());
+}
+
 /// A crash at every point of a rewrite: before and after each step is placed, durable, and the trim.
 #[test]
 fn a_crash_at_any_step_of_a_rewrite_loses_and_repeats_nothing() {
@@ -534,6 +579,52 @@ fn a_rewrite_costs_a_fixed_share_of_what_is_written() {
     let commits: u64 = 3_000 * 2 * 60;
     assert!(walk.rewrites > 50);
     assert!(written < 3 * commits, "{written} bytes for {commits} of commits");
+}
+
+/// What records take in a batch, its header aside.
+fn batch_bytes(records: &[EncodedRecord]) -> usize {
+    let mut builder = crate::group::batch::Builder::new(0);
+    for (key, value) in records {
+        builder.push(key, value.as_deref());
+    }
+    builder.len_bytes() - 61
+}
+
+/// The bound is one of the write-ahead log: what frames a record counts, and most of a small one is that.
+#[test]
+fn what_is_placed_takes_no_more_of_a_batch_than_it_may() {
+    const BYTES_MAX: usize = 10_000;
+    let place = |walk: &mut Walk, write: Write| {
+        let topics = walk.topics.clone();
+        walk.shard.place(write, BYTES_MAX, &|topic| topics.get(topic).copied())
+    };
+    let (mut most, mut walk) = (0, Walk::new());
+    for count in 1.. {
+        let offsets: Vec<_> = (0..count).map(|partition| (0, partition)).collect();
+        walk.commit(0, &offsets);
+        let write = walk.queue.pop_front().unwrap();
+        match place(&mut walk, write) {
+            Ok(placement) => {
+                let bytes = batch_bytes(&placement.records);
+                assert!(bytes <= BYTES_MAX, "{count} offsets take {bytes}");
+                most = most.max(bytes);
+                walk.call(|shard, now, _, out| shard.written(now, placement.placed, out));
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(most > BYTES_MAX * 8 / 10, "nor much less: {most}");
+    let mut removed = 0;
+    walk.call(|shard, now, _, out| shard.delete(now, &id(0), out).unwrap());
+    while let Some(write) = walk.queue.pop_front() {
+        let placement = place(&mut walk, write).unwrap();
+        let bytes = batch_bytes(&placement.records);
+        assert!(bytes <= BYTES_MAX, "{} tombstones take {bytes}", placement.records.len());
+        removed += placement.records.len();
+        walk.queue.extend(placement.rest);
+        walk.call(|shard, now, _, out| shard.written(now, placement.placed, out));
+    }
+    assert!(removed > 80);
 }
 
 #[test]

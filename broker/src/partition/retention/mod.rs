@@ -18,9 +18,9 @@
 //! writer waits for: a reader below the new start is told OFFSET_OUT_OF_RANGE, a reader that has its records keeps them.
 //! Records that went are not served from the caches, whose room they leave to others when it is needed.
 //!
-//! **Clock.** A wall clock that ran ahead of the monotonic one by more than [`JUMP_MAX`] since the last pass is not
-//! believed in this pass: nothing goes by age. One that was set to another year for a moment costs no records; one that
-//! stays there is believed five minutes later.
+//! **Clock.** A wall clock that has jumped ahead since the last pass is not believed in this one ([`Clocks`]): nothing goes
+//! by age. One that was set to another year for a moment costs no records; one that stays there is believed five minutes
+//! later.
 //!
 //! **Bounds.** [`Limits`]: what one entry trims, so that its application stops nobody for long, and what one pass does.
 //!
@@ -36,16 +36,13 @@ use tokio::time::Instant;
 
 use super::{Partitions, wall_clock_ms};
 use crate::api::topic_name::is_internal;
+use crate::clocks::Clocks;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
 use crate::metadata::image::{PartitionInfo, Stream, Topic};
 
 use plan::{Policy, plan};
 
-/// How far the wall clock may run ahead of the monotonic one between two passes. No option: clocks that are corrected
-/// move by seconds, clocks that are wrong by much more.
-pub const JUMP_MAX: Duration = Duration::from_secs(600);
-
-/// The first pass comes no later than this after the start, as Kafka's does. No option, for the same reason.
+/// The first pass comes no later than this after the start, as Kafka's does. No option: it drops nothing for its age yet.
 const FIRST_PASS_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// What a pass may do at a time.
@@ -83,23 +80,6 @@ pub struct Now {
     pub believed: bool,
 }
 
-/// Compares the two clocks.
-#[derive(Debug, Default)]
-struct Clocks(Option<(Instant, i64)>);
-
-impl Clocks {
-    /// The wall clock shows `ms`.
-    fn look(&mut self, monotonic: Instant, ms: i64) -> Now {
-        let last = self.0.replace((monotonic, ms));
-        // The first pass has nothing to compare with: a machine may start with a wrong clock, and set it soon after.
-        let believed = last.is_some_and(|(then, then_ms)| {
-            let elapsed = monotonic.saturating_duration_since(then) + JUMP_MAX;
-            i128::from(ms) - i128::from(then_ms) <= elapsed.as_millis() as i128
-        });
-        Now { ms, believed }
-    }
-}
-
 /// Trims that go into one entry.
 #[derive(Debug, Default)]
 struct Batch {
@@ -117,14 +97,15 @@ impl Partitions {
     async fn run_retention(self: Arc<Self>, configs: Arc<CurrentConfig>) {
         let interval = Duration::from_millis(configs.now().log_retention_check_interval_ms.max(1) as u64);
         let mut pause = interval.min(FIRST_PASS_AFTER_MAX);
-        let mut clocks = Clocks::default();
+        let (began, mut clocks) = (Instant::now(), Clocks::default());
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = interval;
-            let now = clocks.look(Instant::now(), wall_clock_ms());
+            let ms = wall_clock_ms();
+            let now = Now { ms, believed: clocks.look(began.elapsed(), ms) };
             if !now.believed {
                 tracing::debug!(
                     "the clock is new or has jumped: nothing goes for its age in this pass of retention"
@@ -244,27 +225,4 @@ impl Pass<'_> {
 fn superseded(checkpoints: &Stream) -> Option<(u64, usize)> {
     let parts = checkpoints.parts();
     (parts.size() > 1).then(|| (checkpoints.committed_end - 1, parts.size() - 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clock_that_jumps_ahead_is_believed_only_if_it_stays_there() {
-        let mut clocks = Clocks::default();
-        let year = 365 * 86_400_000i64;
-        let mut look = async |ms: i64| {
-            tokio::time::advance(Duration::from_secs(300)).await;
-            clocks.look(Instant::now(), ms).believed
-        };
-        assert!(!look(1_000).await, "there is nothing to compare with");
-        assert!(look(301_000).await);
-        assert!(look(301_000 + 900_000).await, "so much is no jump");
-        assert!(!look(10 * year).await);
-        assert!(look(10 * year + 300_000).await, "it stayed");
-        assert!(look(5_000).await, "back: nothing is old then, and no start moves back");
-        assert!(!look(i64::MAX).await);
-        assert!(look(i64::MIN).await);
-    }
 }
