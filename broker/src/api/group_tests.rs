@@ -361,6 +361,27 @@ async fn a_retention_time_of_its_own_is_kept_with_the_offset() {
     }
 }
 
+/// Behaviour 97 holds for it too, whoever comes in between.
+#[tokio::test(start_paused = true)]
+async fn an_offset_with_a_retention_time_of_its_own_goes_with_its_topic() {
+    let world = World::new();
+    world.topic("t");
+    let before = groups(&world);
+    let request = commit_request("g", "t", 0, "note").with_retention_time_ms(60_000);
+    assert_eq!(offset_commit::answer(&before, 4, request).await.topics[0].partitions[0].error_code, 0);
+    before.shutdown().await;
+    let after = groups(&world);
+    let fetched = after.fetch("g".into(), None).await.unwrap();
+    let offset = fetched[0].1.as_ref().unwrap();
+    assert_eq!((offset.topic_id, &*offset.metadata), (Some(world.topic("t")), "note"));
+    assert!(offset.expires_at_ms.is_some());
+    after.shutdown().await;
+    // Made again while nobody looks after the group.
+    world.delete_topic("t");
+    world.topic("t");
+    assert_eq!(groups(&world).fetch("g".into(), None).await.unwrap(), []);
+}
+
 #[tokio::test(start_paused = true)]
 async fn behaviour_99_unknown_groups_are_dead_and_an_error_from_v6_on() {
     let groups = groups(&World::new());

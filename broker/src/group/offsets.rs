@@ -24,7 +24,7 @@ pub struct Offsets {
 const TOPIC_OVERHEAD_BYTES: usize = 96;
 const OFFSET_OVERHEAD_BYTES: usize = 128;
 /// The most that an offset's record takes in the log, texts and the batch's header aside.
-const OFFSET_RECORD_BYTES: usize = 72;
+const OFFSET_RECORD_BYTES: usize = 96;
 
 /// What an offset with this metadata takes.
 pub fn offset_bytes(offset: &CommittedOffset) -> usize {

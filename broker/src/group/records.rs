@@ -18,6 +18,7 @@
 //! | commit timestamp | 0–4 | 64, milliseconds since the epoch |
 //! | expire timestamp | 1 | 64, -1 none |
 //! | topic id | 4 | tagged field 0: 16 bytes |
+//! | expire timestamp | 4 | tagged field 20308, Ottla's own: 64; none if absent |
 //!
 //! | membership | versions | |
 //! |---|---|---|
@@ -37,10 +38,12 @@
 //! null), and each structure ends with its tagged fields. A null value is a tombstone.
 //!
 //! Written are: keys 1 and 2; offsets as version 4 with the topic's id, so that the offsets of a deleted topic are not
-//! taken for those of a new one of the same name, or as version 1 if the client asked for a retention time of its own;
-//! membership as version 3. (Source: `OffsetCommitKey/Value.json` and `GroupMetadataKey/Value.json` in Kafka's
+//! taken for those of a new one of the same name; membership as version 3. Kafka writes an offset whose commit asked for a
+//! retention time of its own as version 1, which has neither topic id nor leader epoch; here it has them, and Kafka, which
+//! passes over tagged fields that it does not know, reads the rest. (Source: `OffsetCommitKey/Value.json` and `GroupMetadataKey/Value.json` in Kafka's
 //! group-coordinator module; KIP-915 for the flexible versions; Kafka 4.x writes the same versions.)
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -53,6 +56,8 @@ const OFFSET_NEWEST: i16 = 4;
 const GROUP_WRITTEN: i16 = 3;
 const GROUP_NEWEST: i16 = 4;
 const TAG_TOPIC_ID: u32 = 0;
+/// Far from the numbers that Kafka gives out.
+const TAG_EXPIRES_AT: u32 = 20_308;
 
 /// What a record is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,14 +157,6 @@ impl Key {
 impl CommittedOffset {
     pub fn encode(&self) -> Result<Bytes, TooLong> {
         let mut out = BytesMut::with_capacity(64 + self.metadata.len());
-        if let Some(expires_at_ms) = self.expires_at_ms {
-            out.put_i16(OFFSET_WITH_EXPIRY);
-            out.put_i64(self.offset);
-            put_string(&mut out, &self.metadata, "offset metadata")?;
-            out.put_i64(self.committed_at_ms);
-            out.put_i64(expires_at_ms);
-            return Ok(out.freeze());
-        }
         out.put_i16(OFFSET_NEWEST);
         out.put_i64(self.offset);
         out.put_i32(self.leader_epoch);
@@ -168,14 +165,17 @@ impl CommittedOffset {
         put_unsigned_varint(&mut out, counted);
         out.put_slice(self.metadata.as_bytes());
         out.put_i64(self.committed_at_ms);
-        match self.topic_id {
-            None => put_unsigned_varint(&mut out, 0),
-            Some(id) => {
-                put_unsigned_varint(&mut out, 1);
-                put_unsigned_varint(&mut out, TAG_TOPIC_ID);
-                put_unsigned_varint(&mut out, 16);
-                out.put_slice(id.as_bytes());
-            }
+        let tagged = u32::from(self.topic_id.is_some()) + u32::from(self.expires_at_ms.is_some());
+        put_unsigned_varint(&mut out, tagged);
+        if let Some(id) = self.topic_id {
+            put_unsigned_varint(&mut out, TAG_TOPIC_ID);
+            put_unsigned_varint(&mut out, 16);
+            out.put_slice(id.as_bytes());
+        }
+        if let Some(expires_at_ms) = self.expires_at_ms {
+            put_unsigned_varint(&mut out, TAG_EXPIRES_AT);
+            put_unsigned_varint(&mut out, 8);
+            out.put_i64(expires_at_ms);
         }
         Ok(out.freeze())
     }
@@ -192,13 +192,20 @@ impl CommittedOffset {
         let leader_epoch = if version >= 3 { input.i32()? } else { -1 };
         let metadata = input.string()?;
         let committed_at_ms = input.i64()?;
-        let expires_at_ms = if version == OFFSET_WITH_EXPIRY { Some(input.i64()?) } else { None };
+        let mut expires_at_ms = if version == OFFSET_WITH_EXPIRY { Some(input.i64()?) } else { None };
         let mut topic_id = None;
         if input.flexible {
             input.tagged(|tag, field| {
-                if tag == TAG_TOPIC_ID {
-                    let id = Uuid::from_slice(field).map_err(|_| Malformed { what: "topic id" })?;
-                    topic_id = Some(id).filter(|id| !id.is_nil());
+                match tag {
+                    TAG_TOPIC_ID => {
+                        let id = Uuid::from_slice(field).map_err(|_| Malformed { what: "topic id" })?;
+                        topic_id = Some(id).filter(|id| !id.is_nil());
+                    }
+                    TAG_EXPIRES_AT => {
+                        let at = field.try_into().map_err(|_| Malformed { what: "expire timestamp" })?;
+                        expires_at_ms = Some(i64::from_be_bytes(at));
+                    }
+                    _ => {}
                 }
                 Ok(())
             })?;
@@ -234,6 +241,9 @@ impl GroupMetadata {
     }
 
     /// `None` for a value of a version that is not known here. Byte fields are copies: they outlive the batch.
+    ///
+    /// # Errors
+    /// Members without an id, of one id or of one instance id are no group, too. (Kafka does not look.)
     pub fn decode(bytes: &[u8]) -> Result<Option<GroupMetadata>, Malformed> {
         let mut input = Reader { bytes, what: "group metadata", flexible: false };
         let version = input.i16()?;
@@ -253,8 +263,23 @@ impl GroupMetadata {
         }
         input.end_of_structure()?;
         input.end()?;
+        // Empty is what a client says that has none yet.
+        if members.iter().any(|member| member.member_id.is_empty()) {
+            return Err(Malformed { what: "group metadata (a member has no id)" });
+        }
+        if repeats(members.iter().map(|member| Some(&member.member_id))) {
+            return Err(Malformed { what: "group metadata (two members have one id)" });
+        }
+        if repeats(members.iter().map(|member| member.instance_id.as_ref())) {
+            return Err(Malformed { what: "group metadata (two members have one instance id)" });
+        }
         Ok(Some(GroupMetadata { protocol_type, generation, protocol, leader, state_since_ms, members }))
     }
+}
+
+fn repeats<'a>(ids: impl Iterator<Item = Option<&'a Arc<str>>>) -> bool {
+    let mut once = HashSet::new();
+    ids.flatten().any(|id| !once.insert(id))
 }
 
 fn member(input: &mut Reader<'_>, version: i16) -> Result<MemberMetadata, Malformed> {
@@ -418,4 +443,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

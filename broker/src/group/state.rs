@@ -20,7 +20,8 @@
 //!
 //! # Invariants
 //!
-//! - **G1** The generation never decreases, and moves by one at the end of a join phase and nowhere else.
+//! - **G1** The generation moves by one at the end of a join phase and nowhere else. It never decreases, but that 1 follows on
+//!   2^31 - 1.
 //! - **G2** If there are members, the leader is one of them.
 //! - **G3** Assignments are released only after the value that holds them is durable ([`Effect::Store`],
 //!   [`Group::stored`]), and only to the generation that they were made for.

@@ -9,7 +9,7 @@ use memory::{Memory, World};
 use uuid::Uuid;
 
 use super::*;
-use crate::group::records::{CommittedOffset, GroupMetadata, Key};
+use crate::group::records::{CommittedOffset, GroupMetadata, Key, MemberMetadata};
 use crate::group::state::{Joined, Protocol, State};
 
 fn options() -> Options {
@@ -428,6 +428,54 @@ async fn unknown_and_damaged_records_do_not_stop_the_replay() {
     world.put(partition, &[(&future_value, Some(&[0, 9, 1, 2, 3]))]);
     world.put_raw(partition, Bytes::from_static(&[1; 80]));
     assert_eq!(committed(&groups(&world)).await.unwrap().offset, 5);
+}
+
+/// What another writer of the topic may have put there.
+#[tokio::test(start_paused = true)]
+async fn a_membership_that_is_no_group_is_passed_over_and_the_rest_is_loaded() {
+    let world = World::new();
+    let before = groups(&world);
+    let joined = before.join(group(), join_request("")).await.unwrap();
+    before.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    before.commit(group(), commit_request(5, world.topic("t"))).await.unwrap_err();
+    before.shutdown().await;
+    let member = |id: &str, instance: Option<&str>| MemberMetadata {
+        member_id: Arc::from(id),
+        instance_id: instance.map(Arc::from),
+        client_id: Arc::from("c"),
+        client_host: Arc::from("/h"),
+        rebalance_timeout_ms: i32::MAX,
+        session_timeout_ms: 10_000,
+        subscription: Bytes::new(),
+        assignment: Bytes::new(),
+    };
+    let value = |generation, members: &[MemberMetadata]| GroupMetadata {
+        protocol_type: Arc::from("consumer"),
+        generation,
+        protocol: Some(Arc::from("range")),
+        leader: None,
+        state_since_ms: i64::MIN,
+        members: members.to_vec(),
+    };
+    let partition = partition_of("g", 50);
+    let put = |id: &str, value: GroupMetadata| {
+        let key = Key::Group { group: Arc::from(id) }.encode().unwrap();
+        world.put(partition, &[(&key, Some(&value.encode().unwrap()))]);
+    };
+    put("g", value(9, &[member("a", None), member("b", None), member("a", None)]));
+    put("g", value(9, &[member("a", Some("i")), member("b", Some("i"))]));
+    let after = groups(&world);
+    let beat = after.heartbeat(group(), joined.member_id.clone(), None, joined.generation).await;
+    assert_eq!(beat, Ok(()), "the group is what the log said before");
+    after.shutdown().await;
+    // The last generation that the format can say.
+    put("g", value(i32::MAX, &[member("a", None)]));
+    let after = groups(&world);
+    let joined = after.join(group(), join_request("a")).await.unwrap();
+    assert_eq!((joined.generation, &*joined.member_id), (1, "a"));
+    let synced = after.sync(group(), sync_request(&joined, b"mine")).await.unwrap();
+    assert_eq!(synced.assignment, Bytes::from_static(b"mine"));
+    assert_eq!(after.heartbeat(group(), joined.member_id, None, 1).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,8 @@ fn group() -> GroupMetadata {
 const OFFSET_KEY: &str = "0001 0003 677270 0006 6f7264657273 00000007";
 const OFFSET_V4: &str = "0004 0000000000001267 00000003 05 6e6f7465 0000018c56789abc \
                          01 00 10 00112233445566778899aabbccddeeff";
+const OFFSET_V4_EXPIRING: &str = "0004 0000000000001267 00000003 05 6e6f7465 0000018c56789abc \
+                                  02 00 10 00112233445566778899aabbccddeeff d49e01 08 0000018c56789abd";
 const OFFSET_V1: &str = "0001 0000000000001267 0004 6e6f7465 0000018c56789abc 0000018c56789abd";
 const OFFSET_V3: &str = "0003 0000000000001267 00000003 0004 6e6f7465 0000018c56789abc";
 const GROUP_KEY: &str = "0002 0003 677270";
@@ -77,14 +79,11 @@ fn golden_keys() {
 fn golden_offsets() {
     assert_eq!(hex(&offset().encode().unwrap()), OFFSET_V4.replace(' ', ""));
     assert_eq!(CommittedOffset::decode(&unhex(OFFSET_V4)), Ok(Some(offset())));
-    let expiring = CommittedOffset {
-        leader_epoch: -1,
-        expires_at_ms: Some(offset().committed_at_ms + 1),
-        topic_id: None,
-        ..offset()
-    };
-    assert_eq!(hex(&expiring.encode().unwrap()), OFFSET_V1.replace(' ', ""));
-    assert_eq!(CommittedOffset::decode(&unhex(OFFSET_V1)), Ok(Some(expiring)));
+    let expiring = CommittedOffset { expires_at_ms: Some(offset().committed_at_ms + 1), ..offset() };
+    assert_eq!(hex(&expiring.encode().unwrap()), OFFSET_V4_EXPIRING.replace(' ', ""));
+    assert_eq!(CommittedOffset::decode(&unhex(OFFSET_V4_EXPIRING)), Ok(Some(expiring.clone())));
+    let from_kafka = CommittedOffset { leader_epoch: -1, topic_id: None, ..expiring };
+    assert_eq!(CommittedOffset::decode(&unhex(OFFSET_V1)), Ok(Some(from_kafka)));
     let without_id = CommittedOffset { topic_id: None, ..offset() };
     assert_eq!(CommittedOffset::decode(&unhex(OFFSET_V3)), Ok(Some(without_id)));
 }
@@ -113,6 +112,7 @@ fn truncation_is_an_error_everywhere() {
         (OFFSET_KEY, (|bytes| Key::decode(bytes).is_err()) as fn(&[u8]) -> bool),
         (GROUP_KEY, |bytes| Key::decode(bytes).is_err()),
         (OFFSET_V4, |bytes| CommittedOffset::decode(bytes).is_err()),
+        (OFFSET_V4_EXPIRING, |bytes| CommittedOffset::decode(bytes).is_err()),
         (OFFSET_V1, |bytes| CommittedOffset::decode(bytes).is_err()),
         (GROUP_V3, |bytes| GroupMetadata::decode(bytes).is_err()),
         (GROUP_V4, |bytes| GroupMetadata::decode(bytes).is_err()),
@@ -128,7 +128,7 @@ fn truncation_is_an_error_everywhere() {
 
 #[test]
 fn flipped_bits_never_panic_and_counts_are_not_believed() {
-    for golden in [OFFSET_KEY, OFFSET_V4, OFFSET_V1, GROUP_V3, GROUP_V4] {
+    for golden in [OFFSET_KEY, OFFSET_V4, OFFSET_V4_EXPIRING, OFFSET_V1, GROUP_V3, GROUP_V4] {
         let whole = unhex(golden);
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
@@ -142,6 +142,20 @@ fn flipped_bits_never_panic_and_counts_are_not_believed() {
 }
 
 #[test]
+fn members_of_one_id_are_no_group() {
+    let mut value = group();
+    value.members[1].member_id = value.members[0].member_id.clone();
+    assert!(GroupMetadata::decode(&value.encode().unwrap()).is_err());
+    value.members[1].member_id = Arc::from("");
+    assert!(GroupMetadata::decode(&value.encode().unwrap()).is_err());
+    let mut value = group();
+    value.members[1].instance_id = value.members[0].instance_id.clone();
+    assert!(GroupMetadata::decode(&value.encode().unwrap()).is_err());
+    value.members[0].instance_id = None;
+    assert!(GroupMetadata::decode(&value.encode().unwrap()).is_ok());
+}
+
+#[test]
 fn strings_that_do_not_fit_are_refused() {
     let long: Arc<str> = Arc::from("x".repeat(40_000));
     assert!(Key::Group { group: long.clone() }.encode().is_err());
@@ -151,6 +165,25 @@ fn strings_that_do_not_fit_are_refused() {
 
 prop_compose! {
     fn any_text()(text in ".{0,20}") -> Arc<str> { Arc::from(text) }
+}
+
+prop_compose! {
+    pub fn any_group()(
+        texts in (any_text(), prop::option::of(any_text()), prop::option::of(any_text())),
+        generation in prop_oneof![any::<i32>(), Just(i32::MAX), Just(-1)],
+        state_since_ms in any::<i64>(),
+        members in prop::collection::vec(any_member(), 0..5),
+    ) -> GroupMetadata {
+        let (protocol_type, protocol, leader) = texts;
+        let mut group = GroupMetadata { protocol_type, generation, protocol, leader, state_since_ms, members };
+        let (mut ids, mut instances) = (HashSet::new(), HashSet::new());
+        group.members.retain(|member| {
+            !member.member_id.is_empty()
+                && ids.insert(member.member_id.clone())
+                && member.instance_id.as_ref().is_none_or(|instance| instances.insert(instance.clone()))
+        });
+        group
+    }
 }
 
 prop_compose! {
@@ -175,14 +208,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn groups_round_trip(
-        texts in (any_text(), prop::option::of(any_text()), prop::option::of(any_text())),
-        generation in any::<i32>(),
-        state_since_ms in any::<i64>(),
-        members in prop::collection::vec(any_member(), 0..5),
-    ) {
-        let (protocol_type, protocol, leader) = texts;
-        let group = GroupMetadata { protocol_type, generation, protocol, leader, state_since_ms, members };
+    fn groups_round_trip(group in any_group()) {
         prop_assert_eq!(GroupMetadata::decode(&group.encode().unwrap()), Ok(Some(group)));
     }
 
@@ -192,10 +218,11 @@ proptest! {
         leader_epoch in any::<i32>(),
         metadata in any_text(),
         committed_at_ms in any::<i64>(),
+        expires_at_ms in prop::option::of(0i64..),
         topic_id in prop::option::of(1u128..),
     ) {
         let topic_id = topic_id.map(Uuid::from_u128);
-        let value = CommittedOffset { offset, leader_epoch, metadata, committed_at_ms, expires_at_ms: None, topic_id };
+        let value = CommittedOffset { offset, leader_epoch, metadata, committed_at_ms, expires_at_ms, topic_id };
         prop_assert_eq!(CommittedOffset::decode(&value.encode().unwrap()), Ok(Some(value)));
     }
 

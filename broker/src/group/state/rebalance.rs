@@ -87,7 +87,8 @@ impl Group {
             self.join_deadline = Some(JoinDeadline::Rebalance { at });
             return;
         }
-        self.generation = self.generation.checked_add(1).expect("2^31 rebalances of one group");
+        // After 2^31 - 1 of them, or where the log says so. (Kafka's number becomes negative, which no client is made for.)
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
         self.clear_pending_syncs();
         if self.members.is_empty() {
             self.protocol = None;

@@ -1,6 +1,7 @@
 //! Random operations against the invariants of the module.
 
 use super::*;
+use crate::group::records::tests::any_group;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -129,7 +130,7 @@ impl Walk {
         let request = SyncRequest {
             member_id,
             instance_id: None,
-            generation: generation - i32::from(stale),
+            generation: generation.wrapping_sub(i32::from(stale)),
             protocol_type: None,
             protocol: None,
             assignments: everybody.map(|id| (id.clone(), text(&format!("{generation}/{id}")))).collect(),
@@ -230,6 +231,31 @@ impl Walk {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever a value in the log says that can be decoded: the group that is made of it bears what comes.
+    #[test]
+    fn a_group_of_any_value_in_the_log_can_be_worked_with(
+        value in any_group(),
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        let mut walk = Walk::new(1000);
+        walk.durable = Some(value);
+        walk.restore();
+        for op in ops {
+            walk.apply(op);
+            walk.check_counts();
+            walk.check_waiters();
+        }
+        // A session may be as long as 2^31 milliseconds.
+        for _ in 0..4 {
+            walk.driver.pass(1 << 32);
+            while !walk.driver.stores.is_empty() {
+                walk.stored(true);
+            }
+        }
+        prop_assert_eq!(walk.driver.group.state(), State::Empty);
+        prop_assert!(walk.driver.group.generation() != i32::MIN);
+    }
 
     #[test]
     fn random_operations_keep_the_invariants(
