@@ -130,7 +130,8 @@ In words:
   with the next look, each `log.retention.check.interval.ms`. DeleteRecords acts at once, to the record.
 - **Deletion.** What a deleted topic or record took is gone for clients at once. Objects that hold nothing else leave the
   bucket after a delay that outlives every reader. Slots of the object write-ahead log are deleted ten minutes or more
-  after their data was uploaded.
+  after their data was uploaded. `__consumer_offsets` cannot be deleted: DeleteTopics answers INVALID_TOPIC_EXCEPTION
+  (17), where Kafka would forget the offsets of all groups.
 - **Groups.** The classic protocol, with static members and cooperative rebalancing. `group.protocol=consumer` and share
   groups are not there.
 - **Changes while it runs.** Topics' configs and the broker configs that give their defaults can be changed, and act at

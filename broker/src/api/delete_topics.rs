@@ -1,4 +1,8 @@
 //! DeleteTopics (behaviour 107; Kafka's `ControllerApis.deleteTopics`).
+//!
+//! The broker's own topics are not deleted: with them the offsets of every group would be gone for good. (Kafka's
+//! controller deletes them like any other; its own tool refuses to in ZooKeeper's days.) INVALID_TOPIC_EXCEPTION is what
+//! Produce, DeleteRecords and CreatePartitions say of them, too, and it is known in every version.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +13,7 @@ use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicN
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use super::topic_name::is_internal;
 use super::{Context, error};
 use crate::broker::Broker;
 use crate::metadata::ImageRef;
@@ -46,6 +51,9 @@ pub async fn handle(
     let repeated = repeated(&wanted, &image);
     for topic in wanted {
         match resolve(&topic, &image) {
+            Ok(id) if image.topic(id).is_some_and(|known| is_internal(&known.name)) => {
+                results.push(failed(&topic, ResponseError::InvalidTopicException, INTERNAL));
+            }
             Ok(id) if repeated.contains(&id) => {
                 results.push(failed(&topic, ResponseError::InvalidRequest, "Duplicate topic."));
             }
@@ -87,6 +95,7 @@ fn resolve(topic: &DeleteTopicState, image: &ImageRef) -> Result<Uuid, (Response
     }
 }
 
+const INTERNAL: &str = "The topic is the broker's own and cannot be deleted: what groups have committed is in it. DeleteGroups deletes groups.";
 const UNKNOWN_NAME: (ResponseError, &str) =
     (ResponseError::UnknownTopicOrPartition, "This server does not host this topic-partition.");
 const UNKNOWN_ID: (ResponseError, &str) =

@@ -495,6 +495,35 @@ async fn behaviour_107_deletions_by_name_and_by_id() {
     assert_ne!(again, id);
 }
 
+/// Kafka deletes `__consumer_offsets` like any other, and the offsets of all groups with it.
+#[tokio::test(start_paused = true)]
+async fn behaviour_107_what_the_groups_committed_is_not_deleted() {
+    let broker = broker().await;
+    let internal = broker.metadata.ensure_internal_topic("__consumer_offsets", 3).await.unwrap();
+    create(&broker, 7, vec![topic("t", 1, 1)]).await;
+    for version in 1..=6 {
+        let (mut by_name, mut by_id) = (DeleteTopicsRequest::default(), None);
+        if version < 6 {
+            by_name.topic_names = vec![name("__consumer_offsets"), name("absent")];
+        } else {
+            let named = DeleteTopicState::default().with_name(Some(name("__consumer_offsets")));
+            by_name.topics = vec![named, DeleteTopicState::default().with_name(Some(name("absent")))];
+            let state = DeleteTopicState::default().with_topic_id(internal.id);
+            by_id = Some(DeleteTopicsRequest::default().with_topics(vec![state]));
+        }
+        for request in std::iter::once(by_name).chain(by_id) {
+            let response = sent(&delete_topics::handle(&broker, &context(), version, request).await, version);
+            let refused = &response.responses[0];
+            assert_eq!(refused.error_code, 17, "version {version}");
+            if version >= 5 {
+                assert!(refused.error_message.as_ref().unwrap().contains("the broker's own"));
+            }
+            assert!(response.responses.iter().skip(1).all(|other| other.error_code == 3));
+        }
+        assert!(broker.metadata.image().topic(internal.id).is_some());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn behaviour_107_deletion_can_be_disabled() {
     let broker = broker_with(&[("delete.topic.enable", "false")]).await;
