@@ -29,7 +29,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
-    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     start_logging(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

@@ -35,7 +35,7 @@ pub(super) fn store_arguments() -> impl Iterator<Item = clap::Arg> {
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let (_, matches) = matches.subcommand().expect("clap requires one");
-    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     let stores = store::open(options.store.clone(), &options.access)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime

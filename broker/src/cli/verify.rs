@@ -45,7 +45,7 @@ pub(super) fn command() -> Command {
 
 /// The exit code is 1 where there are problems.
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<std::process::ExitCode> {
-    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     let stores = store::open_for_reading(options.store.clone(), &options.access)?;
     let verify_options =
         verify::Options { checksums: matches.get_flag("checksums"), ..verify::Options::default() };

@@ -1,6 +1,7 @@
 //! Where values come from: the command line, `OTTLA_*`, a TOML file, the table's defaults.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,13 +61,15 @@ fn argument(definition: &'static Definition) -> Arg {
 }
 
 /// Gathers all sources. A command that has only some of the table's arguments gets the others from the other sources.
-/// `environment` is a parameter so that tests need not change the process's own.
+/// `environment` ([`std::env::vars_os`]) is a parameter so that tests need not change the process's own.
+///
+/// # Errors
+/// A value that its row does not take, wherever it comes from. A variable of somebody else's may be anything.
 pub fn gather(
     matches: &ArgMatches,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Values, Error> {
-    let environment: HashMap<String, String> =
-        environment.into_iter().filter(|(name, _)| name.starts_with("OTTLA_")).collect();
+    let environment = own_variables(environment)?;
     let path = matches
         .get_one::<PathBuf>("config")
         .cloned()
@@ -102,6 +105,25 @@ pub fn gather(
         }
     }
     Ok(values)
+}
+
+fn own_variables(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<HashMap<String, String>, Error> {
+    let mut own = HashMap::new();
+    for (name, value) in environment {
+        // What is not UTF-8 is not the name of an option.
+        let Ok(name) = name.into_string() else { continue };
+        if !name.starts_with("OTTLA_") {
+            continue;
+        }
+        match value.into_string() {
+            Ok(value) => drop(own.insert(name, value)),
+            // Not shown: it may be a secret.
+            Err(_) => return Err(Error::Value { origin: name, detail: "its value is not UTF-8".to_owned() }),
+        }
+    }
+    Ok(own)
 }
 
 fn winning(

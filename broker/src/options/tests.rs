@@ -7,7 +7,7 @@ pub(super) fn options(arguments_given: &[&str], environment: &[(&str, &str)]) ->
         .args(arguments())
         .try_get_matches_from(std::iter::once("serve").chain(arguments_given.iter().copied()))
         .expect("the arguments parse");
-    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
     Options::from_values(&gather(&matches, environment)?)
 }
 
@@ -48,6 +48,20 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!(options.node_id, 7);
     let kafka: Vec<_> = options.kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(kafka, [("a.b", "c"), ("num.partitions", "6"), ("retention.ms", "1")]);
+}
+
+#[test]
+fn variables_that_are_not_text_matter_only_if_they_are_options() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let matches = Command::new("serve").args(arguments()).get_matches_from(["serve"]);
+    let latin = || OsString::from_vec(b"M\xfcller".to_vec());
+    let with = |name: OsString| gather(&matches, [(name, latin()), ("OTTLA_NODE_ID".into(), "7".into())]);
+    for name in ["FULL_NAME".into(), latin(), OsString::from_vec(b"OTTLA_\xfc".to_vec())] {
+        assert_eq!(Options::from_values(&with(name).unwrap()).unwrap().node_id, 7);
+    }
+    let error = with("OTTLA_RACK".into()).unwrap_err().to_string();
+    assert_eq!(error, "OTTLA_RACK: its value is not UTF-8");
 }
 
 #[test]

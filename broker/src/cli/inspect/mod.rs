@@ -53,7 +53,7 @@ fn json_flag() -> Arg {
 }
 
 fn stores(matches: &ArgMatches) -> anyhow::Result<Stores> {
-    let options = Options::from_values(&gather(matches, std::env::vars())?)?;
+    let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     Ok(store::open_for_reading(options.store.clone(), &options.access)?)
 }
 

@@ -153,7 +153,7 @@ fn every_rule_is_kept() {
 
 fn values(given: &[(&str, String)]) -> Values {
     let environment: Vec<_> =
-        given.iter().map(|(name, text)| (variable(find(name).unwrap()), text.clone())).collect();
+        given.iter().map(|(name, text)| (variable(find(name).unwrap()).into(), text.into())).collect();
     let command = clap::Command::new("serve").args(arguments());
     gather(&command.get_matches_from(["serve"]), environment).unwrap()
 }
