@@ -1,5 +1,9 @@
 //! DeleteRecords (21), versions 0 to 2 (behaviour 78; Kafka's `ReplicaManager.deleteRecordsOnLocalLog` and
 //! `Partition.deleteRecordsOnLeader`). The new start of a log is durable before it is answered.
+//!
+//! The request's timeout is what Kafka gives the followers; what the leader itself does is not counted, so that without
+//! followers a timeout of nothing is enough. Here the leader's part is a write that takes time: it has
+//! [`own_write_time_min`](crate::partition::Config::own_write_time_min) at least.
 
 use std::time::Duration;
 
@@ -32,7 +36,8 @@ pub async fn handle(
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
     let image = broker.metadata.image();
-    let deadline = Instant::now() + Duration::from_millis(request.timeout_ms.max(0) as u64);
+    let timeout = Duration::from_millis(request.timeout_ms.max(0) as u64);
+    let deadline = Instant::now() + timeout.max(broker.partitions.config().own_write_time_min);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let results = topic.partitions.iter().map(|wanted| async {

@@ -256,6 +256,8 @@ pub static ROWS: &[Definition] = &[
         "A partition's state is written after so much log; about as much is replayed when it is opened."),
     row("partition-batch-decompressed", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.partition.decompressed_bytes_max),
         "The records of one batch when decompressed, for their validation."),
+    row("delete-records-time", millis(0, 600_000), |bounds| Field::from(&mut bounds.partition.own_write_time_min),
+        "DeleteRecords waits so long for its own write, even if the request gives it less time."),
     row("retention-entry", count(1, 32_768), |bounds| Field::from(&mut bounds.partition.retention.entry_trims_max),
         "Retention: partitions that one entry of the metadata log cuts, and parts of them that it drops, together."),
     row("retention-pass", count(1, 1_000_000_000), |bounds| Field::from(&mut bounds.partition.retention.pass_parts_max),

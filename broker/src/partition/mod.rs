@@ -35,7 +35,7 @@ pub mod waiters;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -72,6 +72,9 @@ pub struct Config {
     pub checkpoint_interval_bytes: u64,
     /// The records of one batch when decompressed, bytes: a bound on work, not on memory. Default 256 MiB.
     pub decompressed_bytes_max: u64,
+    /// DeleteRecords waits so long at least until its own write is durable, however little time the request gives it.
+    /// Default 5 s.
+    pub own_write_time_min: Duration,
     pub retention: retention::Limits,
 }
 
@@ -81,6 +84,7 @@ impl Default for Config {
             limits: Limits::default(),
             checkpoint_interval_bytes: 16 << 20,
             decompressed_bytes_max: 256 << 20,
+            own_write_time_min: Duration::from_secs(5),
             retention: retention::Limits::default(),
         }
     }

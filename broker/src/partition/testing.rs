@@ -10,6 +10,8 @@ use super::batch::Codec;
 pub struct Spec {
     pub codec: Codec,
     pub base_timestamp: i64,
+    /// Milliseconds from one record to the next.
+    pub step_ms: i64,
     pub producer_id: i64,
     pub producer_epoch: i16,
     pub base_sequence: i32,
@@ -18,11 +20,12 @@ pub struct Spec {
     pub key: bool,
 }
 
-/// A batch of `count` records, one millisecond apart.
+/// A batch of `count` records, one millisecond apart unless changed.
 pub fn batch(count: i32, change: impl FnOnce(&mut Spec)) -> BytesMut {
     let mut spec = Spec {
         codec: Codec::None,
         base_timestamp: 1_000_000,
+        step_ms: 1,
         producer_id: -1,
         producer_epoch: -1,
         base_sequence: -1,
@@ -45,7 +48,7 @@ pub fn batch(count: i32, change: impl FnOnce(&mut Spec)) -> BytesMut {
     bytes.put_i16(spec.attributes | spec.codec as i16);
     bytes.put_i32(count - 1);
     bytes.put_i64(spec.base_timestamp);
-    bytes.put_i64(spec.base_timestamp + i64::from(count) - 1);
+    bytes.put_i64(spec.base_timestamp + (spec.step_ms * i64::from(count - 1)).max(0));
     bytes.put_i64(spec.producer_id);
     bytes.put_i16(spec.producer_epoch);
     bytes.put_i32(spec.base_sequence);
@@ -63,7 +66,7 @@ pub fn seal(bytes: &mut BytesMut) {
 
 fn record(out: &mut Vec<u8>, index: i32, spec: &Spec) {
     let mut body = vec![0];
-    varint(&mut body, i64::from(index));
+    varint(&mut body, spec.step_ms * i64::from(index));
     varint(&mut body, i64::from(index));
     if spec.key {
         varint(&mut body, 1);
