@@ -12,8 +12,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{
-    DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetFetchRequest,
-    describe_groups_response::DescribedGroup,
+    DescribeGroupsRequest, DescribeGroupsResponse, GroupId, ListGroupsRequest, OffsetFetchRequest,
+    OffsetFetchResponse, describe_groups_response::DescribedGroup,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -80,8 +80,17 @@ async fn list(arguments: List) -> anyhow::Result<()> {
     let mut rows = BTreeSet::new();
     // Each broker knows the groups that it coordinates.
     for node in client.nodes() {
-        let response = client.call(node, &ListGroupsRequest::default()).await?;
-        check(response.error_code, || format!("listing the groups of broker {node}"), None)?;
+        let mut retry = client.retry();
+        let response = loop {
+            let answered = client.call(node, &ListGroupsRequest::default()).await.and_then(|response| {
+                check(response.error_code, || format!("listing the groups of broker {node}"), None)
+                    .map(|()| response)
+            });
+            match answered {
+                Ok(response) => break response,
+                Err(error) => retry.pause(error).await?,
+            }
+        };
         rows.extend(
             response.groups.iter().map(|group| {
                 vec![group.group_id.to_string(), group.group_state.to_string(), node.to_string()]
@@ -101,10 +110,8 @@ async fn list(arguments: List) -> anyhow::Result<()> {
 
 async fn describe(arguments: Describe) -> anyhow::Result<()> {
     let mut client = Client::new(&arguments.connect);
-    let coordinator = client.coordinator(&arguments.group).await?;
-    let group_id = GroupId(StrBytes::from_string(arguments.group.clone()));
-    let group = describe_once(&mut client, coordinator, &arguments.group).await?;
-    let committed = committed(&mut client, coordinator, &group_id).await?;
+    let group = describe_group(&mut client, &arguments.group).await?;
+    let committed = committed(&mut client, &arguments.group).await?;
     if group.group_state.as_str() == "Dead" && committed.is_empty() {
         bail!("there is no group {}; `ottla group list` shows those there are", arguments.group);
     }
@@ -124,39 +131,42 @@ async fn describe(arguments: Describe) -> anyhow::Result<()> {
 }
 
 /// A group that is not there is "Dead", whatever version of the API says so.
-async fn describe_once(client: &mut Client, coordinator: i32, group: &str) -> anyhow::Result<DescribedGroup> {
+async fn describe_group(client: &mut Client, group: &str) -> Result<DescribedGroup, Error> {
     let id = GroupId(StrBytes::from_string(group.to_owned()));
     let request = DescribeGroupsRequest::default().with_groups(vec![id]);
-    let response = client.call(coordinator, &request).await?;
-    let Some(described) = response.groups.into_iter().next() else {
-        bail!("the coordinator's answer does not mention group {group}");
+    let read = |response: DescribeGroupsResponse| {
+        let described = response.groups.into_iter().next().ok_or_else(|| Error::Malformed {
+            address: "the coordinator".to_owned(),
+            detail: format!("its answer does not mention group {group}"),
+        })?;
+        if described.error_code != ResponseError::GroupIdNotFound.code() {
+            check(described.error_code, || format!("group {group}"), described.error_message.as_deref())?;
+        }
+        Ok(described)
     };
-    if described.error_code != ResponseError::GroupIdNotFound.code() {
-        check(described.error_code, || format!("group {group}"), described.error_message.as_deref())?;
-    }
-    Ok(described)
+    client.call_coordinator(group, &request, read).await
 }
 
 type Partition = (String, i32);
 
 /// Every offset that the group has committed.
-async fn committed(
-    client: &mut Client,
-    coordinator: i32,
-    group: &GroupId,
-) -> Result<BTreeMap<Partition, i64>, Error> {
-    let request = OffsetFetchRequest::default().with_group_id(group.clone()).with_topics(None);
-    let response = client.call(coordinator, &request).await?;
-    let what = || format!("reading the offsets of group {}", group.as_str());
-    check(response.error_code, what, None)?;
-    let mut committed = BTreeMap::new();
-    for topic in response.topics {
-        for partition in topic.partitions {
-            check(partition.error_code, what, None)?;
-            committed.insert((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+async fn committed(client: &mut Client, group: &str) -> Result<BTreeMap<Partition, i64>, Error> {
+    let id = GroupId(StrBytes::from_string(group.to_owned()));
+    let request = OffsetFetchRequest::default().with_group_id(id).with_topics(None);
+    let read = |response: OffsetFetchResponse| {
+        let what = || format!("reading the offsets of group {group}");
+        check(response.error_code, what, None)?;
+        let mut committed = BTreeMap::new();
+        for topic in response.topics {
+            for partition in topic.partitions {
+                check(partition.error_code, what, None)?;
+                let at = (topic.name.to_string(), partition.partition_index);
+                committed.insert(at, partition.committed_offset);
+            }
         }
-    }
-    Ok(committed)
+        Ok(committed)
+    };
+    client.call_coordinator(group, &request, read).await
 }
 
 /// Which member has which partition.

@@ -211,26 +211,40 @@ impl Client {
     /// The node that coordinates `group`.
     pub async fn coordinator(&mut self, group: &str) -> Result<i32, Error> {
         let mut retry = self.retry();
-        let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         loop {
-            let found = match self.call_any(&request).await {
-                Ok(response) => {
-                    let message = response.error_message.as_deref();
-                    check(
-                        response.error_code,
-                        || format!("finding the coordinator of group {group}"),
-                        message,
-                    )
-                    .map(|()| response)
-                }
+            match self.find_coordinator(group).await {
+                Ok(node) => return Ok(node),
+                Err(error) => retry.pause(error).await?,
+            }
+        }
+    }
+
+    async fn find_coordinator(&mut self, group: &str) -> Result<i32, Error> {
+        let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+        let response = self.call_any(&request).await?;
+        let what = || format!("finding the coordinator of group {group}");
+        check(response.error_code, what, response.error_message.as_deref())?;
+        let address = format!("{}:{}", response.host.as_str(), response.port);
+        self.nodes.insert(response.node_id.0, address);
+        Ok(response.node_id.0)
+    }
+
+    /// Asks the coordinator of `group`, and asks again while it loads the group or another one takes its place, as long as
+    /// retries last: the request must bear a repetition. `read` finds the answer's error, if there is one.
+    pub async fn call_coordinator<R: Request, T>(
+        &mut self,
+        group: &str,
+        request: &R,
+        read: impl Fn(R::Response) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut retry = self.retry();
+        loop {
+            let answered = match self.find_coordinator(group).await {
+                Ok(coordinator) => self.call(coordinator, request).await.and_then(&read),
                 Err(error) => Err(error),
             };
-            match found {
-                Ok(response) => {
-                    let address = format!("{}:{}", response.host.as_str(), response.port);
-                    self.nodes.insert(response.node_id.0, address);
-                    return Ok(response.node_id.0);
-                }
+            match answered {
+                Ok(answer) => return Ok(answer),
                 Err(error) => retry.pause(error).await?,
             }
         }

@@ -6,7 +6,9 @@ use clap::Args;
 use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
-use kafka_protocol::messages::{DeleteGroupsRequest, GroupId, OffsetDeleteRequest};
+use kafka_protocol::messages::{
+    DeleteGroupsRequest, DeleteGroupsResponse, GroupId, OffsetDeleteRequest, OffsetDeleteResponse,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::scope::{TopicScope, resolve, topic_scope};
@@ -41,14 +43,15 @@ pub async fn delete(arguments: Delete) -> anyhow::Result<()> {
 }
 
 async fn delete_one(client: &mut Client, group: &str) -> Result<(), Error> {
-    let coordinator = client.coordinator(group).await?;
     let id = GroupId(StrBytes::from_string(group.to_owned()));
     let request = DeleteGroupsRequest::default().with_groups_names(vec![id]);
-    let response = client.call(coordinator, &request).await?;
-    for result in &response.results {
-        check(result.error_code, || format!("deleting group {group}"), None)?;
-    }
-    Ok(())
+    let read = |response: DeleteGroupsResponse| {
+        response
+            .results
+            .iter()
+            .try_for_each(|result| check(result.error_code, || format!("deleting group {group}"), None))
+    };
+    client.call_coordinator(group, &request, read).await
 }
 
 #[derive(Debug, Args)]
@@ -75,9 +78,10 @@ pub async fn delete_offsets(arguments: DeleteOffsets) -> anyhow::Result<()> {
     let request = OffsetDeleteRequest::default()
         .with_group_id(GroupId(StrBytes::from_string(group.clone())))
         .with_topics(topics.collect());
-    let coordinator = client.coordinator(group).await?;
-    let response = client.call(coordinator, &request).await?;
-    check(response.error_code, || format!("deleting offsets of group {group}"), None)?;
+    let read = |response: OffsetDeleteResponse| {
+        check(response.error_code, || format!("deleting offsets of group {group}"), None).map(|()| response)
+    };
+    let response = client.call_coordinator(group, &request, read).await?;
     let mut out = output::stdout();
     let mut failed = None;
     for topic in response.topics {

@@ -10,13 +10,13 @@ use clap::Args;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
-use kafka_protocol::messages::{GroupId, OffsetCommitRequest};
+use kafka_protocol::messages::{GroupId, OffsetCommitRequest, OffsetCommitResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::scope::{Partitions, Scope};
 use super::time::{moment, span};
-use super::{committed, describe_once};
-use crate::cli::client::{Client, Connect, EARLIEST, LATEST, check, topic_name};
+use super::{committed, describe_group};
+use crate::cli::client::{Client, Connect, EARLIEST, Error, LATEST, check, topic_name};
 use crate::cli::output;
 use crate::partition::wall_clock_ms;
 
@@ -78,20 +78,18 @@ impl Ends {
 pub async fn reset(arguments: Reset) -> anyhow::Result<()> {
     let mut client = Client::new(&arguments.connect);
     let group = &arguments.group;
-    let coordinator = client.coordinator(group).await?;
-    let state = describe_once(&mut client, coordinator, group).await?.group_state;
+    let state = describe_group(&mut client, group).await?.group_state;
     if !matches!(state.as_str(), "Empty" | "Dead") {
         bail!("group {group} is {}: stop its consumers before its offsets are reset", state.as_str());
     }
-    let id = GroupId(StrBytes::from_string(group.clone()));
-    let before = committed(&mut client, coordinator, &id).await?;
+    let before = committed(&mut client, group).await?;
     let partitions = arguments.scope.resolve(&mut client, &before).await?;
     if partitions.is_empty() {
         bail!("group {group} has no committed offsets; --topic TOPIC gives it some");
     }
     let after = arguments.target.resolve(&mut client, &partitions, &before).await?;
     if arguments.execute {
-        commit(&mut client, coordinator, &id, &after).await?;
+        commit(&mut client, group, &after).await?;
     }
     let mut rows = vec![["TOPIC", "PARTITION", "COMMITTED", "NEW-OFFSET"].map(str::to_owned).to_vec()];
     for ((topic, partition), offset) in &after {
@@ -166,12 +164,7 @@ impl Target {
 }
 
 /// As a group of its own that nobody is in.
-async fn commit(
-    client: &mut Client,
-    coordinator: i32,
-    group: &GroupId,
-    after: &Offsets,
-) -> anyhow::Result<()> {
+async fn commit(client: &mut Client, group: &str, after: &Offsets) -> Result<(), Error> {
     let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
     for ((topic, partition), offset) in after {
         let partition = OffsetCommitRequestPartition::default()
@@ -184,17 +177,19 @@ async fn commit(
         OffsetCommitRequestTopic::default().with_name(topic_name(topic)).with_partitions(partitions)
     });
     let request = OffsetCommitRequest::default()
-        .with_group_id(group.clone())
+        .with_group_id(GroupId(StrBytes::from_string(group.to_owned())))
         .with_generation_id_or_member_epoch(-1)
         .with_topics(topics.collect());
-    let response = client.call(coordinator, &request).await?;
-    for topic in &response.topics {
-        for partition in &topic.partitions {
-            let at = || format!("resetting {} [{}]", topic.name.as_str(), partition.partition_index);
-            check(partition.error_code, at, None)?;
+    let read = |response: OffsetCommitResponse| {
+        for topic in &response.topics {
+            for partition in &topic.partitions {
+                let at = || format!("resetting {} [{}]", topic.name.as_str(), partition.partition_index);
+                check(partition.error_code, at, None)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    client.call_coordinator(group, &request, read).await
 }
 
 #[cfg(test)]
