@@ -256,6 +256,22 @@ async fn damage_is_fetched_again_once_and_then_reported_wherever_it_is() {
     assert!(seen <= 1);
 }
 
+/// The index of a small object brings the whole object with it, which stays cached as it came.
+#[tokio::test(start_paused = true)]
+async fn a_block_that_came_damaged_with_its_index_is_fetched_by_itself() {
+    let probe = Probe::default();
+    let located = blocks(&probe, 1, 0..3, 900).await;
+    let cache = cache(&probe, Options::default());
+    // In the body of the second record, which is not asked for at first.
+    probe.with(|state| state.next = [Fate::Flipped(8 + 28 + 700 + 928 + 200)].into());
+    assert_eq!(cache.read(&[located], 0, 1).await.unwrap().into_records(), [record(0, 900)]);
+    assert_eq!(probe.gets(), 1, "the whole object came at once");
+    assert_eq!(cache.read(&[located], 1, 1).await.unwrap().into_records(), [record(1, 900)]);
+    assert_eq!(probe.gets(), 2);
+    assert_eq!(cache.read(&[located], 2, 1).await.unwrap().into_records(), [record(2, 900)]);
+    assert_eq!(probe.gets(), 2, "its neighbours were whole");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_truncated_or_foreign_object_is_corrupt() {
     let probe = Probe::default();
