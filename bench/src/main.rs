@@ -4,11 +4,17 @@
 //!   cargo run --release -p bench -- wal --path /mnt/wal.bench            the block WAL, from outside
 //!   cargo run --release -p bench -- device --path /mnt/wal.bench         the writes it could be made of
 //!   bench/soak --minutes 60                                              the broker under mixed load, for long
+//!   bench/ingest --minutes 5                                             the broker at its fastest: does the rest keep up?
 //! ```
 
+mod batch;
+mod client;
 mod device;
+mod ingest;
 mod latency;
+mod process;
 mod soak;
+mod trend;
 mod wal;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +34,8 @@ enum Command {
     Device(device::Options),
     /// A broker under mixed load, watched for growth and for lost or doubled records
     Soak(soak::Options),
+    /// A broker that takes in all it can, with retention and topics that go: do compaction and deletion keep up?
+    Ingest(ingest::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,5 +43,6 @@ fn main() -> anyhow::Result<()> {
         Command::Wal(options) => wal::run(&options),
         Command::Device(options) => device::run(&options),
         Command::Soak(options) => soak::run(&options),
+        Command::Ingest(options) => ingest::run(&options),
     }
 }

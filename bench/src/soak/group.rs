@@ -17,9 +17,9 @@ use kafka_protocol::messages::*;
 use parking_lot::Mutex;
 use rand::Rng;
 
-use super::batch;
-use super::client::{Connection, text};
-use super::work::{EARLIEST, World, fetch, list_offset, serves, topic_name};
+use super::work::{EARLIEST, World, fetch, list_offset, serves};
+use crate::batch;
+use crate::client::{Connection, text, topic_name};
 
 const MEMBER_ID_REQUIRED: i16 = 79;
 

@@ -12,11 +12,7 @@
 //! The record at offset *n* of a partition holds the number *n*, so every reader sees what was lost or doubled. After a
 //! warm-up, a quarter of the time, nothing may grow: the slope of the memory is that of Theil and Sen.
 
-mod batch;
-mod client;
 mod group;
-mod process;
-mod trend;
 mod work;
 
 use std::collections::BTreeMap;
@@ -30,11 +26,11 @@ use kafka_protocol::messages::ApiKey;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use self::client::Connection;
 use self::group::Group;
-use self::process::{Ottla, Storage};
-use self::trend::Sample;
 use self::work::World;
+use crate::client::Connection;
+use crate::process::{Ottla, S3, Storage};
+use crate::trend::{self, Sample};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -46,9 +42,8 @@ pub struct Options {
     ottla: PathBuf,
     #[arg(long, value_enum, default_value = "directory")]
     storage: Storage,
-    /// The S3 server for --storage bucket
-    #[arg(long, default_value = ".test/venv/bin/moto_server")]
-    moto: PathBuf,
+    #[command(flatten)]
+    s3: S3,
     /// Topics that are written to all the time
     #[arg(long, default_value_t = 4)]
     topics: usize,
@@ -95,7 +90,7 @@ async fn soak(options: &Options) -> anyhow::Result<()> {
     let program = std::path::absolute(&options.ottla)?;
     let directory = std::env::temp_dir().join(format!("ottla-soak-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
-    let mut ottla = Ottla::new(&program, options.storage, &directory, &options.moto, &options.more).await?;
+    let mut ottla = Ottla::new(&program, options.storage, &directory, &options.s3, &options.more).await?;
     ottla.start().await?;
     let mut world = World::new(ottla.port, options.topics, options.partitions);
     world.batches_per_second = options.batches_per_second;
@@ -104,7 +99,7 @@ async fn soak(options: &Options) -> anyhow::Result<()> {
 
     let mut connection = Connection::open(ottla.port).await?;
     for partition in world.partitions.iter().filter(|partition| partition.index == 0) {
-        work::create_topic(&mut connection, &partition.topic, options.partitions).await?;
+        connection.create_topic(&partition.topic, options.partitions, &[]).await?;
     }
     let trims = work::serves(&mut connection, ApiKey::DeleteRecords).await?;
     drop(connection);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -17,8 +16,8 @@ use kafka_protocol::messages::*;
 use parking_lot::Mutex;
 use rand::Rng;
 
-use super::batch::{self, Producer};
-use super::client::{Connection, text};
+use crate::batch::{self, Producer};
+use crate::client::{Connection, text, topic_name};
 
 pub const EARLIEST: i64 = -2;
 pub const LATEST: i64 = -1;
@@ -111,30 +110,6 @@ impl World {
         *self.last_interruption.lock() = format!("{why:#}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-pub fn topic_name(name: &str) -> TopicName {
-    TopicName(text(name))
-}
-
-pub async fn create_topic(connection: &mut Connection, name: &str, partitions: i32) -> anyhow::Result<()> {
-    let topic = CreatableTopic::default()
-        .with_name(topic_name(name))
-        .with_num_partitions(partitions)
-        .with_replication_factor(1);
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
-    let response = connection.call(7, &request).await?;
-    let code = response.topics[0].error_code;
-    ensure!(code == 0 || code == 36, "creating {name}: error {code}");
-    Ok(())
-}
-
-async fn delete_topic(connection: &mut Connection, name: &str) -> anyhow::Result<()> {
-    let request =
-        DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(30_000);
-    let code = connection.call(5, &request).await?.responses[0].error_code;
-    ensure!(code == 0 || code == 3, "deleting {name}: error {code}");
-    Ok(())
 }
 
 async fn producer_id(connection: &mut Connection) -> anyhow::Result<Producer> {
@@ -324,7 +299,7 @@ pub async fn churn(world: &World) {
         let name = format!("passing-{number}");
         let pass = async {
             let mut connection = Connection::open(world.port).await?;
-            create_topic(&mut connection, &name, 2).await?;
+            connection.create_topic(&name, 2, &[]).await?;
             let producer = producer_id(&mut connection).await?;
             let batch = batch::encode(producer, 0, 0, 50, world.record_bytes);
             let sent = send(&mut connection, &name, 1, batch).await?;
@@ -334,7 +309,7 @@ pub async fn churn(world: &World) {
             if let Err(error) = batch::check(fetched, 0) {
                 world.violation(format!("{name}: {error}"));
             }
-            delete_topic(&mut connection, &name).await?;
+            connection.delete_topic(&name).await?;
             Connection::open(world.port).await?.abandon().await?;
             super::group::come_and_go(world, &mut connection, number).await
         };
@@ -342,7 +317,7 @@ pub async fn churn(world: &World) {
             Ok(()) => drop(world.churned.fetch_add(1, Ordering::Relaxed)),
             Err(error) => {
                 world.interrupted(error).await;
-                let gone = async { delete_topic(&mut Connection::open(world.port).await?, &name).await };
+                let gone = async { Connection::open(world.port).await?.delete_topic(&name).await };
                 let _ = gone.await;
             }
         }

@@ -124,12 +124,13 @@ fn sums(report: &Report) -> [(&'static str, &'static str, Sum); 8] {
 fn print_text(out: &mut impl Write, store: &str, report: &Report, orphans: bool) -> anyhow::Result<()> {
     writeln!(
         out,
-        "{store}: cluster {} at entry {}; {}, {}, {}",
+        "{store}: cluster {} at entry {}; {}, {}, {} in {}",
         report.cluster,
         report.entry,
         output::counted(report.topics, "topic"),
         output::counted(report.partitions, "partition"),
         output::counted(report.streams, "stream"),
+        output::counted(report.parts, "part"),
     )?;
     for (_, what, sum) in sums(report) {
         if sum.objects > 0 || what.starts_with("named by") {
@@ -169,6 +170,7 @@ fn print_json(out: &mut impl Write, store: &str, report: &Report) -> anyhow::Res
         "topics": report.topics,
         "partitions": report.partitions,
         "streams": report.streams,
+        "parts": report.parts,
         "checked_blocks": report.checked_blocks,
         "problem_count": report.problem_count,
         "problems": report.problems.iter().map(|problem| json!({

@@ -122,6 +122,8 @@ pub struct Report {
     pub topics: u64,
     pub partitions: u64,
     pub streams: u64,
+    /// Pieces that the streams consist of: a cold read takes a request or two for each.
+    pub parts: u64,
     /// Named by at least one part of a stream, and there.
     pub named: Sum,
     /// Condemned by the metadata, and still there.
@@ -208,6 +210,7 @@ impl Run {
         report.topics = image.topics().count() as u64;
         report.partitions = image.partition_count() as u64;
         report.streams = image.stream_count() as u64;
+        report.parts = image.objects().map(|(_, object)| u64::from(object.parts)).sum();
         if let Err(contradiction) = image.check() {
             self.problem(ProblemKind::Metadata, format!("entry {}", image.number()), contradiction);
         }

@@ -1,8 +1,8 @@
 //! The other clouds: the same broker on `gs://` and `az://`.
 //!
 //! Azure is Azurite, Microsoft's own emulator. No emulator of Google's service keeps conditional creates, so Google's is
-//! [`GoogleDoor`]: it turns the few things in which Google's XML API differs from S3's into S3's, before the real S3
-//! server. What it shows is that URL, options, client and WAL fit together; not how Google behaves.
+//! [`GoogleDoor`]: it turns the few things in which Google's XML API differs from S3's into S3's, before moto,
+//! which looks at no signature. What it shows is that URL, options, client and WAL fit together; not how Google behaves.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,7 +10,8 @@ use std::process::Command;
 
 use faults::Port;
 
-use crate::process::{Ottla, S3Server, Server, Storage, installed, run};
+use crate::process::{Ottla, Server, Storage, installed, run};
+use crate::s3::S3Server;
 
 /// Azurite's account and its key: published, the same everywhere.
 const ACCOUNT: &str = "devstoreaccount1";
@@ -68,8 +69,8 @@ impl GoogleDoor {
         GoogleDoor { port }
     }
 
-    fn arguments(&self, bucket: &str) -> Vec<String> {
-        let (store, endpoint) = (format!("gs://{bucket}/cluster"), format!("http://127.0.0.1:{}", self.port));
+    fn arguments(&self, store: &str) -> Vec<String> {
+        let (store, endpoint) = (store.replace("s3://", "gs://"), format!("http://127.0.0.1:{}", self.port));
         ["--store", &store, "--gcs-endpoint", &endpoint, "--gcs-allow-http"].map(str::to_owned).to_vec()
     }
 }
@@ -168,9 +169,9 @@ fn a_broker_on_azure_serves_and_recovers() {
 
 #[test]
 fn a_broker_on_google_serves_and_recovers() {
-    let server = S3Server::shared();
+    let server = S3Server::moto();
     let door = GoogleDoor::start(server);
-    serves_and_recovers(&door.arguments(&server.create_bucket()));
+    serves_and_recovers(&door.arguments(&server.new_store()));
 }
 
 #[test]

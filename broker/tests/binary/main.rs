@@ -14,6 +14,7 @@ mod process;
 mod real_clients;
 mod real_groups;
 mod refusals;
+mod s3;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
 mod verify;

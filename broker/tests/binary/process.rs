@@ -2,25 +2,22 @@
 //!
 //! What the tests need besides Rust is under `.test/`, put there by `./test --install`.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use faults::Port;
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
+
+use crate::s3::{S3Server, SECRET};
 
 /// Far beyond anything that works; only a hang meets it.
 pub const DEADLINE: Duration = Duration::from_secs(120);
-
-/// The secret key of every broker in a bucket. It is to stand in no log.
-pub const SECRET: &str = "test-secret";
 
 /// `.test/` at the top of the tree.
 pub fn installed(path: &str) -> PathBuf {
@@ -73,6 +70,8 @@ pub struct Ottla {
     pub directory: Arc<tempfile::TempDir>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Where its store is, unless that is the directory.
+    server: Option<&'static S3Server>,
     child: Option<Child>,
     /// Says once that the process is ready; closed when the process has closed its standard output.
     readiness: Option<mpsc::Receiver<()>>,
@@ -83,6 +82,11 @@ pub struct Ottla {
 impl Ottla {
     /// A broker that has not been started yet, with a store of its own.
     pub fn new(storage: Storage) -> Ottla {
+        Ottla::on(storage, S3Server::shared)
+    }
+
+    /// The same, with its bucket on a server of the test's choice.
+    pub fn on(storage: Storage, server: fn() -> &'static S3Server) -> Ottla {
         let mut broker = Ottla::bare();
         let path = broker.directory.path().display();
         let mut arguments = vec!["serve".to_owned()];
@@ -92,16 +96,11 @@ impl Ottla {
                 arguments.extend(["--store".to_owned(), format!("file:{path}/store")]);
             }
             Storage::BucketObject | Storage::BucketBlock => {
-                let server = S3Server::shared();
-                let bucket = server.create_bucket();
-                arguments.extend(["--store".to_owned(), format!("s3://{bucket}/cluster")]);
-                arguments.extend([
-                    "--s3-endpoint".to_owned(),
-                    server.endpoint(),
-                    "--s3-allow-http".to_owned(),
-                ]);
-                environment.push(("AWS_ACCESS_KEY_ID".to_owned(), "test".to_owned()));
-                environment.push(("AWS_SECRET_ACCESS_KEY".to_owned(), SECRET.to_owned()));
+                let server = server();
+                arguments.extend(["--store".to_owned(), server.new_store()]);
+                arguments.extend(server.arguments());
+                environment = server.environment();
+                broker.server = Some(server);
             }
         }
         match storage {
@@ -132,6 +131,7 @@ impl Ottla {
             directory,
             arguments: Vec::new(),
             environment: Vec::new(),
+            server: None,
             child: None,
             readiness: None,
             output: Arc::default(),
@@ -144,6 +144,7 @@ impl Ottla {
         let mut successor = Ottla::placed(self.directory.clone());
         successor.arguments.clone_from(&self.arguments);
         successor.environment.clone_from(&self.environment);
+        successor.server = self.server;
         successor
     }
 
@@ -168,8 +169,17 @@ impl Ottla {
 
     /// The command that starts the broker, for tests that expect it to fail.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        let mut command = self.program();
         command.args(&self.arguments).env("OTTLA_LISTEN", self.bootstrap());
+        command
+    }
+
+    /// The program, in its directory and with the keys of this broker alone.
+    fn program(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+            command.env_remove(name);
+        }
         command.envs(self.environment.iter().cloned()).current_dir(self.directory.path());
         command
     }
@@ -289,8 +299,8 @@ impl Ottla {
 
     /// Runs `ottla ARGUMENTS` on this broker's store, past the broker.
     pub fn tool(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
-        command.args(arguments).envs(self.environment.iter().cloned()).current_dir(self.directory.path());
+        let mut command = self.program();
+        command.args(arguments);
         for (at, argument) in self.arguments.iter().enumerate() {
             match argument.as_str() {
                 "--store" | "--s3-endpoint" => command.args(&self.arguments[at..at + 2]),
@@ -313,17 +323,7 @@ impl Ottla {
             let objects = Path::new(path).join("objects");
             return Arc::new(LocalFileSystem::new_with_prefix(objects).unwrap());
         }
-        let (bucket, prefix) = store.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-        let client = AmazonS3Builder::new()
-            .with_endpoint(self.argument("--s3-endpoint"))
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_bucket_name(bucket)
-            .with_access_key_id("test")
-            .with_secret_access_key("test-secret")
-            .build()
-            .unwrap();
-        Arc::new(PrefixStore::new(client, prefix))
+        self.server.expect("a store that is no directory").objects(store)
     }
 
     /// Runs `ottla ARGUMENTS` as a client of this broker.
@@ -344,7 +344,10 @@ impl Drop for Ottla {
             }
         }
         if !std::thread::panicking() {
-            assert!(!self.log().contains(SECRET), "the secret key stands in the log:\n{}", self.log());
+            let given = self.environment.iter().filter(|(name, _)| name == "AWS_SECRET_ACCESS_KEY");
+            for secret in given.map(|(_, secret)| &secret[..]).chain([SECRET]) {
+                assert!(!self.log().contains(secret), "the secret key stands in the log:\n{}", self.log());
+            }
         }
     }
 }
@@ -377,83 +380,5 @@ impl Server {
     pub fn endpoint(&self) -> String {
         assert!(self.child.lock().unwrap().try_wait().unwrap().is_none(), "the server is gone");
         format!("http://127.0.0.1:{}", self.port)
-    }
-}
-
-/// moto: an S3 server whose conditional creates hold under a race. One for all tests of a process.
-pub struct S3Server(Server);
-
-impl S3Server {
-    pub fn shared() -> &'static S3Server {
-        static SERVER: OnceLock<S3Server> = OnceLock::new();
-        SERVER.get_or_init(|| {
-            let port = Port::reserve();
-            S3Server(Server::start(
-                &format!(
-                    "{} {} {port}",
-                    installed("venv/bin/python").display(),
-                    source("clients/python/s3_server.py").display(),
-                ),
-                port,
-            ))
-        })
-    }
-
-    pub fn endpoint(&self) -> String {
-        self.0.endpoint()
-    }
-
-    /// A bucket of its own for whoever asks.
-    pub fn create_bucket(&self) -> String {
-        let bucket = format!("test-{}", uuid::Uuid::new_v4());
-        self.ask("PUT", &format!("/{bucket}"), b"");
-        bucket
-    }
-
-    /// One request behind every broker's back; the answer's body.
-    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.0.port.number())).unwrap();
-        let credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {credential}\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
-        )
-        .unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let said = String::from_utf8_lossy(&answer);
-        assert!(said.starts_with("HTTP/1.1 2"), "{method} {path}: {said}");
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
-        answer.split_off(end)
-    }
-}
-
-/// s3rver: a real S3 server that ignores `If-None-Match`. What must be refused.
-pub struct CarelessS3Server(Server);
-
-impl CarelessS3Server {
-    /// Its one bucket.
-    pub const BUCKET: &str = "careless";
-    /// Its access key, and its secret as well.
-    pub const KEY: &str = "S3RVER";
-
-    pub fn start(directory: &Path) -> CarelessS3Server {
-        let port = Port::reserve();
-        CarelessS3Server(Server::start(
-            &format!(
-                "{} --address 127.0.0.1 --port {port} --directory {} --configure-bucket {}",
-                installed("s3rver/node_modules/.bin/s3rver").display(),
-                directory.display(),
-                Self::BUCKET,
-            ),
-            port,
-        ))
-    }
-
-    pub fn endpoint(&self) -> String {
-        self.0.endpoint()
     }
 }

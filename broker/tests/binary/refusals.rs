@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 
 use faults::Port;
 
-use crate::process::{CarelessS3Server, DEADLINE, Ottla, S3Server, Storage, exit_within, run};
+use crate::process::{DEADLINE, Ottla, Storage, exit_within, run};
+use crate::s3::{CarelessS3Server, S3Server};
 
 /// Starts the command, expects it to leave by itself with exit code 1, and returns what it said.
 pub fn refusal(mut command: Command) -> String {
@@ -187,13 +188,10 @@ fn a_store_whose_conditional_creates_do_not_hold_is_refused() {
 #[test]
 fn a_store_that_keeps_its_promise_passes_the_check() {
     let server = S3Server::shared();
-    let bucket = server.create_bucket();
     let said = run(Command::new(env!("CARGO_BIN_EXE_ottla"))
-        .args(["store", "check", "--s3-allow-http", "--s3-endpoint", &server.endpoint()])
-        .arg("--store")
-        .arg(format!("s3://{bucket}/somewhere"))
-        .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "test"));
+        .args(["store", "check", "--store", &server.new_store()])
+        .args(server.arguments())
+        .envs(server.environment()));
     assert!(said.contains("ok"), "{said}");
 }
 
@@ -204,15 +202,9 @@ fn a_bucket_that_does_not_exist_is_refused_at_once() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
         command
             .args(["serve", "--listen", &format!("127.0.0.1:{}", Port::reserve())])
-            .args([
-                "--store",
-                "s3://no-such-bucket-here/cluster",
-                "--s3-allow-http",
-                "--s3-endpoint",
-                &server.endpoint(),
-            ])
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test");
+            .args(["--store", "s3://no-such-bucket-here/cluster"])
+            .args(server.arguments())
+            .envs(server.environment());
         command
     });
     assert!(said.contains("NoSuchBucket"), "{said}");

@@ -25,14 +25,15 @@ struct Shared {
 /// Forwards its port to another one while its door is open. It begins shut.
 pub struct Gate {
     port: Port,
-    target: u16,
+    /// `HOST:PORT`.
+    target: String,
     shared: Arc<Shared>,
 }
 
 impl Gate {
-    /// `target` is an endpoint, `http://127.0.0.1:PORT`.
+    /// `target` is an endpoint, `http://HOST:PORT`.
     pub fn before(target: &str) -> Gate {
-        let target = target.rsplit(':').next().unwrap().parse().unwrap();
+        let target = target.strip_prefix("http://").unwrap().to_owned();
         let shared =
             Shared { door: Mutex::new(Door::Shut), changed: Condvar::new(), connected: Mutex::default() };
         Gate { port: Port::reserve(), target, shared: Arc::new(shared) }
@@ -62,13 +63,13 @@ impl Gate {
 
     fn listen(&self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port.number())).unwrap();
-        let (shared, target) = (self.shared.clone(), self.target);
+        let (shared, target) = (self.shared.clone(), self.target.clone());
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if *shared.door.lock().unwrap() == Door::Shut {
                     return;
                 }
-                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                let Ok(far) = TcpStream::connect(&target) else { continue };
                 let clones = [near.try_clone().unwrap(), far.try_clone().unwrap()];
                 shared.connected.lock().unwrap().extend(clones);
                 for (from, to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use super::gate::{Door, Gate};
 use crate::ledger::Ledger;
-use crate::process::{Ottla, S3Server, Storage, run};
+use crate::process::{Ottla, Storage, run};
+use crate::s3::S3Server;
 
 /// Far above the caches that these brokers are given.
 const RESIDENT_BYTES_MAX: u64 = 512 << 20;

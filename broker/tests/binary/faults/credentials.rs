@@ -4,9 +4,10 @@
 
 use faults::{Fault, Proxy};
 
-use super::store::behind_a_proxy;
+use super::store::{behind_a_proxy, behind_a_proxy_to};
 use crate::ledger::Ledger;
 use crate::process::{Ottla, Storage};
+use crate::s3::{S3Server, SECRET};
 
 fn refused_keys_are_waited_out(storage: Storage) {
     let (mut broker, proxy) = behind_a_proxy(storage);
@@ -39,16 +40,16 @@ fn refused_keys_are_waited_out_by_a_block_wal() {
 }
 
 fn write_keys(broker: &Ottla, id: &str) {
-    let text = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = test-secret\n");
+    let text = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {SECRET}\n");
     // As tools that rotate keys do it: whole or not at all.
     let path = broker.directory.path().join("credentials");
     std::fs::write(path.with_extension("new"), text).unwrap();
     std::fs::rename(path.with_extension("new"), path).unwrap();
 }
 
-/// A broker whose keys come from a file.
+/// A broker whose keys come from a file. No server but moto takes them; it is the proxy that refuses some.
 fn with_keys_in_a_file() -> (Ottla, Proxy) {
-    let (broker, proxy) = behind_a_proxy(Storage::BucketObject);
+    let (broker, proxy) = behind_a_proxy_to(S3Server::moto, Storage::BucketObject);
     write_keys(&broker, "OLDKEY");
     let (home, file) = (broker.directory.path().to_owned(), broker.directory.path().join("credentials"));
     let broker = broker

@@ -1,76 +1,46 @@
 //! F18, F28: acknowledged data whose object is damaged or gone. Whoever asks for it hears an error, the operator hears the
 //! object's key and the offset, and nobody else hears anything: not the other partitions of the same object either.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::process::{Ottla, S3Server, Storage, run};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::process::{Ottla, Storage, run};
 use crate::wire::{Neighbour, Wire};
 
 /// CORRUPT_MESSAGE and KAFKA_STORAGE_ERROR: what a consumer hears.
 const ERRORS: [i16; 2] = [2, 56];
 
 /// The objects of a stopped broker, wherever they are.
-enum Place {
-    Directory(PathBuf),
-    Bucket(String),
+struct Place {
+    store: Arc<dyn ObjectStore>,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Place {
     fn of(broker: &Ottla) -> Place {
-        let command = broker.command();
-        let store = command.get_args().find_map(|argument| argument.to_str()?.strip_prefix("s3://"));
-        match store {
-            Some(bucket) => Place::Bucket(format!("/{bucket}")),
-            None => Place::Directory(broker.directory.path().join("store/objects")),
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Place { store: broker.objects(), runtime }
     }
 
     /// Keys of the data objects.
-    fn keys(&self) -> Vec<String> {
-        match self {
-            Place::Directory(path) => {
-                let mut keys = Vec::new();
-                for spread in std::fs::read_dir(path.join("data")).into_iter().flatten() {
-                    for object in std::fs::read_dir(spread.unwrap().path()).unwrap() {
-                        let object = object.unwrap().path();
-                        keys.push(object.strip_prefix(path).unwrap().to_str().unwrap().to_owned());
-                    }
-                }
-                keys
-            }
-            Place::Bucket(prefix) => {
-                let (bucket, cluster) = prefix[1..].split_once('/').unwrap();
-                let list = format!("/{bucket}?list-type=2&prefix={cluster}/data/");
-                let listed = String::from_utf8(S3Server::shared().ask("GET", &list, b"")).unwrap();
-                let keys = listed.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap());
-                keys.map(|key| key.strip_prefix(&format!("{cluster}/")).unwrap().to_owned()).collect()
-            }
-        }
+    fn keys(&self) -> Vec<Path> {
+        let listed = self.store.list(Some(&"data".into())).map_ok(|meta| meta.location);
+        self.runtime.block_on(listed.try_collect()).unwrap()
     }
 
-    fn read(&self, key: &str) -> Vec<u8> {
-        match self {
-            Place::Directory(path) => std::fs::read(path.join(key)).unwrap(),
-            Place::Bucket(prefix) => S3Server::shared().ask("GET", &format!("{prefix}/{key}"), b""),
-        }
+    fn read(&self, key: &Path) -> Vec<u8> {
+        self.runtime.block_on(async { self.store.get(key).await.unwrap().bytes().await.unwrap() }).to_vec()
     }
 
-    fn write(&self, key: &str, bytes: &[u8]) {
-        match self {
-            Place::Directory(path) => std::fs::write(path.join(key), bytes).unwrap(),
-            Place::Bucket(prefix) => {
-                S3Server::shared().ask("PUT", &format!("{prefix}/{key}"), bytes);
-            }
-        }
+    fn write(&self, key: &Path, bytes: &[u8]) {
+        self.runtime.block_on(self.store.put(key, bytes.to_vec().into())).unwrap();
     }
 
-    fn delete(&self, key: &str) {
-        match self {
-            Place::Directory(path) => std::fs::remove_file(path.join(key)).unwrap(),
-            Place::Bucket(prefix) => {
-                S3Server::shared().ask("DELETE", &format!("{prefix}/{key}"), b"");
-            }
-        }
+    fn delete(&self, key: &Path) {
+        self.runtime.block_on(self.store.delete(key)).unwrap();
     }
 }
 
@@ -80,7 +50,10 @@ fn position(bytes: &[u8], text: &str) -> Option<usize> {
 
 fn damaged_objects_spoil_what_they_hold_and_nothing_else(storage: Storage) {
     let mut broker = Ottla::new(storage);
+    // There is a directory once it was formatted.
+    broker.start();
     let place = Place::of(&broker);
+    broker.stop();
     // One object for each of these, and one that three partitions share.
     let mut keys = Vec::new();
     for topics in [&["flipped"][..], &["missing"], &["cut"], &["whole"], &["one", "two", "three"]] {
@@ -95,11 +68,11 @@ fn damaged_objects_spoil_what_they_hold_and_nothing_else(storage: Storage) {
         }
         let before = place.keys();
         broker.stop();
-        let holds = |key: &String| position(&place.read(key), &format!("{}: first", topics[0])).is_some();
+        let holds = |key: &Path| position(&place.read(key), &format!("{}: first", topics[0])).is_some();
         let new = place.keys().into_iter().filter(|key| !before.contains(key)).find(holds);
         keys.push(new.expect("an object with the records"));
     }
-    let flip = |key: &str, text: &str| {
+    let flip = |key: &Path, text: &str| {
         let mut bytes = place.read(key);
         let at = position(&bytes, text).expect("the record");
         bytes[at] ^= 1;
@@ -122,7 +95,7 @@ fn damaged_objects_spoil_what_they_hold_and_nothing_else(storage: Storage) {
         let log = broker.log();
         let named = log
             .lines()
-            .any(|line| line.contains(key.as_str()) && line.contains("offset=0") && line.contains("ERROR"));
+            .any(|line| line.contains(key.as_ref()) && line.contains("offset=0") && line.contains("ERROR"));
         assert!(named, "the operator is not told of {key}:\n{log}");
         neighbour.goes_on();
     }

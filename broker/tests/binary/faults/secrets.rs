@@ -1,9 +1,12 @@
 //! F57: what is secret stands in no log, however much is logged. (That the logs of all other tests here hold no secret
 //! either is asserted where each broker is put away, in `process.rs`.)
+//!
+//! On moto, which takes the canaries for keys.
 
-use super::store::behind_a_proxy;
+use super::store::behind_a_proxy_to;
 use crate::process::{Ottla, Storage, run};
 use crate::refusals::refusal;
+use crate::s3::S3Server;
 use faults::Fault;
 
 const SECRET: &str = "canary-of-the-secret-key";
@@ -33,7 +36,7 @@ fn holds_no_canary(log: &str) {
 
 #[test]
 fn secrets_of_the_environment_stand_in_no_log() {
-    let (broker, proxy) = behind_a_proxy(Storage::BucketObject);
+    let (broker, proxy) = behind_a_proxy_to(S3Server::moto, Storage::BucketObject);
     let mut broker = broker
         .with(&["--log", "trace"])
         .with_variable("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -43,7 +46,7 @@ fn secrets_of_the_environment_stand_in_no_log() {
 
 #[test]
 fn secrets_of_a_file_stand_in_no_log() {
-    let (broker, proxy) = behind_a_proxy(Storage::BucketObject);
+    let (broker, proxy) = behind_a_proxy_to(S3Server::moto, Storage::BucketObject);
     let file = broker.directory.path().join("credentials");
     let text = format!(
         "[default]\naws_access_key_id = id\naws_secret_access_key = {SECRET}\naws_session_token = {TOKEN}\n"

@@ -16,7 +16,8 @@ use faults::{Fault, Operation, Proxy, Rule};
 
 use crate::ledger::Ledger;
 use crate::load::Load;
-use crate::process::{DEADLINE, Ottla, S3Server, Storage, run};
+use crate::process::{DEADLINE, Ottla, Storage, run};
+use crate::s3::S3Server;
 use crate::wire::Wire;
 
 const EVERY_KIND: [Operation; 4] = [Operation::Put, Operation::Get, Operation::List, Operation::Delete];
@@ -60,8 +61,13 @@ pub fn number(variable: &str, default: u64) -> u64 {
 
 /// A broker, not started yet, and the proxy between it and its store.
 pub fn behind_a_proxy(storage: Storage) -> (Ottla, Proxy) {
-    let proxy = Proxy::before(&S3Server::shared().endpoint(), 1, number("OTTLA_FAULT_SEED", 1));
-    let broker = Ottla::new(storage).with(&["--s3-endpoint", &proxy.endpoint()]).with(&QUICK);
+    behind_a_proxy_to(S3Server::shared, storage)
+}
+
+/// The same, with its store on `server`.
+pub fn behind_a_proxy_to(server: fn() -> &'static S3Server, storage: Storage) -> (Ottla, Proxy) {
+    let proxy = Proxy::before(&server().endpoint(), 1, number("OTTLA_FAULT_SEED", 1));
+    let broker = Ottla::on(storage, server).with(&["--s3-endpoint", &proxy.endpoint()]).with(&QUICK);
     (broker, proxy)
 }
 

@@ -1,4 +1,4 @@
-"""moto's S3 server on 127.0.0.1: s3_server.py PORT.
+"""moto's S3 server on 127.0.0.1, with one bucket: s3_server.py PORT BUCKET.
 
 Its threads look whether an object is there and create it in two steps, so on a busy machine two conditional creates can
 both succeed. Here they go through one at a time.
@@ -9,7 +9,9 @@ import os
 import sys
 import threading
 
+from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from moto.server import MotoRequestHandler
 from werkzeug.serving import run_simple
 
@@ -29,7 +31,8 @@ class OneCreateAtATime:
 
 
 if __name__ == "__main__":
-    port = int(sys.argv[1])
+    port, bucket = int(sys.argv[1]), sys.argv[2]
     os.environ["MOTO_PORT"] = str(port)
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
     application = OneCreateAtATime(DomainDispatcherApplication(create_backend_app))
     run_simple("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler)

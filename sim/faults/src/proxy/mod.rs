@@ -9,6 +9,8 @@
 //! The rules are the crate's. Keys are what follows the bucket and the cluster's prefix in the path. The n-th request
 //! has the n-th coins of the seed, so a seed repeats a run as far as the client's own order repeats.
 //!
+//! Headers pass as they are, `Host` too: it is the proxy's own address, and signatures hold for it.
+//!
 //! A thread per connection; a proxy that is dropped cuts them all.
 
 mod http;
@@ -48,8 +50,8 @@ pub struct Proxy {
 }
 
 struct Shared {
-    /// The server's port on loopback.
-    target: u16,
+    /// The server, `HOST:PORT`.
+    target: String,
     /// How many leading parts of a path are not the key's.
     depth: usize,
     seed: u64,
@@ -76,13 +78,13 @@ struct State {
 }
 
 impl Proxy {
-    /// Before the server `target`, `http://127.0.0.1:PORT`; requests are for `BUCKET/PREFIX`, where `prefix_parts`
+    /// Before the server `target`, `http://HOST:PORT`; requests are for `BUCKET/PREFIX`, where `prefix_parts`
     /// says how many parts the prefix has.
     ///
     /// # Panics
-    /// If there is no port to listen on, or `target` names none.
+    /// If there is no port to listen on, or `target` is no such URL.
     pub fn before(target: &str, prefix_parts: usize, seed: u64) -> Proxy {
-        let target = target.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        let target = target.strip_prefix("http://").expect("a URL of plain HTTP").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port to listen on");
         let port = listener.local_addr().expect("it is bound").port();
         let shared = Arc::new(Shared {
@@ -264,7 +266,7 @@ impl Shared {
 
     /// Asks the server, on a connection for this request alone.
     fn forward(&self, request: &Message) -> io::Result<Message> {
-        let stream = TcpStream::connect(("127.0.0.1", self.target))?;
+        let stream = TcpStream::connect(&self.target)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SERVER_TIMEOUT))?;
         let (method, _) = request.method_and_target();

@@ -187,6 +187,26 @@ fn an_expired_key_is_refused_and_others_are_not() {
     assert_eq!(proxy.struck(), 1);
 }
 
+/// A signature holds for the host that the client asked.
+#[test]
+fn what_was_signed_reaches_the_server_as_it_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::before(&format!("http://{}", listener.local_addr().unwrap()), 1, 1);
+    let signed = [("Host", "127.0.0.1:4711"), ("Authorization", "AWS4-HMAC-SHA256 x"), ("x-amz-date", "now")];
+    let headers = signed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let start = "PUT /bucket/cluster/a%2Fb?x=y%20z HTTP/1.1".to_owned();
+    let request = Message { start, headers: headers.to_vec(), body: b"body".to_vec() };
+    let stream = TcpStream::connect(("127.0.0.1", proxy.port)).unwrap();
+    request.write(&mut &stream, Some(request.body.len()), false).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    let arrived = Message::request(&mut BufReader::new(&server)).unwrap().unwrap();
+    assert_eq!((&arrived.start, &arrived.body), (&request.start, &request.body));
+    for (name, value) in signed {
+        let there: Vec<_> = arrived.headers.iter().filter(|(there, _)| there == name).collect();
+        assert_eq!(there, [&(name.to_owned(), value.to_owned())]);
+    }
+}
+
 #[test]
 fn the_same_seed_strikes_the_same_requests() {
     let struck = |seed| {

@@ -10,6 +10,7 @@ use faults::Port;
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -21,8 +22,63 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 pub enum Storage {
     /// A directory, and a file as the volume of the WAL.
     Directory,
-    /// A bucket on a server of moto's (`.test/venv`, by `./test --install`), and the WAL inside.
+    /// A bucket on an S3 server, and the WAL inside.
     Bucket,
+    /// A bucket on an S3 server, and a file as the volume of the WAL.
+    BucketBlock,
+}
+
+/// The S3 server of what is in a bucket.
+#[derive(Clone, Debug, clap::Args)]
+pub struct S3 {
+    /// An S3 server that runs already, http://HOST:PORT, with the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    /// Without it moto is started, for this run alone
+    #[arg(long)]
+    s3_endpoint: Option<String>,
+    /// A bucket there
+    #[arg(long, default_value = "ottla-test")]
+    s3_bucket: String,
+    /// Where moto is installed, as ./test --install does it
+    #[arg(long, default_value = ".test/venv/bin/python")]
+    moto_python: PathBuf,
+    /// What starts it
+    #[arg(long, default_value = "broker/tests/clients/python/s3_server.py")]
+    moto_script: PathBuf,
+}
+
+impl S3 {
+    /// The endpoint, and the server if it was started for this.
+    async fn start(&self, log: &Path) -> anyhow::Result<(String, Option<(Child, Port)>)> {
+        if let Some(endpoint) = &self.s3_endpoint {
+            return Ok((endpoint.clone(), None));
+        }
+        let port = Port::reserve();
+        let log = std::fs::File::create(log)?;
+        let server = Command::new(&self.moto_python)
+            .arg(&self.moto_script)
+            .args([&port.to_string(), &self.s3_bucket])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| {
+                format!("starting {}; `./test --install` puts it there", self.moto_python.display())
+            })?;
+        let listens = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port.number())).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(READY_TIMEOUT, listens).await.context("the S3 server does not listen")?;
+        Ok((format!("http://127.0.0.1:{port}"), Some((server, port))))
+    }
+
+    /// The keys. moto takes any.
+    fn keys(&self) -> [(&'static str, String); 2] {
+        let key = |name| std::env::var(name).unwrap_or_else(|_| "test".to_owned());
+        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, key(name)))
+    }
 }
 
 pub struct Ottla {
@@ -32,6 +88,7 @@ pub struct Ottla {
     _port: Port,
     arguments: Vec<String>,
     child: Option<Child>,
+    keys: [(&'static str, String); 2],
     store: Box<dyn ObjectStore>,
     _s3: Option<(Child, Port)>,
 }
@@ -42,12 +99,13 @@ impl Ottla {
         program: &Path,
         storage: Storage,
         directory: &Path,
-        moto: &Path,
+        s3: &S3,
         more: &[String],
     ) -> anyhow::Result<Ottla> {
         let path = directory.display();
         let mut arguments = vec!["serve".to_owned(), "--shutdown-timeout=60s".to_owned()];
-        let mut s3 = None;
+        let keys = s3.keys();
+        let mut server = None;
         let store: Box<dyn ObjectStore> = match storage {
             Storage::Directory => {
                 let root = directory.join("store");
@@ -56,34 +114,25 @@ impl Ottla {
                 arguments.push(format!("--wal=block://{path}/wal?capacity=256MiB"));
                 Box::new(LocalFileSystem::new_with_prefix(&root)?)
             }
-            Storage::Bucket => {
-                let port = Port::reserve();
-                let endpoint = format!("http://127.0.0.1:{port}");
-                let log = std::fs::File::create(directory.join("s3.log"))?;
-                let server = Command::new(moto)
-                    .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-                    .stdin(Stdio::null())
-                    .stdout(log.try_clone()?)
-                    .stderr(log)
-                    .kill_on_drop(true)
-                    .spawn()
-                    .with_context(|| {
-                        format!("starting {}; `./test --install` puts it there", moto.display())
-                    })?;
-                create_bucket(port.number()).await?;
-                s3 = Some((server, port));
-                arguments.push("--store=s3://soak/cluster".to_owned());
+            Storage::Bucket | Storage::BucketBlock => {
+                let endpoint;
+                (endpoint, server) = s3.start(&directory.join("s3.log")).await?;
+                let prefix = format!("bench-{}", uuid::Uuid::new_v4());
+                arguments.push(format!("--store=s3://{}/{prefix}", s3.s3_bucket));
                 arguments.push(format!("--s3-endpoint={endpoint}"));
                 arguments.push("--s3-allow-http".to_owned());
+                if storage == Storage::BucketBlock {
+                    arguments.push(format!("--wal=block://{path}/wal?capacity=256MiB"));
+                }
                 let store = AmazonS3Builder::new()
-                    .with_bucket_name("soak")
-                    .with_region("us-east-1")
+                    .with_bucket_name(&s3.s3_bucket)
+                    .with_region(std::env::var("AWS_REGION").unwrap_or_else(|_| "us-east-1".to_owned()))
                     .with_endpoint(endpoint)
-                    .with_access_key_id("test")
-                    .with_secret_access_key("test-secret")
+                    .with_access_key_id(&keys[0].1)
+                    .with_secret_access_key(&keys[1].1)
                     .with_client_options(ClientOptions::new().with_allow_http(true))
                     .build()?;
-                Box::new(store)
+                Box::new(PrefixStore::new(store, prefix))
             }
         };
         arguments.extend(["--kafka".to_owned(), "group.initial.rebalance.delay.ms=0".to_owned()]);
@@ -97,8 +146,9 @@ impl Ottla {
             _port: port,
             arguments,
             child: None,
+            keys,
             store,
-            _s3: s3,
+            _s3: server,
         })
     }
 
@@ -113,7 +163,7 @@ impl Ottla {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .env("OTTLA_LISTEN", format!("127.0.0.1:{}", self.port))
-            .envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test-secret")])
+            .envs(self.keys.iter().cloned())
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -163,7 +213,7 @@ impl Ottla {
             .filter(|argument| argument.starts_with("--store") || argument.starts_with("--s3-"));
         let mut command = Command::new(&self.program);
         command.args(arguments).args(of_store).stdin(Stdio::null());
-        command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test-secret")]);
+        command.envs(self.keys.iter().cloned());
         Ok(command.output().await?)
     }
 
@@ -184,30 +234,11 @@ impl Ottla {
         let mut found = BTreeMap::new();
         let mut listing = self.store.list(None);
         while let Some(object) = listing.try_next().await? {
-            let key = object.location.as_ref().trim_start_matches("cluster/").trim_start_matches("objects/");
+            let key = object.location.as_ref().trim_start_matches("objects/");
             let part = key.split('/').next().unwrap_or_default().to_owned();
             let (count, bytes) = found.entry(part).or_insert((0, 0));
             (*count, *bytes) = (*count + 1, *bytes + object.size);
         }
         Ok(found)
     }
-}
-
-/// A bare PUT: moto looks at no signature.
-async fn create_bucket(port: u16) -> anyhow::Result<()> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    for _ in 0..300 {
-        if let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
-            let request = format!(
-                "PUT /soak HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            );
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            ensure!(answer.starts_with("HTTP/1.1 200"), "the bucket was not created: {answer}");
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    bail!("the S3 server does not listen")
 }
