@@ -1,12 +1,12 @@
 //! kafka.md 4.F: Fetch.
 
-use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::{FetchRequest, ProduceRequest};
 use ottla::partition::batch::BatchHeader;
 use ottla::server::Config;
 use uuid::Uuid;
 
-use crate::support::{TestBroker, fetch_request, name, until};
+use crate::support::{Disk, Options, TestBroker, fetch_request, name, produce_request, until};
 use crate::testing;
 
 fn plain(count: i32) -> Vec<u8> {
@@ -206,6 +206,27 @@ async fn behaviour_68_out_of_range_says_where_the_log_is() {
     }
     let end = client.fetch("topic", 0, 3).await;
     assert_eq!((end.error_code, end.records.map(|records| records.len())), (0, Some(0)));
+}
+
+#[tokio::test]
+async fn behaviour_68_what_is_not_durable_yet_is_neither_read_nor_out_of_range() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
+    let (mut producer, mut client) = (broker.connect().await, broker.connect().await);
+    client.produced("topic", 0, &plain(3)).await;
+    disk.wal.hold();
+    let produced = producer.send(9, &produce_request("topic", 0, &plain(2))).await;
+    until(|| partition.log_end() == 5).await;
+    for (offset, error) in [(3, 0), (4, 0), (5, 0), (6, 1)] {
+        let answer = client.fetch("topic", 0, offset).await;
+        let bytes = answer.records.map_or(0, |records| records.len());
+        assert_eq!((answer.error_code, answer.high_watermark, bytes), (error, 3, 0), "{offset}");
+    }
+    disk.wal.resume();
+    producer.receive::<ProduceRequest>(9, produced).await;
+    assert!(!client.fetch("topic", 0, 4).await.records.expect("records").is_empty());
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! kafka.md 4.F: leader epochs, over restarts, each of which begins one.
 
-use kafka_protocol::messages::OffsetForLeaderEpochRequest;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
+use kafka_protocol::messages::{OffsetForLeaderEpochRequest, ProduceRequest};
 
-use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name};
+use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name, produce_request, until};
 use crate::testing;
 
 /// Error, epoch and end offset.
@@ -92,6 +92,24 @@ async fn behaviour_72_where_epochs_end_over_restarts() {
     assert_eq!(ask(&mut client, 4, -1, 4).await, (0, 4, 9));
     broker.broker.right.revoke("a test");
     assert_eq!(ask(&mut client, 4, -1, 0).await, (6, -1, -1), "a deposed leader does not know");
+}
+
+/// What is not durable may never be: a client that was told of it would look like one from a lost past.
+#[tokio::test]
+async fn behaviour_72_an_epoch_ends_where_it_is_durable() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
+    let (mut producer, mut client) = (broker.connect().await, broker.connect().await);
+    client.produced("topic", 0, &testing::batch(3, |_| {})).await;
+    disk.wal.hold();
+    let produced = producer.send(9, &produce_request("topic", 0, &testing::batch(2, |_| {}))).await;
+    until(|| partition.log_end() == 5).await;
+    assert_eq!(ask(&mut client, 4, -1, 0).await, (0, 0, 3));
+    disk.wal.resume();
+    producer.receive::<ProduceRequest>(9, produced).await;
+    assert_eq!(ask(&mut client, 4, -1, 0).await, (0, 0, 5));
 }
 
 #[tokio::test]

@@ -175,7 +175,11 @@ async fn behaviour_78_a_deletion_that_is_not_durable_in_time_says_so() {
     broker.broker.right.revoke("a test");
     // Nor does it say what is out of range, which a client would believe.
     for offset in [7, 99] {
-        assert_eq!(delete(&mut client, 2, "topic", 0, offset).await, (6, -1), "a deposed leader decides nothing");
+        assert_eq!(
+            delete(&mut client, 2, "topic", 0, offset).await,
+            (6, -1),
+            "a deposed leader decides nothing"
+        );
     }
 }
 
