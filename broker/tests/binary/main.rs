@@ -15,6 +15,7 @@ mod real_clients;
 mod real_groups;
 mod refusals;
 mod s3;
+mod startup;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
 mod verify;

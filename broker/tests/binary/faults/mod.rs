@@ -7,7 +7,7 @@ mod flips;
 mod memory;
 mod objects;
 mod secrets;
-mod store;
+pub mod store;
 mod table;
 mod volume;
 mod watermark;

@@ -71,6 +71,7 @@ struct State {
     closed: bool,
     requests: u64,
     counts: Counts,
+    bytes_read: u64,
     log: Vec<Seen>,
     late: Vec<Message>,
     connections: HashMap<u64, TcpStream>,
@@ -158,6 +159,11 @@ impl Proxy {
         self.shared.state.lock().counts
     }
 
+    /// Bytes of objects that were read: the bodies of GETs that succeeded.
+    pub fn bytes_read(&self) -> u64 {
+        self.shared.state.lock().bytes_read
+    }
+
     /// The requests so far, hit by a fault or not.
     pub fn log(&self) -> Vec<Seen> {
         self.shared.state.lock().log.clone()
@@ -207,6 +213,9 @@ impl Shared {
             let (fault, heals) = self.strike(operation, &key, signed);
             match self.answer(&request, fault, heals)? {
                 Some(answer) => {
+                    if operation == Operation::Get && (200..300).contains(&answer.message.status()) {
+                        self.state.lock().bytes_read += answer.message.body.len() as u64;
+                    }
                     let promised = (request.method_and_target().0 != "HEAD").then_some(answer.promised);
                     answer.message.write(&mut &*stream, promised, false)?;
                     if answer.cut {
