@@ -13,6 +13,7 @@ mod load;
 mod process;
 mod real_clients;
 mod real_groups;
+mod real_positions;
 mod refusals;
 mod s3;
 mod startup;
