@@ -136,7 +136,8 @@ In words:
   groups are not there.
 - **Changes while it runs.** Topics' configs and the broker configs that give their defaults can be changed, and act at
   once; the other configs of the broker are options of the start ([config-kafka.md](config-kafka.md)). Groups, clients'
-  metrics and loggers have no configs.
+  metrics and loggers have no configs: `kafka-configs` says so, and for users, clients and addresses (quotas, SCRAM) that
+  the broker does not support it.
 - **Several brokers.** One broker per store. A second process with the same id replaces a dead one.
 - **Security.** No TLS, no authentication, no ACLs. The broker listens on loopback unless told otherwise.
 - **Quotas.** None; throttle times are always 0.
