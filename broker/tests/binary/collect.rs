@@ -1,7 +1,6 @@
 //! What nothing needs any more leaves the store, and nothing else does.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -9,7 +8,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use s3stream::ObjectId;
 use s3stream::object::{object_key, parse_object_key};
 
-use crate::process::{DEADLINE, Ottla, Storage, run};
+use crate::process::{Ottla, Storage, run, wait_until};
 use crate::verify::report;
 
 /// A broker that uploads at once and collects at once.
@@ -46,14 +45,6 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn keys(store: &dyn ObjectStore, prefix: &str) -> BTreeSet<Path> {
     let listed = block_on(store.list(Some(&prefix.into())).try_collect::<Vec<_>>()).unwrap();
     listed.into_iter().map(|meta| meta.location).collect()
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
 }
 
 fn collects(storage: Storage) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::process::{DEADLINE, Ottla, run};
+use crate::process::{DEADLINE, Ottla, run, wait_for, wait_until};
 use crate::testing;
 use crate::wire::Wire;
 
@@ -43,10 +43,7 @@ impl Ledger {
     }
 
     pub fn produce_until_acknowledged(&mut self) {
-        let began = Instant::now();
-        while !self.produce() {
-            assert!(began.elapsed() < DEADLINE, "it does not recover");
-        }
+        wait_until("it does not recover", || self.produce());
     }
 
     /// As long as the WAL or its right lasts.
@@ -61,14 +58,13 @@ impl Ledger {
     pub fn verify(&self, broker: &Ottla) {
         let mut wire = Wire::connect(broker);
         for (offset, timestamp) in &self.acknowledged {
-            let began = Instant::now();
-            let records = loop {
+            let records = wait_for(|| {
                 let fetched = wire.fetch(self.topic, *offset).expect("an answer");
                 match fetched.records.filter(|records| !records.is_empty()) {
-                    Some(records) if fetched.error_code == 0 => break records,
-                    _ => assert!(began.elapsed() < DEADLINE, "offset {offset}: {}", fetched.error_code),
+                    Some(records) if fetched.error_code == 0 => Ok(records),
+                    _ => Err(format!("offset {offset}: {}", fetched.error_code)),
                 }
-            };
+            });
             assert_eq!(records[..8], offset.to_be_bytes(), "the batch at {offset}");
             assert_eq!(records[27..35], timestamp.to_be_bytes(), "the batch at {offset} is another");
         }

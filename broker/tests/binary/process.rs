@@ -53,6 +53,26 @@ pub fn exit_within(child: &mut Child, deadline: Duration) -> Option<ExitStatus> 
     None
 }
 
+/// Looks until there is something, with pauses that grow to 50 ms. Should there never be anything, the panic says what was
+/// in its way last.
+pub fn wait_for<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(missing) => assert!(began.elapsed() < DEADLINE, "{missing}"),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Waits until something holds. `otherwise` is what is wrong if it never does.
+pub fn wait_until(otherwise: &str, mut holds: impl FnMut() -> bool) {
+    wait_for(|| if holds() { Ok(()) } else { Err(otherwise.to_owned()) });
+}
+
 /// One of the four ways to keep data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -235,12 +255,14 @@ impl Ottla {
 
     /// Waits until the log holds `text`.
     pub fn wait_until_logged(&mut self, text: &str) {
-        let began = Instant::now();
-        while !self.log().contains(text) {
+        wait_for(|| {
+            let log = self.log();
+            if log.contains(text) {
+                return Ok(());
+            }
             assert!(self.is_running(), "the broker left:\n{}", self.log());
-            assert!(began.elapsed() < DEADLINE, "{text:?} is not in the log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Err(format!("{text:?} is not in the log:\n{log}"))
+        });
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -369,11 +391,9 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port.number())).is_err() {
-            assert!(began.elapsed() < DEADLINE, "the server did not start: {command}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until(&format!("the server did not start: {command}"), || {
+            TcpStream::connect(("127.0.0.1", port.number())).is_ok()
+        });
         Server { port, child: Mutex::new(child) }
     }
 

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 
-use crate::process::{DEADLINE, Ottla, run};
+use crate::process::{DEADLINE, Ottla, run, wait_until};
 use crate::testing;
 
 /// For a broker that waits for its store; a healthy one is far from it even on a slow machine.
@@ -184,13 +184,11 @@ impl Neighbour {
     /// Waits until it has produced and consumed some more, begun after this call.
     pub fn goes_on(&self) {
         let wanted = self.rounds.load(Ordering::Relaxed) + 3;
-        let began = Instant::now();
-        while self.rounds.load(Ordering::Relaxed) < wanted {
+        wait_until("the neighbour waits in vain", || {
             let thread = self.thread.as_ref().expect("it has not moved out");
             assert!(!thread.is_finished(), "the neighbour was harmed");
-            assert!(began.elapsed() < DEADLINE, "the neighbour waits in vain");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            self.rounds.load(Ordering::Relaxed) >= wanted
+        });
     }
 
     /// It was unharmed to the end.

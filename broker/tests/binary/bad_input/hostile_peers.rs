@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, MetadataRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::process::{DEADLINE, Ottla, Storage, run};
+use crate::process::{Ottla, Storage, run, wait_for};
 use crate::testing;
 use crate::wire::{Neighbour, Wire, frame, raw_frame};
 
@@ -49,11 +49,10 @@ impl Scene {
     }
 
     fn wait_until_descriptors_are_at_most(&self, count: usize) {
-        let began = std::time::Instant::now();
-        while self.descriptors() > count {
-            assert!(began.elapsed() < DEADLINE, "{} descriptors remain open", self.descriptors());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        wait_for(|| match self.descriptors() {
+            open if open > count => Err(format!("{open} descriptors remain open")),
+            _ => Ok(()),
+        });
     }
 }
 

@@ -14,13 +14,12 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::io::{Errno, FdFlags};
 
-use crate::process::{DEADLINE, run};
+use crate::process::{run, wait_for};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -149,11 +148,10 @@ impl FaultyFile {
 
     /// Waits until a request hangs.
     pub fn wait_until_hanging(&self) {
-        let began = Instant::now();
-        while self.hanging() == 0 {
-            assert!(began.elapsed() < DEADLINE, "the trouble met nobody: {:?}", self.served());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_for(|| match self.hanging() {
+            0 => Err(format!("the trouble met nobody: {:?}", self.served())),
+            _ => Ok(()),
+        });
     }
 
     /// The power goes, and comes again. Returns how many bytes had been written and not flushed.

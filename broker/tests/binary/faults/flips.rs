@@ -6,13 +6,12 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::store::number;
-use crate::process::{DEADLINE, Ottla, Storage, run};
+use crate::process::{Ottla, Storage, run, wait_for};
 
 /// What is flipped: a name for messages, the file, and the byte.
 struct Place {
@@ -42,17 +41,15 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 /// Whether the broker has become ready; if not, it has left by itself.
 fn comes_up(broker: &mut Ottla) -> bool {
     broker.begin();
-    let began = Instant::now();
-    loop {
+    wait_for(|| {
         if broker.output().contains("ottla consume") {
-            return true;
+            return Ok(true);
         }
         if !broker.is_running() {
-            return false;
+            return Ok(false);
         }
-        assert!(began.elapsed() < DEADLINE, "it neither starts nor leaves: {}", broker.log());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        Err(format!("it neither starts nor leaves: {}", broker.log()))
+    })
 }
 
 /// A broker that was killed, a copy of all that it left, and what it had acknowledged.

@@ -11,7 +11,7 @@ use super::disk::{Cached, FaultyFile, Trouble};
 use super::store::number;
 use crate::ledger::Ledger;
 use crate::load::Load;
-use crate::process::{Ottla, Storage, run};
+use crate::process::{Ottla, Storage, run, wait_until};
 use crate::wire::Wire;
 
 const VOLUME_BYTES: usize = 16 << 20;
@@ -144,11 +144,10 @@ fn interrupted_calls_are_made_again() {
         .spawn()
         .expect("strace is installed");
     let interrupted = || std::fs::read_to_string(&trace).unwrap_or_default().matches("EINTR").count();
-    let began = std::time::Instant::now();
-    while interrupted() < 20 {
-        assert!(began.elapsed() < crate::process::DEADLINE, "nothing was interrupted");
+    wait_until("nothing was interrupted", || {
         ledger.produce_until_acknowledged();
-    }
+        interrupted() >= 20
+    });
     run(Command::new("kill").args(["-INT", &tracer.id().to_string()]));
     tracer.wait().unwrap();
     broker.kill();

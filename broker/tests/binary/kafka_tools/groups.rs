@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::tools::{Tools, rows, sorted};
-use crate::process::{DEADLINE, Ottla, Storage, exit_within};
+use crate::process::{DEADLINE, Ottla, Storage, exit_within, wait_until};
 
 /// By partition.
 type Offsets = BTreeMap<i32, i64>;
@@ -127,7 +127,7 @@ fn groups_with_and_without_members() {
         .unwrap();
     let state = || tools.run("kafka-consumer-groups --describe --group g --state");
     let stable = |state: &str| rows(state).last().is_some_and(|row| row.ends_with(&["range", "Stable", "1"]));
-    wait_until(|| stable(&state()));
+    wait_until("the member does not get the partitions", || stable(&state()));
     let members = tools.run("kafka-consumer-groups --describe --group g --members --verbose");
     let members = rows(&members);
     assert_eq!(members.len(), 2, "{members:?}");
@@ -142,7 +142,7 @@ fn groups_with_and_without_members() {
     let pid = member.id().to_string();
     Command::new("kill").args(["-TERM", &pid]).status().unwrap();
     assert!(exit_within(&mut member, DEADLINE).is_some(), "it leaves the group, and ends");
-    wait_until(|| state().contains("Empty"));
+    wait_until("the group does not empty", || state().contains("Empty"));
     broker.stop();
 }
 
@@ -169,12 +169,4 @@ fn deleted_offsets_and_groups() {
     // A new group of the name begins anew.
     assert_eq!(tools.run(&format!("{CONSUME} --max-messages 6")).lines().count(), 6);
     broker.stop();
-}
-
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < DEADLINE, "in vain");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
