@@ -11,6 +11,7 @@ use s3stream::{ObjectId, StreamId};
 use tokio::time::timeout;
 
 use super::{Error, Options, ProblemKind, Progress, Run};
+use crate::config::{BrokerConfig, TopicConfig};
 use crate::metadata::image::Image;
 
 /// How much of an object's end the first read asks for.
@@ -82,9 +83,12 @@ impl Run {
 
 fn expectations(image: &Image) -> HashMap<ObjectId, Vec<Expected>> {
     let mut expected: HashMap<ObjectId, Vec<Expected>> = HashMap::new();
+    let mut by_leader: HashMap<u32, BrokerConfig> = HashMap::new();
     for topic in image.topics() {
-        let compacted = topic.config("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
         for partition in topic.partitions.iter() {
+            let leader = partition.leader;
+            let broker = by_leader.entry(leader).or_insert_with(|| broker_config(image, leader));
+            let compacted = TopicConfig::of(topic, broker).cleanup().compact;
             for (stream, gaps) in [(partition.log, compacted), (partition.checkpoint, false)] {
                 for located in image.parts(stream) {
                     let offsets = located.part.base..located.part.end;
@@ -94,6 +98,11 @@ fn expectations(image: &Image) -> HashMap<ObjectId, Vec<Expected>> {
         }
     }
     expected
+}
+
+/// What the metadata says of a broker's configs. What it was started with stands nowhere.
+fn broker_config(image: &Image, broker: u32) -> BrokerConfig {
+    BrokerConfig::default().with_dynamic(image.broker_configs(None), image.broker_configs(Some(broker)))
 }
 
 /// Why an object could not be checked.
@@ -235,5 +244,73 @@ async fn read(
             _ => Err(Failure::Unavailable(error.to_string())),
         },
         Err(_) => Err(Failure::Unavailable(format!("{key}: no answer in time"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use s3stream::metadata::{Commit, NewObject, StreamPart};
+    use uuid::Uuid;
+    use wal::{Incarnation, Position};
+
+    use super::*;
+    use crate::metadata::apply::At;
+    use crate::metadata::command::{Command, FORMAT_VERSION, NewTopic, Registration};
+    use crate::metadata::image::Listener;
+
+    /// An image in which a topic with `cleanup.policy` has a part, and its object.
+    fn image(topic_policy: Option<&str>, cluster: Option<&str>, own: Option<&str>) -> (Image, ObjectId) {
+        let mut image = Image::empty();
+        let mut number = 0;
+        let mut apply = |command: Command| {
+            number += 1;
+            image.apply(At { number, time_ms: 0 }, &command).unwrap();
+        };
+        let by = Incarnation { broker: 1, epoch: 2 };
+        apply(Command::Format { cluster_id: "cluster".into(), format: FORMAT_VERSION });
+        apply(Command::RegisterBroker(Registration {
+            broker: 1,
+            wal_uri: "memory:1".into(),
+            lease_ms: 10_000,
+            listener: Listener { host: "localhost".into(), port: 9092 },
+            rack: None,
+            machine: "machine".into(),
+        }));
+        apply(Command::OpenLeaderships { by });
+        let set = |name: &str, value: Option<&str>| {
+            value.map(|value| (name.into(), value.into())).into_iter().collect::<Vec<_>>()
+        };
+        let configs = set("cleanup.policy", topic_policy);
+        let topic = NewTopic { id: Uuid::new_v4(), name: "t".into(), partitions: 1, configs };
+        apply(Command::CreateTopics { by, topics: vec![topic] });
+        for (broker, value) in [(None, cluster), (Some(1), own)] {
+            let shall = set("log.cleanup.policy", value);
+            if !shall.is_empty() {
+                apply(Command::SetBrokerConfigs { by, broker, was: Vec::new(), shall });
+            }
+        }
+        let id = ObjectId::Data { owner: by, counter: 0 };
+        let part = StreamPart { stream: StreamId(0), base: 0, end: 5, max_timestamp: 0, bytes: 50 };
+        let object = NewObject { id, size_bytes: 100, parts: vec![part] };
+        apply(Command::CommitObjects {
+            commit: Commit { owner: by, objects: vec![object], wal_trim: Position(1) },
+        });
+        (image, id)
+    }
+
+    #[test]
+    fn gaps_are_expected_where_the_policy_that_holds_compacts() {
+        for (topic, cluster, own, gaps) in [
+            (None, None, None, false),
+            (Some("compact"), None, None, true),
+            (Some("compact,delete"), None, None, true),
+            (None, Some("compact"), None, true),
+            (None, None, Some("compact"), true),
+            (None, Some("compact"), Some("delete"), false),
+            (Some("delete"), Some("compact"), None, false),
+        ] {
+            let (image, id) = image(topic, cluster, own);
+            assert_eq!(expectations(&image)[&id][0].gaps, gaps, "{topic:?} {cluster:?} {own:?}");
+        }
     }
 }

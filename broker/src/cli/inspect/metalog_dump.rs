@@ -1,6 +1,8 @@
 //! `ottla metalog dump`: entries and snapshots of the metadata log, as they lie in the store.
 //!
-//! It goes by a listing and decodes each object alone, so it shows something even where no broker would start.
+//! It goes by a listing and decodes each object alone, so it shows something even where no broker would start. What a
+//! living broker's retention deletes after it was listed is no damage: an object that is not there any more is looked for
+//! in a second listing, and passed over if that begins behind it, since retention deletes in ascending order.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +19,9 @@ use serde_json::json;
 use super::{Out, time};
 use crate::metadata::command::Command as MetadataCommand;
 use crate::metadata::image::Image;
+
+const ENTRIES: &str = "meta/log";
+const SNAPSHOTS: &str = "meta/snapshot";
 
 pub(super) fn command() -> Command {
     let number = |name: &'static str, help: &'static str| {
@@ -46,10 +51,12 @@ pub(super) async fn run(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<(
     let stores = super::stores(matches)?;
     let from = matches.get_one::<u64>("from").copied().unwrap_or(0);
     let to = matches.get_one::<u64>("to").copied().unwrap_or(u64::MAX);
+    let prefix = if matches.get_flag("snapshots") { SNAPSHOTS } else { ENTRIES };
+    let listed = numbered(&*stores.data, prefix, from, to).await?;
     let faults = if matches.get_flag("snapshots") {
-        snapshots(&*stores.data, from, to, out).await?
+        snapshots(&*stores.data, listed, out).await?
     } else {
-        entries(&*stores.data, from, to, out).await?
+        entries(&*stores.data, listed, out).await?
     };
     if faults > 0 {
         bail!(
@@ -62,12 +69,7 @@ pub(super) async fn run(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<(
 }
 
 /// Numbered objects below `prefix`, with their sizes.
-async fn numbered(
-    store: &dyn ObjectStore,
-    prefix: &str,
-    from: u64,
-    to: u64,
-) -> anyhow::Result<BTreeMap<u64, (Path, u64)>> {
+async fn numbered(store: &dyn ObjectStore, prefix: &str, from: u64, to: u64) -> anyhow::Result<Listed> {
     let mut found = BTreeMap::new();
     let mut listing = store.list(Some(&prefix.into()));
     while let Some(meta) = listing.try_next().await.context("the store cannot be listed")? {
@@ -79,18 +81,38 @@ async fn numbered(
     Ok(found)
 }
 
-async fn get(store: &dyn ObjectStore, path: &Path, size: u64, most: usize) -> anyhow::Result<Bytes> {
+/// `None` if retention has deleted it since it was listed.
+async fn get(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    (number, path, size): (u64, &Path, u64),
+    most: usize,
+) -> anyhow::Result<Option<Bytes>> {
     if size > most as u64 {
         bail!("{path} has {size} bytes; at most {most} are believed");
     }
-    Ok(store.get(path).await?.bytes().await?)
+    let missing = match store.get(path).await {
+        Ok(found) => return Ok(Some(found.bytes().await?)),
+        Err(error @ object_store::Error::NotFound { .. }) => error,
+        Err(error) => return Err(error.into()),
+    };
+    match numbered(store, prefix, 0, u64::MAX).await?.first_key_value() {
+        Some((first, _)) if *first > number => Ok(None),
+        _ => Err(missing.into()),
+    }
 }
 
-async fn entries(store: &dyn ObjectStore, from: u64, to: u64, out: &mut Out) -> anyhow::Result<u64> {
-    let listed = numbered(store, "meta/log", from, to).await?;
+type Listed = BTreeMap<u64, (Path, u64)>;
+
+async fn entries(store: &dyn ObjectStore, listed: Listed, out: &mut Out) -> anyhow::Result<u64> {
     let mut faults = 0;
     let mut before: Option<(u64, Option<Nonce>)> = None;
     for (number, (path, size)) in listed {
+        let got = get(store, ENTRIES, (number, &path, size), ENTRY_BYTES_LIMIT).await;
+        if matches!(got, Ok(None)) {
+            before = None;
+            continue;
+        }
         let mut fault = |detail: String, out: &mut Out| {
             faults += 1;
             out.line("fault", || format!("!! {detail}"), json!({ "number": number, "detail": detail }))
@@ -101,9 +123,8 @@ async fn entries(store: &dyn ObjectStore, from: u64, to: u64, out: &mut Out) -> 
             fault(format!("entries {} to {} are missing", last + 1, number - 1), out)?;
             before = None;
         }
-        let decoded = match get(store, &path, size, ENTRY_BYTES_LIMIT).await {
-            Ok(bytes) => Entry::decode(bytes).map_err(|error| error.to_string()),
-            // Deleted since it was listed, as old entries are.
+        let decoded = match got {
+            Ok(bytes) => Entry::decode(bytes.unwrap_or_default()).map_err(|error| error.to_string()),
             Err(error) => Err(format!("{error:#}")),
         };
         let entry = match decoded {
@@ -150,12 +171,16 @@ fn show(entry: &Entry, size: u64, out: &mut Out) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn snapshots(store: &dyn ObjectStore, from: u64, to: u64, out: &mut Out) -> anyhow::Result<u64> {
+async fn snapshots(store: &dyn ObjectStore, listed: Listed, out: &mut Out) -> anyhow::Result<u64> {
     let most = metalog::Config::default().snapshot_bytes_max;
     let mut faults = 0;
-    for (number, (path, size)) in numbered(store, "meta/snapshot", from, to).await? {
-        let decoded = get(store, &path, size, most).await.and_then(|bytes| {
-            let snapshot = Snapshot::decode(bytes)?;
+    for (number, (path, size)) in listed {
+        let got = get(store, SNAPSHOTS, (number, &path, size), most).await;
+        if matches!(got, Ok(None)) {
+            continue;
+        }
+        let decoded = got.and_then(|bytes| {
+            let snapshot = Snapshot::decode(bytes.unwrap_or_default())?;
             let image = Image::decode(&snapshot.state)?;
             Ok((snapshot, image))
         });
@@ -191,4 +216,52 @@ async fn snapshots(store: &dyn ObjectStore, from: u64, to: u64, out: &mut Out) -
         }
     }
     Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::metadata::Metadata;
+    use crate::metadata::image::Listener;
+
+    /// A log of some entries, as it is listed now.
+    async fn log() -> (Arc<InMemory>, Listed) {
+        let store = Arc::new(InMemory::new());
+        let metadata = Metadata::open(store.clone(), Default::default()).await.unwrap();
+        for _ in 0..4 {
+            // Each one fences the one before.
+            let metadata = Metadata::open(store.clone(), Default::default()).await.unwrap();
+            let listener = Listener { host: "localhost".into(), port: 9092 };
+            metadata.register(1, &wal::Uri("memory:".into()), listener, None, "machine").await.unwrap();
+            metadata.close(false).await.unwrap();
+        }
+        metadata.close(false).await.unwrap();
+        let listed = numbered(&*store, ENTRIES, 0, u64::MAX).await.unwrap();
+        assert_eq!(listed.len(), 5);
+        (store, listed)
+    }
+
+    async fn faults(store: &InMemory, listed: &Listed) -> u64 {
+        let mut out = Out { out: std::io::BufWriter::new(std::io::stdout().lock()), json: false };
+        entries(store, listed.clone(), &mut out).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn entries_that_retention_deleted_since_they_were_listed_are_no_damage_and_others_are() {
+        let (store, listed) = log().await;
+        assert_eq!(faults(&store, &listed).await, 0);
+        let paths: Vec<Path> = listed.values().map(|(path, _)| path.clone()).collect();
+        for path in &paths[..2] {
+            store.delete(path).await.unwrap();
+        }
+        assert_eq!(faults(&store, &listed).await, 0, "in ascending order");
+        store.delete(&paths[3]).await.unwrap();
+        assert_eq!(faults(&store, &listed).await, 1, "in the middle");
+        let now = numbered(&*store, ENTRIES, 0, u64::MAX).await.unwrap();
+        assert_eq!(faults(&store, &now).await, 1, "the same, listed anew");
+    }
 }

@@ -165,7 +165,16 @@ impl Actor {
         let Admitting { landings, bytes, .. } = admitting;
         match appended {
             Ok(Appended { base, end, durable }) => {
+                let was_foreign = self.history.is_foreign();
                 self.history.appended(base, end, bytes);
+                if self.history.is_foreign() && !was_foreign {
+                    tracing::warn!(
+                        partition = self.partition,
+                        base,
+                        "somebody else wrote to this partition of __consumer_offsets; it is not shortened any more until \
+                         its coordinator has been started again"
+                    );
+                }
                 Ok(durable.map(move |result| (landings, result)).boxed())
             }
             Err(error) => {

@@ -8,7 +8,8 @@
 //!
 //! - **H1** The log is trimmed only to a mark behind which everything that lives was repeated, durably (C4), and once every
 //!   tombstone is durable on account of which something was not.
-//! - **H2** A log that holds what is not understood here is never trimmed.
+//! - **H2** A log that holds what is not understood here is never trimmed; nor is one in which something lies that this
+//!   coordinator neither loaded nor placed, since nobody looked at it.
 //! - **H3** Between a trim and the next rewrite the log grows by a multiple of what lives, or by the floor: rewriting
 //!   costs a fixed share of what is written, however long the history.
 
@@ -90,12 +91,15 @@ impl History {
         self.is_foreign
     }
 
-    /// A batch has its place.
+    /// A batch has its place. What lies between the last one's end and it is somebody else's: H2.
     ///
     /// # Panics
-    /// If another one was placed in between.
+    /// If it lies where another one does.
     pub fn appended(&mut self, base: u64, end: u64, bytes: u64) {
         assert!(base >= self.end, "a batch at {base} in a log that ended at {}", self.end);
+        if base > self.end {
+            self.is_foreign = true;
+        }
         self.bytes += bytes;
         self.end = end;
     }
@@ -149,6 +153,7 @@ impl History {
     /// Where to trim the log, which is durable up to `durable_end`.
     pub fn trim_due(&self, durable_end: u64) -> Option<u64> {
         match self.stage {
+            _ if self.is_foreign => None,
             Stage::Rewritten { mark, end, trim: Trim::Due } if end <= durable_end => Some(mark.offset),
             Stage::Rewritten { .. } | Stage::Growing | Stage::Rewriting { .. } => None,
         }
@@ -218,6 +223,31 @@ mod tests {
         history.trim_started();
         history.trim_ended(true);
         assert_eq!((history.bytes(), history.trim_due(13)), (350, None));
+    }
+
+    #[test]
+    fn what_somebody_else_placed_is_kept_whenever_it_came() {
+        let mut history = grown(2000);
+        history.appended(11, 12, 50);
+        assert!(history.is_foreign() && !history.is_too_long(0));
+        // In the middle of a rewrite, and behind its end.
+        for steps_before in [0, 1] {
+            let mut history = grown(2000);
+            history.begin();
+            if steps_before == 0 {
+                history.appended(13, 14, 50);
+                history.rewritten();
+            } else {
+                history.rewritten();
+                assert_eq!(history.trim_due(10), Some(10));
+                history.appended(13, 14, 50);
+            }
+            assert!(history.is_foreign());
+            assert_eq!(history.trim_due(u64::MAX), None);
+        }
+        let mut own = grown(2000);
+        own.appended(10, 12, 50);
+        assert!(!own.is_foreign());
     }
 
     #[test]
