@@ -12,6 +12,7 @@
 //!   store/       the object store: from URL to clients
 //!   clocks.rs    whether the wall clock may be believed
 //!   startup/     from options to a running broker, and back
+//!   tasks.rs     what runs in the background, none of which dies unnoticed
 //!   broker.rs    how they are wired together
 //! ```
 //!
@@ -31,4 +32,5 @@ pub mod partition;
 pub mod server;
 pub mod startup;
 pub mod store;
+mod tasks;
 pub mod verify;

@@ -85,6 +85,9 @@ pub enum Error {
     /// An object of the log is not what it must be. The replica has stopped; nothing was skipped.
     #[error("the metadata log is damaged at {object}: {detail}")]
     Corrupt { object: String, detail: String },
+    /// An invariant of the replica is broken, and it has stopped: what it did last has an unknown outcome.
+    #[error("the metadata log's replica has failed: {0}")]
+    Failed(&'static str),
     /// The replica was closed in an orderly way. The command was not sent.
     #[error("the metadata log is closed")]
     Closed,

@@ -180,7 +180,11 @@ impl<M: Machine> Replica<M> {
             actor.take_snapshot();
         }
         let tasks = TaskTracker::new();
-        tasks.spawn(actor.run());
+        let guard = FailOnPanic(shared.clone());
+        tasks.spawn(async move {
+            let _guard = guard;
+            actor.run().await;
+        });
         tasks.close();
         let room = Arc::new(Semaphore::new(config.queue_bytes_max));
         let _closes_on_drop = closing.clone().drop_guard();
@@ -526,7 +530,9 @@ impl<M: Machine> Actor<M> {
     }
 
     fn take_snapshot(&mut self) {
-        while self.background.try_join_next().is_some() {}
+        while let Some(ended) = self.background.try_join_next() {
+            resume(ended);
+        }
         if self.background.is_empty() {
             let State { machine, number, nonce, .. } = self.state.clone();
             let work = retention::snapshot(self.log.clone(), machine, number, nonce);
@@ -576,6 +582,26 @@ impl<M: Machine> Actor<M> {
         }
         self.log.closing.cancel();
         while self.background.join_next().await.is_some() {}
+    }
+}
+
+/// A panic of the actor's own tasks is the actor's.
+fn resume(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+/// Whoever waits for a replica must hear that it will never answer.
+struct FailOnPanic<M: Machine>(Arc<Shared<M>>);
+
+impl<M: Machine> Drop for FailOnPanic<M> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.ended.send_replace(Some(Error::Failed("a task of it panicked, see the log")));
+        }
     }
 }
 

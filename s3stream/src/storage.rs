@@ -194,6 +194,11 @@ impl Storage {
         inner.spawn(ack::run(inner.clone()));
         inner.spawn(crate::upload::run(inner.clone()));
         inner.spawn(compaction::run(inner.clone()));
+        let reads = inner.clone();
+        inner.spawn(async move {
+            reads.block_cache.panicked().await;
+            reads.fail(Error::Failed("reading ahead panicked: see the log".to_owned()));
+        });
         Storage { inner, _stop: Arc::new(cancel.drop_guard()) }
     }
 

@@ -93,6 +93,7 @@ impl Releaser {
         std::thread::Builder::new()
             .name("wal-right".to_owned())
             .spawn(move || {
+                let _guard = FailOnPanic(&waiter);
                 futures::executor::block_on(waiter.await_right());
                 drop(ending);
             })
@@ -179,6 +180,17 @@ impl Releaser {
         self.shared.stop.cancel();
         let mut ended = self.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+}
+
+/// Without this thread nothing would be acknowledged again once the right had lapsed.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Failed("a thread of the write-ahead log panicked, see the log".to_owned()));
+        }
     }
 }
 

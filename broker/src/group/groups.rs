@@ -8,7 +8,6 @@ use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use wal::AckRight;
 
 use super::coordinator::{
@@ -22,6 +21,7 @@ use super::{BrokerSurroundings, Options};
 use crate::config::BrokerConfig;
 use crate::metadata::Metadata;
 use crate::partition::Partitions;
+use crate::tasks::Tasks;
 
 /// Partitions that one listing of all groups loads side by side. No option: it bounds a burst of reads.
 const LOADED_AT_ONCE: usize = 64;
@@ -33,7 +33,7 @@ pub struct Groups {
     surroundings: Arc<dyn Surroundings>,
     budget: Arc<Budget>,
     coordinators: Mutex<HashMap<i32, Coordinator>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     stop: CancellationToken,
     started: Instant,
 }
@@ -85,7 +85,7 @@ impl Groups {
             surroundings,
             budget,
             coordinators: Mutex::new(HashMap::new()),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             stop: CancellationToken::new(),
             started: Instant::now(),
         }
@@ -218,9 +218,14 @@ impl Groups {
 
     /// Stops all actors. Requests in joins and syncs are told to look for the coordinator again.
     pub async fn shutdown(&self) {
-        self.stop.cancel();
         self.tasks.close();
+        self.stop.cancel();
         self.tasks.wait().await;
+    }
+
+    /// Resolves once a coordinator has met a broken invariant: the process must end. Otherwise never.
+    pub async fn failed(&self) -> String {
+        self.tasks.failed().await
     }
 
     async fn coordinator_of(&self, group: &str) -> Result<Coordinator, NoAnswer> {
@@ -248,7 +253,7 @@ impl Groups {
             budget: self.budget.clone(),
             stop: self.stop.child_token(),
         });
-        self.tasks.spawn(run);
+        self.tasks.spawn("a group coordinator", run);
         coordinators.insert(partition, coordinator.clone());
         coordinator
     }

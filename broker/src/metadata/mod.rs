@@ -47,7 +47,6 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use wal::{AckRight, Incarnation};
 
@@ -59,6 +58,8 @@ use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
 use command::{Command, FORMAT_VERSION, NewTopic, Registration};
 use image::{Config, Listener};
 use lease::{Lease, standing};
+
+use crate::tasks::Tasks;
 
 impl Machine for Image {
     type Outcome = Result<Outcome, Rejection>;
@@ -148,7 +149,9 @@ impl From<metalog::Error> for Error {
             metalog::Error::Unavailable(_) => Error::Unavailable(reason),
             metalog::Error::Unknown(_) => Error::Unknown(reason),
             metalog::Error::TooLarge { .. } | metalog::Error::Invalid(_) => Error::Refused(reason),
-            metalog::Error::Corrupt { .. } | metalog::Error::Closed => Error::Failed(reason),
+            metalog::Error::Corrupt { .. } | metalog::Error::Closed | metalog::Error::Failed(_) => {
+                Error::Failed(reason)
+            }
         }
     }
 }
@@ -224,7 +227,7 @@ pub struct Metadata {
     /// One refill at a time.
     refill: Semaphore,
     closing: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 impl Metadata {
@@ -239,7 +242,7 @@ impl Metadata {
             producer_ids: Mutex::new(0..0),
             refill: Semaphore::new(1),
             closing: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
         };
         if let Err(error) = metadata.format().await {
             metadata.replica.close().await;
@@ -344,7 +347,7 @@ impl Metadata {
             right,
             length: self.options.lease,
         };
-        self.tasks.spawn(lease.keep(self.closing.clone()));
+        self.tasks.spawn("the lease", lease.keep(self.closing.clone()));
         Ok(())
     }
 
@@ -509,6 +512,7 @@ impl Metadata {
             }
             tokio::select! {
                 error = self.replica.failed() => return error.into(),
+                reason = self.tasks.failed() => return Error::Failed(reason),
                 _ = applied.changed() => {}
             }
         }
@@ -521,8 +525,8 @@ impl Metadata {
         if let (true, Some(by)) = (clean && !self.closing.is_cancelled(), self.incarnation()) {
             said = self.propose(&Command::CloseBroker { by }).await.map(drop);
         }
-        self.closing.cancel();
         self.tasks.close();
+        self.closing.cancel();
         self.tasks.wait().await;
         self.replica.close().await;
         said

@@ -19,7 +19,6 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -32,6 +31,7 @@ use super::{Config, checkpoint, leader_epochs, records};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::metadata::Metadata;
 use crate::metadata::image::{PartitionInfo, Topic};
+use crate::tasks::Tasks;
 
 /// Read at a time when a log is replayed.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -54,7 +54,7 @@ pub struct Partition {
     /// Held while a checkpoint is made and written: a later one must not know less.
     checkpoint_turn: tokio::sync::Mutex<()>,
     replayed_bytes: u64,
-    tasks: TaskTracker,
+    tasks: Tasks,
 }
 
 /// A topic's config, and what it was made of.
@@ -70,7 +70,7 @@ pub(super) struct Surroundings<'a> {
     pub storage: &'a Storage,
     pub metadata: &'a Arc<Metadata>,
     pub config: &'a Config,
-    pub tasks: &'a TaskTracker,
+    pub tasks: &'a Tasks,
 }
 
 #[derive(Debug)]
@@ -287,7 +287,7 @@ impl Partition {
         core.bytes_since_checkpoint += size as u64;
         if core.bytes_since_checkpoint >= self.config.checkpoint_interval_bytes && !core.checkpointing {
             core.checkpointing = true;
-            self.tasks.spawn(self.clone().checkpoint_or_warn());
+            self.tasks.spawn("a checkpoint", self.clone().checkpoint_or_warn());
         }
         Ok(Appended {
             base_offset: base,
@@ -417,7 +417,7 @@ impl Partition {
         }
         if upto > self.log_start() {
             let partition = self.clone();
-            let written = self.tasks.spawn(async move { partition.checkpoint(upto).await });
+            let written = self.tasks.spawn("DeleteRecords", async move { partition.checkpoint(upto).await });
             written.await.expect("a checkpoint does not panic")?;
         }
         Ok(self.log_start())

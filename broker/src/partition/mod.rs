@@ -42,7 +42,6 @@ use parking_lot::Mutex;
 use s3stream::Storage;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -53,6 +52,7 @@ use log::Surroundings;
 
 use crate::metadata::Metadata;
 use crate::metadata::image::{Image, Topic};
+use crate::tasks::Tasks;
 
 /// Checkpoints that are made and written side by side at shutdown: each may take two megabytes.
 const CHECKPOINTS_AT_ONCE: usize = 64;
@@ -113,7 +113,7 @@ pub struct Partitions {
     storage: Storage,
     metadata: Arc<Metadata>,
     open: Mutex<HashMap<(Uuid, i32), Slot>>,
-    tasks: TaskTracker,
+    pub(crate) tasks: Tasks,
     closing: CancellationToken,
 }
 
@@ -126,10 +126,10 @@ impl Partitions {
             storage,
             metadata,
             open: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tasks: Tasks::default(),
             closing: CancellationToken::new(),
         });
-        partitions.tasks.spawn(partitions.clone().close_deleted());
+        partitions.tasks.spawn("the closing of deleted partitions", partitions.clone().close_deleted());
         partitions
     }
 
@@ -218,11 +218,16 @@ impl Partitions {
         }
     }
 
+    /// Resolves once a task behind the partitions has met a broken invariant: the process must end. Otherwise never.
+    pub async fn failed(&self) -> String {
+        self.tasks.failed().await
+    }
+
     /// Writes the checkpoints that a quick restart wants. To be called when no requests are served any more, before the
     /// storage engine is shut down.
     pub async fn shutdown(&self) {
-        self.closing.cancel();
         self.tasks.close();
+        self.closing.cancel();
         self.tasks.wait().await;
         let open: Vec<_> = self.open.lock().values().filter_map(|slot| slot.get().cloned()).collect();
         let wanted = open.iter().filter(|partition| partition.wants_checkpoint());

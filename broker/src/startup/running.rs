@@ -5,12 +5,13 @@
 //! | SIGTERM, SIGINT | stops accepting, finishes requests, writes checkpoints, uploads, says that nothing is left | 0 |
 //! | the same again | stops where it stands; the next start recovers | 1 |
 //! | fenced, or the WAL or the metadata failed | stops where it stands, with the reason | 1 |
-//! | an invariant of ours is broken in a connection | the same | 1 |
+//! | an invariant of ours is broken, in a connection or in a task of the background | the same | 1 |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use futures::FutureExt;
 use s3stream::gc::{Collector, LowestInFlight};
 use s3stream::{Storage, StreamMetadata};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -171,6 +172,7 @@ impl Running {
             }
             error = self.storage.failed() => Err(anyhow!(error).context("the storage engine cannot go on")),
             error = self.broker.metadata.failed() => Err(anyhow!(error).context("this broker cannot go on")),
+            broken = broken(&self.broker, &self.collector) => Err(anyhow!(broken).context("this broker cannot go on")),
             served = &mut self.serving => Err(match served {
                 Ok(Ok(())) => anyhow!("the server ended by itself"),
                 Ok(Err(error)) => anyhow!(error).context("the server cannot go on"),
@@ -206,11 +208,24 @@ impl Running {
         }
         self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
+        if let Some(broken) = broken(&self.broker, &self.collector).now_or_never() {
+            bail!("{broken}; the next start recovers what is in the write-ahead log");
+        }
         self.collector.shutdown().await;
         self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
         self.broker.metadata.close(true).await?;
         tracing::info!("stopped in {:?}; nothing is left to recover", began.elapsed());
         Ok(())
+    }
+}
+
+/// Resolves once a task that nobody waits for has met a broken invariant, with the reason. (The storage engine, the
+/// metadata and the server tell of theirs by themselves.)
+async fn broken(broker: &Broker, collector: &Collector) -> String {
+    tokio::select! {
+        reason = broker.partitions.failed() => reason,
+        reason = broker.groups.failed() => reason,
+        () = collector.failed() => "a broken invariant in the collector: see the log".to_owned(),
     }
 }
 
@@ -240,6 +255,28 @@ impl Signals {
 mod tests {
     use super::*;
     use crate::options::{arguments, gather};
+
+    /// F59: a broker never runs on with a part of it dead. The whole start and the whole stop, on a directory.
+    #[tokio::test]
+    async fn a_broken_invariant_in_the_background_stops_the_broker_at_once() {
+        for break_it in [
+            |running: &Running| {
+                drop(running.broker.partitions.tasks.spawn("a test", async { panic!("it is broken") }));
+            },
+            |running: &Running| running.broker.partitions.tasks.keep("a test", async {}),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = format!("--store=file:{}/store", directory.path().display());
+            let given = ["serve", &store, "--wal=object", "--listen=127.0.0.1:0"];
+            let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+            let options = Options::from_values(&gather(&matches, []).unwrap()).unwrap();
+            let running = crate::startup::start(options).await.unwrap();
+            break_it(&running);
+            let stopped = tokio::time::timeout(Duration::from_secs(120), running.until_stopped()).await;
+            let error = format!("{:#}", stopped.expect("it stops").expect_err("and says why"));
+            assert!(error.contains("a test"), "{error}");
+        }
+    }
 
     /// Whatever `serve` is told in its own options, and in Kafka's, for one part.
     #[test]

@@ -46,7 +46,7 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -144,6 +144,18 @@ struct Inner {
     read_aheads: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// A task has met a broken invariant.
+    panicked: watch::Sender<bool>,
+}
+
+struct TellOnPanic<'a>(&'a watch::Sender<bool>);
+
+impl Drop for TellOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
+        }
+    }
 }
 
 /// What an entry costs beside its bytes: key, node and bookkeeping of the cache.
@@ -176,6 +188,7 @@ impl BlockCache {
                 read_aheads: Arc::new(Semaphore::new(options.read_aheads_max)),
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
+                panicked: watch::Sender::new(false),
                 options,
             }),
         }
@@ -264,6 +277,11 @@ impl BlockCache {
         self.inner.indexes.run_pending_tasks().await;
         self.inner.blocks.run_pending_tasks().await;
         self.inner.indexes.weighted_size() + self.inner.blocks.weighted_size()
+    }
+
+    /// Resolves once reading ahead has met a broken invariant. Otherwise never.
+    pub async fn panicked(&self) {
+        let _ = self.inner.panicked.subscribe().wait_for(|panicked| *panicked).await;
     }
 
     /// Stops read-ahead and waits for it. Reads still work. Idempotent.
@@ -378,7 +396,8 @@ impl Inner {
         let parts: Vec<Located> = ahead(parts, next, window);
         let inner = Arc::clone(&self);
         self.tasks.spawn(async move {
-            let stop = inner.stop.clone();
+            let (stop, panicked) = (inner.stop.clone(), inner.panicked.clone());
+            let _guard = TellOnPanic(&panicked);
             stop.run_until_cancelled(inner.read_ahead(parts, next, window)).await;
             drop(permit);
         });

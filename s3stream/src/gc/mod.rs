@@ -203,6 +203,7 @@ struct Counts {
 pub struct Collector {
     counts: Arc<Counts>,
     task: JoinHandle<()>,
+    panicked: watch::Receiver<bool>,
     _stop: DropGuard,
 }
 
@@ -225,10 +226,21 @@ impl Collector {
         let stop = CancellationToken::new();
         let actor = actor::Actor::new(config, store, catalog, by, lowest_in_flight, counts.clone());
         let stopped = stop.clone();
+        let (tell, panicked) = watch::channel(false);
         let task = tokio::spawn(async move {
+            let _guard = TellOnPanic(tell);
             stopped.run_until_cancelled(actor.run()).await;
         });
-        Collector { counts, task, _stop: stop.drop_guard() }
+        Collector { counts, task, panicked, _stop: stop.drop_guard() }
+    }
+
+    /// Resolves once the collector has met a broken invariant: the process must end (F59). Otherwise never, also if it
+    /// was fenced.
+    pub async fn failed(&self) {
+        let mut panicked = self.panicked.clone();
+        if panicked.wait_for(|panicked| *panicked).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     pub fn status(&self) -> Status {
@@ -252,6 +264,17 @@ impl Collector {
             && error.is_panic()
         {
             std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// Nobody else would hear of it before the end.
+struct TellOnPanic(watch::Sender<bool>);
+
+impl Drop for TellOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.send_replace(true);
         }
     }
 }

@@ -282,3 +282,23 @@ async fn a_fenced_collector_ends() {
     assert_eq!(world.store.counts().lists, 0);
     world.collector.shutdown().await;
 }
+
+/// F59: a broken invariant in the collector is heard of at once, and a fence is none.
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_panics_is_heard_of() {
+    let metadata = MemoryMetadata::new();
+    let owner = metadata.register(1);
+    let collector = |lowest: fn() -> u64| {
+        let store = Arc::new(FaultStore::in_memory(1));
+        Collector::start(Config::default(), store, metadata.clone(), owner, Arc::new(lowest))
+    };
+    let key = object_key(ObjectId::Data { owner, counter: 1 });
+    let store = FaultStore::in_memory(1);
+    store.inner().put(&key, "unnamed".into()).await.unwrap();
+    let lowest = Arc::new(|| panic!("a counter went back"));
+    let broken = Collector::start(Config::default(), Arc::new(store), metadata.clone(), owner, lowest);
+    let sound = collector(|| 0);
+    tokio::time::timeout(HOUR, broken.failed()).await.expect("it is told within the first sweep");
+    metadata.fence(owner);
+    assert!(tokio::time::timeout(24 * HOUR, sound.failed()).await.is_err());
+}

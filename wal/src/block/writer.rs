@@ -132,13 +132,28 @@ impl BlockWal {
         let shared = self.shared.clone();
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(&shared))
+            .spawn(move || {
+                let _guard = FailOnPanic(&shared);
+                run(&shared);
+            })
             .map(drop)
             .map_err(|error| Error::Failed(format!("cannot start a thread of the write-ahead log: {error}")))
     }
 
     pub(super) fn shared(&self) -> Weak<Shared> {
         Arc::downgrade(&self.shared)
+    }
+}
+
+/// A thread that panics leaves frames that nobody writes: the log fails instead of hanging.
+struct FailOnPanic<'a>(&'a Shared);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::Failed("a thread of the write-ahead log panicked, see the log".to_owned());
+            self.0.fail(self.0.state.lock(), error);
+        }
     }
 }
 

@@ -91,7 +91,7 @@ struct Batch {
 impl Partitions {
     /// Has passes run for as long as the broker does. To be called once, inside a tokio runtime.
     pub fn keep_retention(self: &Arc<Self>, configs: Arc<CurrentConfig>) {
-        self.tasks.spawn(self.clone().run_retention(configs));
+        self.tasks.keep("retention", self.clone().run_retention(configs));
     }
 
     async fn run_retention(self: Arc<Self>, configs: Arc<CurrentConfig>) {
