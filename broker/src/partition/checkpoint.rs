@@ -32,8 +32,7 @@ const HEADER_BYTES: usize = 32;
 const PRODUCER_BYTES: usize = 19;
 const BATCH_BYTES: usize = 32;
 
-/// The bytes are not a checkpoint that this version can use. A partition is opened all the same, by replaying more of
-/// its log.
+/// The bytes are not a checkpoint that this version can use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unusable checkpoint: {0}")]
 pub struct Unusable(&'static str);

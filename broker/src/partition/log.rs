@@ -9,7 +9,9 @@
 //!
 //! **The log's start** is the larger of two: the stream's, which [`retention`](super::retention) moves for many partitions
 //! by one entry of the metadata log; and the newest checkpoint's, which [`delete_records`](Partition::delete_records)
-//! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass.
+//! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass, by
+//! whole parts. So a partition whose newest checkpoint cannot be read or understood is not opened: nothing else says
+//! where its log begins, and records that were deleted must not come back.
 //!
 //! **Cancellation.** Dropping an [`Appended`] takes nothing back.
 
@@ -172,7 +174,7 @@ impl Partition {
         let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
         opening.0 = Some([log.clone(), checkpoints.clone()]);
 
-        let Checkpoint { mut state, log_start } = newest_checkpoint(&checkpoints, config, index)
+        let Checkpoint { mut state, log_start } = newest_checkpoint(&checkpoints, config, metadata)
             .await?
             .unwrap_or_else(|| Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 });
         let replayed = replay(&log, &mut state, super::wall_clock_ms()).await?;
@@ -485,7 +487,7 @@ pub struct Found {
 async fn newest_checkpoint(
     checkpoints: &Stream,
     config: &Config,
-    index: i32,
+    metadata: &Metadata,
 ) -> Result<Option<Checkpoint>, OpenError> {
     let end = checkpoints.confirmed_end();
     if end <= checkpoints.start() {
@@ -494,13 +496,20 @@ async fn newest_checkpoint(
     let records = checkpoints.read(end - 1, 1).await?;
     let newest = records.last().filter(|record| record.base == end - 1);
     let newest = newest.ok_or_else(|| OpenError::Corrupt("the newest checkpoint is missing".to_owned()))?;
-    match checkpoint::decode(&newest.body, config.limits) {
-        Ok(checkpoint) => Ok(Some(checkpoint)),
-        Err(error) => {
-            warn!(partition = index, %error, "replaying the whole log");
-            Ok(None)
-        }
-    }
+    let decoded = checkpoint::decode(&newest.body, config.limits).map(Some);
+    decoded.map_err(|error| {
+        let located = metadata.image().locate(checkpoints.id(), end - 1, 1);
+        let object = located.first().map_or_else(
+            || "the write-ahead log".to_owned(),
+            |located| s3stream::object::object_key(located.object).to_string(),
+        );
+        OpenError::Corrupt(format!(
+            "{error}, number {} of stream {}, in {object}: it says where the log begins, so that the partition cannot be \
+             opened without it; restore the object from a copy of the bucket, or start the version that wrote it",
+            end - 1,
+            checkpoints.id().0
+        ))
+    })
 }
 
 /// Applies the batches of `log` behind `state`; the bytes that took.

@@ -6,12 +6,16 @@ use std::time::Duration;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{DeleteRecordsRequest, FetchRequest, ListOffsetsRequest};
+use object_store::ObjectStoreExt;
 use ottla::config::BrokerConfig;
 use ottla::metadata::image::Topic;
 use ottla::partition::retention::{Freed, Limits, Now};
 
 use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name, until};
 use crate::testing;
+
+/// KAFKA_STORAGE_ERROR.
+const STORAGE_ERROR: i16 = 56;
 
 /// Kafka's default for `retention.ms`.
 const WEEK_MS: i64 = 604_800_000;
@@ -31,12 +35,23 @@ async fn delete(client: &mut Client, version: i16, topic: &str, partition: i32, 
 }
 
 async fn offset_at(client: &mut Client, topic: &str, timestamp: i64) -> i64 {
+    let (error, offset) = list_offsets(client, topic, timestamp).await;
+    assert_eq!(error, 0);
+    offset
+}
+
+/// Error and offset.
+async fn list_offsets(client: &mut Client, topic: &str, timestamp: i64) -> (i16, i64) {
     let wanted = ListOffsetsPartition::default().with_current_leader_epoch(-1).with_timestamp(timestamp);
     let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(vec![wanted]);
     let request = ListOffsetsRequest::default().with_replica_id((-1).into()).with_topics(vec![topic]);
     let response = client.call(5, &request).await;
-    assert_eq!(response.topics[0].partitions[0].error_code, 0);
-    response.topics[0].partitions[0].offset
+    let partition = &response.topics[0].partitions[0];
+    (partition.error_code, partition.offset)
+}
+
+async fn start_of(client: &mut Client, topic: &str) -> (i16, i64) {
+    list_offsets(client, topic, -2).await
 }
 
 async fn earliest(client: &mut Client, topic: &str) -> i64 {
@@ -231,6 +246,68 @@ async fn a_deletion_survives_the_checkpoints_that_are_written_at_the_same_time()
     let broker = TestBroker::on(&disk, Options::default()).await;
     let mut client = broker.connect().await;
     assert_eq!(earliest(&mut client, "topic").await, start as i64);
+}
+
+/// Nothing but the newest checkpoint says where DeleteRecords has moved the log's start to, until retention has dropped
+/// whole parts. Whatever becomes of it, records that were deleted do not come back (behaviour 78).
+#[tokio::test]
+async fn behaviour_78_what_was_deleted_does_not_come_back_when_the_checkpoint_is_damaged() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    produce(&mut client, "topic", 0, 10, 1_000).await;
+    assert_eq!(delete(&mut client, 2, "topic", 0, 4).await, (0, 4), "inside the one batch");
+    broker.stop().await;
+
+    // The same bucket, and the checkpoint's object damaged in one way or another; in the end, as it was.
+    let checkpoint = topic.partitions[0].checkpoint;
+    let object = {
+        let metadata = ottla::metadata::Metadata::open(disk.store.clone(), Default::default()).await.unwrap();
+        let located = metadata.image().parts(checkpoint).last().expect("it was uploaded");
+        metadata.close(false).await.unwrap();
+        s3stream::object::object_key(located.object)
+    };
+    let whole = disk.store.get(&object).await.unwrap().bytes().await.unwrap();
+    let magic = whole.windows(4).position(|bytes| bytes == b"OTCP").expect("a checkpoint");
+    let mut flips: Vec<usize> = (magic..magic + 32).collect();
+    flips.extend((0..whole.len()).step_by(7));
+    let mut refused = 0;
+    for damage in flips.into_iter().map(Some).chain([None]) {
+        match damage {
+            Some(at) => {
+                let mut flipped = whole.to_vec();
+                flipped[at] ^= 1;
+                disk.store.put(&object, flipped.into()).await.unwrap();
+            }
+            None => disk.store.delete(&object).await.unwrap(),
+        }
+        let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
+        let mut client = broker.connect().await;
+        let (error, offset) = start_of(&mut client, "topic").await;
+        refused += usize::from(error != 0);
+        assert!(error == STORAGE_ERROR || (error, offset) == (0, 4), "{damage:?}: {error}, {offset}");
+        broker.stop().await;
+    }
+    assert!(refused > 32, "{refused}: what was damaged?");
+    disk.store.put(&object, whole.into()).await.unwrap();
+
+    // One that is what was written, and no checkpoint that this version knows.
+    let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
+    let storage = broker.broker.partitions.storage();
+    let stream = storage.open_stream(checkpoint, None).unwrap();
+    let (base, body) =
+        (stream.next(), bytes::Bytes::from_static(b"OTCP of another version, more than 32 bytes"));
+    let record = s3stream::StreamRecord { base, end: base + 1, max_timestamp: -1, body };
+    let admission = storage.admit(record.body.len()).await.unwrap();
+    stream.append(admission, record).unwrap().await.unwrap();
+    stream.close();
+    let mut client = broker.connect().await;
+    assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
+    flush(&broker).await;
+    let error = broker.broker.partitions.get(&topic, 0).await.unwrap_err().to_string();
+    let named = broker.broker.metadata.image().parts(checkpoint).last().unwrap().object;
+    assert!(error.contains(s3stream::object::object_key(named).as_ref()), "{error}");
 }
 
 #[tokio::test]
