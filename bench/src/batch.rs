@@ -1,5 +1,7 @@
-//! Record batches whose records count: the record at offset *n* holds the number *n*, since each partition has one
-//! producer. So a reader sees a lost record, and one that is there twice, without knowing anything else.
+//! Record batches whose records begin with a number each.
+//!
+//! In the soak the record at offset *n* holds the number *n*, since each partition has one producer: a reader sees a lost
+//! record, and one that is there twice, without knowing anything else. In loads it is the time at which the record was due.
 
 use anyhow::{bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -15,10 +17,21 @@ pub struct Producer {
     pub epoch: i16,
 }
 
-/// A batch of `count` records that hold `first` and the numbers behind it, each of `record_bytes`.
-pub fn encode(producer: Producer, sequence: i32, first: u64, count: u32, record_bytes: usize) -> Bytes {
+impl Producer {
+    /// Batches that are not told apart.
+    pub const NONE: Producer = Producer { id: -1, epoch: -1 };
+}
+
+/// A batch of records of `record_bytes` each, at least 8, which begin with `numbers`.
+pub fn encode(
+    producer: Producer,
+    sequence: i32,
+    numbers: impl ExactSizeIterator<Item = u64>,
+    record_bytes: usize,
+) -> Bytes {
+    let count = numbers.len();
     let timestamp = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as i64);
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + count as usize * (record_bytes + 16));
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + count * (record_bytes + 16));
     bytes.put_i64(0);
     bytes.put_i32(0);
     bytes.put_i32(-1);
@@ -33,14 +46,14 @@ pub fn encode(producer: Producer, sequence: i32, first: u64, count: u32, record_
     bytes.put_i32(sequence);
     bytes.put_i32(count as i32);
     let mut record = BytesMut::new();
-    for index in 0..count {
+    for (index, number) in numbers.enumerate() {
         record.clear();
         record.put_i8(0);
         put_varint(&mut record, 0);
-        put_varint(&mut record, i64::from(index));
+        put_varint(&mut record, index as i64);
         put_varint(&mut record, -1);
         put_varint(&mut record, record_bytes.max(8) as i64);
-        record.put_u64(first + u64::from(index));
+        record.put_u64(number);
         record.put_bytes(index as u8, record_bytes.saturating_sub(8));
         put_varint(&mut record, 0);
         put_varint(&mut bytes, record.len() as i64);
@@ -53,18 +66,15 @@ pub fn encode(producer: Producer, sequence: i32, first: u64, count: u32, record_
     bytes.freeze()
 }
 
-/// Reads the whole batches in `fetched` from the record at `from` on, and says at which offset to go on.
+/// Calls `seen` with each offset and the number that stands there, for the whole batches in `fetched`.
 ///
 /// # Errors
-/// If a record holds another number than its offset, or a batch is not what was sent.
-pub fn check(mut fetched: Bytes, from: u64) -> anyhow::Result<u64> {
-    let mut next = from;
-    while fetched.len() >= HEADER_BYTES {
-        let size = (&fetched[8..12]).get_i32() as usize + PREFIX_BYTES;
-        if size > fetched.len() {
-            break;
-        }
-        let batch = fetched.split_to(size);
+/// If a batch is not what was sent, or `seen` fails.
+pub fn decode(
+    mut fetched: Bytes,
+    mut seen: impl FnMut(u64, u64) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    while let Some(batch) = split_batch(&mut fetched) {
         let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[21..]) as u32;
         ensure!(crc == (&batch[17..21]).get_u32(), "a fetched batch has a wrong checksum");
         let base = (&batch[..8]).get_u64();
@@ -78,18 +88,47 @@ pub fn check(mut fetched: Bytes, from: u64) -> anyhow::Result<u64> {
             for _ in 0..4 {
                 get_varint(&mut record)?;
             }
-            let number = record.try_get_u64()?;
-            let offset = base + index;
-            ensure!(
-                number == offset,
-                "record {number} stands at offset {offset}: records were lost or doubled"
-            );
-            if offset >= next {
-                ensure!(offset == next, "offset {offset} follows where {next} was due");
-                next += 1;
-            }
+            seen(base + index, record.try_get_u64()?)?;
         }
     }
+    Ok(())
+}
+
+/// Takes one whole batch off.
+fn split_batch(fetched: &mut Bytes) -> Option<Bytes> {
+    if fetched.len() < HEADER_BYTES {
+        return None;
+    }
+    let size = (&fetched[8..12]).get_i32() as usize + PREFIX_BYTES;
+    (size <= fetched.len()).then(|| fetched.split_to(size))
+}
+
+/// The offset behind the last whole batch and the number of records, by the headers alone.
+pub fn skim(mut fetched: Bytes) -> Option<(i64, u64)> {
+    let mut found = None;
+    let mut records = 0;
+    while let Some(batch) = split_batch(&mut fetched) {
+        records += u64::from((&batch[57..61]).get_u32());
+        let last = (&batch[..8]).get_i64() + i64::from((&batch[23..27]).get_i32());
+        found = Some((last + 1, records));
+    }
+    found
+}
+
+/// Reads the whole batches in `fetched` from the record at `from` on, and says at which offset to go on.
+///
+/// # Errors
+/// If a record holds another number than its offset, or a batch is not what was sent.
+pub fn check(fetched: Bytes, from: u64) -> anyhow::Result<u64> {
+    let mut next = from;
+    decode(fetched, |offset, number| {
+        ensure!(number == offset, "record {number} stands at offset {offset}: records were lost or doubled");
+        if offset >= next {
+            ensure!(offset == next, "offset {offset} follows where {next} was due");
+            next += 1;
+        }
+        Ok(())
+    })?;
     Ok(next)
 }
 
@@ -121,7 +160,8 @@ mod tests {
     const PRODUCER: Producer = Producer { id: 1, epoch: 0 };
 
     fn stored(first: u64, count: u32, offset: u64) -> Bytes {
-        let mut bytes = BytesMut::from(&encode(PRODUCER, 0, first, count, 100)[..]);
+        let mut bytes =
+            BytesMut::from(&encode(PRODUCER, 0, (0..count).map(|index| first + u64::from(index)), 100)[..]);
         bytes[..8].copy_from_slice(&offset.to_be_bytes());
         bytes.freeze()
     }

@@ -30,7 +30,7 @@ pub struct Frame(Bytes);
 
 impl Frame {
     /// Where the number stands: behind the length, the API's key and its version.
-    const NUMBER: usize = 8;
+    pub const NUMBER: usize = 8;
 
     pub fn new<R: Request>(version: i16, request: &R) -> anyhow::Result<Frame> {
         let mut frame = BytesMut::new();
@@ -44,6 +44,10 @@ impl Frame {
         let length = (frame.len() - 4) as i32;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         Ok(Frame(frame.freeze()))
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0.into()
     }
 }
 
@@ -59,7 +63,12 @@ pub fn text(text: &str) -> StrBytes {
 
 impl Connection {
     pub async fn open(port: u16) -> anyhow::Result<Connection> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.context("connecting")?;
+        Connection::open_at(&format!("127.0.0.1:{port}")).await
+    }
+
+    /// `address` is HOST:PORT.
+    pub async fn open_at(address: &str) -> anyhow::Result<Connection> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
         Ok(Connection { stream, correlation_id: 0 })
     }

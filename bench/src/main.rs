@@ -3,6 +3,7 @@
 //! ```text
 //!   cargo run --release -p bench -- wal --path /mnt/wal.bench            the block WAL, from outside
 //!   cargo run --release -p bench -- device --path /mnt/wal.bench         the writes it could be made of
+//!   cargo run --release -p bench -- load produce --pid PID               a broker from outside; also consume, end-to-end
 //!   bench/soak --minutes 60                                              the broker under mixed load, for long
 //!   bench/ingest --minutes 5                                             the broker at its fastest: does the rest keep up?
 //! ```
@@ -12,6 +13,7 @@ mod client;
 mod device;
 mod ingest;
 mod latency;
+mod load;
 mod process;
 mod soak;
 mod trend;
@@ -32,6 +34,9 @@ enum Command {
     Wal(wal::Options),
     /// Durable writes to a preallocated file, by threads and by io_uring
     Device(device::Options),
+    /// Load on a broker that runs, and what it costs there
+    #[command(subcommand)]
+    Load(load::Load),
     /// A broker under mixed load, watched for growth and for lost or doubled records
     Soak(soak::Options),
     /// A broker that takes in all it can, with retention and topics that go: do compaction and deletion keep up?
@@ -42,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Wal(options) => wal::run(&options),
         Command::Device(options) => device::run(&options),
+        Command::Load(load) => load::run(&load),
         Command::Soak(options) => soak::run(&options),
         Command::Ingest(options) => ingest::run(&options),
     }

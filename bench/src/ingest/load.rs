@@ -43,7 +43,6 @@ pub struct Load {
 
 impl Load {
     pub fn new(port: u16, options: &Options) -> Load {
-        let nobody = Producer { id: -1, epoch: -1 };
         let records = (options.batch_bytes / RECORD_BYTES).max(1) as u32;
         Load {
             port,
@@ -53,7 +52,7 @@ impl Load {
             in_flight: options.in_flight.max(1),
             passing_bytes: options.passing_bytes,
             bytes_per_second: options.rate.map(|rate| rate / options.topics as f64),
-            batch: batch::encode(nobody, -1, 0, records, RECORD_BYTES),
+            batch: batch::encode(Producer::NONE, -1, (0..records).map(u64::from), RECORD_BYTES),
             acknowledged: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
             passed: AtomicU64::new(0),

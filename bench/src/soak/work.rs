@@ -143,7 +143,7 @@ pub async fn produce(world: &World, partition: &Partition) {
     let mut sequence = 0;
     while world.running() {
         let first = partition.acknowledged.load(Ordering::Relaxed);
-        let count = rand::rng().random_range(1..=20);
+        let count: u32 = rand::rng().random_range(1..=20);
         // Until it is acknowledged, the same batch.
         loop {
             let attempt = async {
@@ -155,7 +155,12 @@ pub async fn produce(world: &World, partition: &Partition) {
                     Some(producer) => producer,
                     None => *producer.insert(producer_id(connection).await?),
                 };
-                let batch = batch::encode(producer, sequence, first, count, world.record_bytes);
+                let batch = batch::encode(
+                    producer,
+                    sequence,
+                    (0..count).map(|index| first + u64::from(index)),
+                    world.record_bytes,
+                );
                 send(connection, &partition.topic, partition.index, batch).await
             };
             match attempt.await {
@@ -301,7 +306,7 @@ pub async fn churn(world: &World) {
             let mut connection = Connection::open(world.port).await?;
             connection.create_topic(&name, 2, &[]).await?;
             let producer = producer_id(&mut connection).await?;
-            let batch = batch::encode(producer, 0, 0, 50, world.record_bytes);
+            let batch = batch::encode(producer, 0, (0..50u32).map(u64::from), world.record_bytes);
             let sent = send(&mut connection, &name, 1, batch).await?;
             ensure!(sent.is_ok(), "producing to {name}: {sent:?}");
             let fetched =
