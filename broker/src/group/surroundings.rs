@@ -152,7 +152,7 @@ fn of_get(error: GetError) -> LogError {
         GetError::NotLeader { .. } | GetError::Unknown => LogError::NotLeader(error.to_string()),
         GetError::Open(OpenError::Storage(error)) => of_storage(&error),
         GetError::Open(OpenError::Read(error)) => of_read(&error),
-        GetError::Open(OpenError::Corrupt(reason)) => LogError::Unavailable(reason),
+        GetError::Open(error) => LogError::Unavailable(error.to_string()),
     }
 }
 

@@ -10,14 +10,13 @@
 //! **The log's start** is the larger of two: the stream's, which [`retention`](super::retention) moves for many partitions
 //! by one entry of the metadata log; and the newest checkpoint's, which [`delete_records`](Partition::delete_records)
 //! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass, by
-//! whole parts. So a partition whose newest checkpoint cannot be read or understood is not opened: nothing else says
-//! where its log begins, and records that were deleted must not come back.
+//! whole parts. What that means for a checkpoint that is lost says [`open`].
 //!
 //! **Cancellation.** Dropping an [`Appended`] takes nothing back.
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
 use tokio::sync::oneshot;
@@ -25,7 +24,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::batch::{self, BatchHeader};
-use super::checkpoint::Checkpoint;
+use super::open::{self, LogStart, OpenError, Surroundings};
 use super::state::{Producer, Refused, State, Verdict};
 use super::validate::Checked;
 use super::waiters::{Registration, Wait, Waiters};
@@ -34,9 +33,6 @@ use crate::config::{BrokerConfig, TopicConfig};
 use crate::metadata::Metadata;
 use crate::metadata::image::{PartitionInfo, Topic};
 use crate::tasks::Tasks;
-
-/// Read at a time when a log is replayed.
-const REPLAY_BYTES: usize = 1 << 20;
 
 /// A partition, open for appends and reads.
 #[derive(Debug)]
@@ -65,14 +61,6 @@ struct Known {
     topic: Arc<Topic>,
     broker: Arc<BrokerConfig>,
     config: TopicConfig,
-}
-
-/// What a partition is opened in.
-pub(super) struct Surroundings<'a> {
-    pub storage: &'a Storage,
-    pub metadata: &'a Arc<Metadata>,
-    pub config: &'a Config,
-    pub tasks: &'a Tasks,
 }
 
 #[derive(Debug)]
@@ -109,18 +97,6 @@ pub enum DeleteRecordsError {
     Deleted,
 }
 
-/// Why a partition could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Storage(#[from] s3stream::Error),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The log or a checkpoint is not what this broker wrote. Needs an operator.
-    #[error("corrupt partition: {0}")]
-    Corrupt(String),
-}
-
 /// A batch that has its offset.
 #[derive(Debug)]
 #[must_use = "it is acknowledged only once it is durable"]
@@ -150,15 +126,6 @@ impl Appended {
     }
 }
 
-/// Closes the streams if opening does not come to its end.
-struct Opening(Option<[Stream; 2]>);
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        self.0.iter().flatten().for_each(Stream::close);
-    }
-}
-
 impl Partition {
     /// Opens the streams of a partition that the metadata has under this incarnation, and rebuilds its state.
     pub(super) async fn open(
@@ -166,23 +133,16 @@ impl Partition {
         topic_id: Uuid,
         index: i32,
         info: &PartitionInfo,
+        log_start: LogStart,
     ) -> Result<Partition, OpenError> {
         let Surroundings { storage, metadata, config, tasks } = *around;
-        let waiters = Arc::new(Waiters::default());
-        let log = storage.open_stream(info.log, Some(waiters.clone()))?;
-        let mut opening = Opening(None);
-        let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
-        opening.0 = Some([log.clone(), checkpoints.clone()]);
-
-        let Checkpoint { mut state, log_start } = newest_checkpoint(&checkpoints, config, metadata)
-            .await?
-            .unwrap_or_else(|| Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 });
-        let replayed = replay(&log, &mut state, super::wall_clock_ms()).await?;
-        // Not beyond what the checkpoint accounts for, of which the replay has found all.
-        log.advance_start(log_start);
-        waiters.begin_at(state.log_end());
-        opening.0 = None;
-        let core = Core { state, bytes_since_checkpoint: replayed, checkpointing: false, closed: false };
+        let opened = open::open(around, info, log_start).await?;
+        let core = Core {
+            state: opened.state,
+            bytes_since_checkpoint: opened.replayed,
+            checkpointing: false,
+            closed: false,
+        };
         Ok(Partition {
             topic_id,
             index,
@@ -190,13 +150,13 @@ impl Partition {
             config: config.clone(),
             storage: storage.clone(),
             metadata: metadata.clone(),
-            log,
-            checkpoints,
-            waiters,
+            log: opened.log,
+            checkpoints: opened.checkpoints,
+            waiters: opened.waiters,
             core: Mutex::new(core),
             topic_config: Mutex::new(None),
             checkpoint_turn: tokio::sync::Mutex::default(),
-            replayed_bytes: replayed,
+            replayed_bytes: opened.replayed,
             tasks: tasks.clone(),
         })
     }
@@ -444,7 +404,8 @@ impl Partition {
     pub(super) fn wants_checkpoint(&self) -> bool {
         let core = self.core.lock();
         let replayed = core.bytes_since_checkpoint;
-        !core.closed && (replayed >= REPLAY_BYTES as u64 || (replayed > 0 && core.state.producer_count() > 0))
+        !core.closed
+            && (replayed >= open::REPLAY_BYTES as u64 || (replayed > 0 && core.state.producer_count() > 0))
     }
 
     /// Writes a checkpoint of the state as of now, and waits until it is durable. From then on the log begins at
@@ -456,7 +417,7 @@ impl Partition {
             let core = self.core.lock();
             (checkpoint::encode(&core.state, log_start), core.bytes_since_checkpoint)
         };
-        let written = self.write_checkpoint(bytes).await;
+        let written = open::write_checkpoint(&self.storage, &self.checkpoints, bytes).await;
         {
             let mut core = self.core.lock();
             core.checkpointing = false;
@@ -467,13 +428,6 @@ impl Partition {
         self.log.advance_start(log_start);
         Ok(())
     }
-
-    async fn write_checkpoint(&self, bytes: Bytes) -> Result<(), s3stream::Error> {
-        let admission = self.storage.admit(bytes.len()).await?;
-        let number = self.checkpoints.next();
-        let record = StreamRecord { base: number, end: number + 1, max_timestamp: -1, body: bytes };
-        self.checkpoints.append(admission, record)?.await
-    }
 }
 
 /// What a search by time found.
@@ -482,82 +436,4 @@ pub struct Found {
     pub offset: u64,
     pub timestamp: i64,
     pub leader_epoch: i32,
-}
-
-async fn newest_checkpoint(
-    checkpoints: &Stream,
-    config: &Config,
-    metadata: &Metadata,
-) -> Result<Option<Checkpoint>, OpenError> {
-    let end = checkpoints.confirmed_end();
-    if end <= checkpoints.start() {
-        return Ok(None);
-    }
-    let records = checkpoints.read(end - 1, 1).await?;
-    let newest = records.last().filter(|record| record.base == end - 1);
-    let newest = newest.ok_or_else(|| OpenError::Corrupt("the newest checkpoint is missing".to_owned()))?;
-    let decoded = checkpoint::decode(&newest.body, config.limits).map(Some);
-    decoded.map_err(|error| {
-        let located = metadata.image().locate(checkpoints.id(), end - 1, 1);
-        let object = located.first().map_or_else(
-            || "the write-ahead log".to_owned(),
-            |located| s3stream::object::object_key(located.object).to_string(),
-        );
-        OpenError::Corrupt(format!(
-            "{error}, number {} of stream {}, in {object}: it says where the log begins, so that the partition cannot be \
-             opened without it; restore the object from a copy of the bucket, or start the version that wrote it",
-            end - 1,
-            checkpoints.id().0
-        ))
-    })
-}
-
-/// Applies the batches of `log` behind `state`; the bytes that took.
-async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, OpenError> {
-    let (start, end) = (log.start(), log.confirmed_end());
-    if state.log_end() > end {
-        return Err(OpenError::Corrupt(format!(
-            "a checkpoint accounts for offsets up to {}, but the log ends at {end}",
-            state.log_end()
-        )));
-    }
-    if state.log_end() < start {
-        state.skip_to(start);
-    }
-    let mut replayed = 0;
-    while state.log_end() < end {
-        let from = state.log_end();
-        let records = match log.read(from, REPLAY_BYTES).await {
-            // A pass of retention came in between.
-            Err(ReadError::OutOfRange { start, .. }) if start > from => {
-                state.skip_to(start);
-                continue;
-            }
-            read => read?,
-        };
-        if records.is_empty() {
-            return Err(OpenError::Corrupt(format!("no batch at offset {from} of a log that ends at {end}")));
-        }
-        for record in records {
-            let header = BatchHeader::parse(&record.body)
-                .map_err(|error| OpenError::Corrupt(format!("at offset {}: {error}", record.base)))?;
-            if record.end <= state.log_end() {
-                continue;
-            }
-            let length = header.last_offset_delta as u64 + 1;
-            if header.last_offset_delta < 0 || record.end - record.base != length {
-                let detail = format!("the batch at offset {} does not end at {}", record.base, record.end);
-                return Err(OpenError::Corrupt(detail));
-            }
-            // A log may have gaps, and may begin inside a batch.
-            state.skip_to(record.base.max(state.log_end()));
-            if record.base == state.log_end() {
-                state.appended(now_ms, &header);
-            } else {
-                state.skip_to(record.end);
-            }
-            replayed += record.body.len() as u64;
-        }
-    }
-    Ok(replayed)
 }

@@ -24,6 +24,7 @@ pub mod checkpoint;
 pub mod codec;
 pub mod leader_epochs;
 pub mod log;
+mod open;
 pub mod recompress;
 pub mod records;
 pub mod retention;
@@ -35,24 +36,29 @@ pub mod waiters;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
 use s3stream::Storage;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 use uuid::Uuid;
 
-pub use log::{AppendError, Appended, DeleteRecordsError, Found, OpenError, Partition};
+pub use log::{AppendError, Appended, DeleteRecordsError, Found, Partition};
+pub use open::OpenError;
 pub use state::Limits;
 
-use log::Surroundings;
+use open::{LogStart, Surroundings};
 
+use crate::api::topic_name;
 use crate::metadata::Metadata;
 use crate::metadata::image::{Image, Topic};
 use crate::tasks::Tasks;
+
+/// Why a partition cannot be opened is logged at most this often for each.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Checkpoints that are made and written side by side at shutdown: each may take two megabytes.
 const CHECKPOINTS_AT_ONCE: usize = 64;
@@ -103,7 +109,24 @@ pub enum GetError {
     Open(#[from] OpenError),
 }
 
-type Slot = Arc<OnceCell<Arc<Partition>>>;
+/// A partition that is open, or that somebody wanted open.
+#[derive(Debug, Default)]
+struct Slot {
+    partition: OnceCell<Arc<Partition>>,
+    /// When the log was last told why it cannot be opened.
+    reported: Mutex<Option<Instant>>,
+}
+
+impl Slot {
+    /// Clients ask again and again, and are told no more than a number.
+    fn report(&self, topic: &Topic, index: i32, error: &OpenError) {
+        let mut reported = self.reported.lock();
+        if reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+            *reported = Some(Instant::now());
+            error!(topic = %topic.name, partition = index, %error, "a partition cannot be opened");
+        }
+    }
+}
 
 /// The partitions that this broker leads and has open.
 #[derive(Debug)]
@@ -112,7 +135,7 @@ pub struct Partitions {
     broker: u32,
     storage: Storage,
     metadata: Arc<Metadata>,
-    open: Mutex<HashMap<(Uuid, i32), Slot>>,
+    open: Mutex<HashMap<(Uuid, i32), Arc<Slot>>>,
     pub(crate) tasks: Tasks,
     closing: CancellationToken,
 }
@@ -143,20 +166,45 @@ impl Partitions {
 
     /// The partition `index` of `topic`, opened if need be.
     pub async fn get(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
+        // Nobody deletes records of theirs: what is not needed any more goes by the metadata.
+        let internal = topic_name::is_internal(&topic.name);
+        self.get_from(topic, index, if internal { LogStart::Metadata } else { LogStart::Checkpoint }).await
+    }
+
+    /// The same, where the newest checkpoint is lost and an operator says instead where the log begins; `None` is the high
+    /// watermark. Once begun it comes to its end, even if the future is dropped: it may have to replay the whole log.
+    pub async fn get_stated(
+        self: &Arc<Self>,
+        topic: &Arc<Topic>,
+        index: i32,
+        upto: Option<u64>,
+    ) -> Result<Arc<Partition>, GetError> {
+        let (partitions, topic) = (self.clone(), topic.clone());
+        let opened = async move { partitions.get_from(&topic, index, LogStart::Stated(upto)).await };
+        self.tasks.spawn("the opening of a partition", opened).await.expect("opening does not panic")
+    }
+
+    async fn get_from(
+        &self,
+        topic: &Topic,
+        index: i32,
+        log_start: LogStart,
+    ) -> Result<Arc<Partition>, GetError> {
         let info =
             usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
         if info.leader != self.broker {
             return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
         }
         let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
-        if let Some(partition) = slot.get() {
+        if let Some(partition) = slot.partition.get() {
             return Ok(partition.clone());
         }
         let opened = slot
+            .partition
             .get_or_try_init(|| async {
                 let (storage, metadata) = (&self.storage, &self.metadata);
                 let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
-                Partition::open(&around, topic.id, index, info).await.map(Arc::new)
+                Partition::open(&around, topic.id, index, info, log_start).await.map(Arc::new)
             })
             .await;
         match opened {
@@ -174,6 +222,7 @@ impl Partitions {
                     self.forget(topic.id, index);
                     return Err(GetError::Unknown);
                 }
+                slot.report(topic, index, &error);
                 Err(error.into())
             }
         }
@@ -181,7 +230,7 @@ impl Partitions {
 
     /// The partition, if it is open.
     fn opened(&self, topic: Uuid, index: i32) -> Option<Arc<Partition>> {
-        self.open.lock().get(&(topic, index))?.get().cloned()
+        self.open.lock().get(&(topic, index))?.partition.get().cloned()
     }
 
     /// Bytes of the partition `index` of `topic`: of the objects that `image` names, and of what is not uploaded yet.
@@ -190,13 +239,13 @@ impl Partitions {
         let Some(stream) = info.and_then(|info| image.stream(info.log)) else { return 0 };
         let slot = self.open.lock().get(&(topic.id, index)).cloned();
         // One that nobody asked for has nothing that is not uploaded: recovery saw to that.
-        let open = slot.as_ref().and_then(|slot| slot.get());
+        let open = slot.as_ref().and_then(|slot| slot.partition.get());
         stream.bytes() + open.map_or(0, |partition| partition.bytes_from(stream.committed_end))
     }
 
     fn forget(&self, topic: Uuid, index: i32) {
         let slot = self.open.lock().remove(&(topic, index));
-        if let Some(partition) = slot.as_ref().and_then(|slot| slot.get()) {
+        if let Some(partition) = slot.as_ref().and_then(|slot| slot.partition.get()) {
             partition.close();
         }
     }
@@ -229,7 +278,8 @@ impl Partitions {
         self.tasks.close();
         self.closing.cancel();
         self.tasks.wait().await;
-        let open: Vec<_> = self.open.lock().values().filter_map(|slot| slot.get().cloned()).collect();
+        let open: Vec<_> =
+            self.open.lock().values().filter_map(|slot| slot.partition.get().cloned()).collect();
         let wanted = open.iter().filter(|partition| partition.wants_checkpoint());
         // Side by side: one after the other, a thousand would be as many PUTs of an object WAL.
         let checkpoint = async |partition: &Arc<Partition>| {

@@ -14,6 +14,8 @@ use ottla::partition::retention::{Freed, Limits, Now};
 use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name, until};
 use crate::testing;
 
+/// OFFSET_OUT_OF_RANGE.
+const OUT_OF_RANGE: i16 = 1;
 /// KAFKA_STORAGE_ERROR.
 const STORAGE_ERROR: i16 = 56;
 
@@ -308,6 +310,38 @@ async fn behaviour_78_what_was_deleted_does_not_come_back_when_the_checkpoint_is
     let error = broker.broker.partitions.get(&topic, 0).await.unwrap_err().to_string();
     let named = broker.broker.metadata.image().parts(checkpoint).last().unwrap().object;
     assert!(error.contains(s3stream::object::object_key(named).as_ref()), "{error}");
+
+    // An operator may say where the log begins; not where there is nothing yet.
+    assert_eq!(delete(&mut client, 2, "topic", 0, 11).await, (OUT_OF_RANGE, -1));
+    assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
+    assert_eq!(delete(&mut client, 2, "topic", 0, 7).await, (0, 7));
+    assert_eq!(start_of(&mut client, "topic").await, (0, 7));
+    assert_eq!(produce(&mut client, "topic", 0, 2, 2_000).await, 10, "its state is as it was");
+    broker.stop().await;
+    let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(start_of(&mut client, "topic").await, (0, 7), "durably");
+}
+
+/// Records of internal topics are deleted by nobody: their checkpoints are worth no more than the replay that they save.
+#[tokio::test]
+async fn an_internal_topic_is_replayed_whole_when_its_checkpoint_is_lost() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("__consumer_offsets", 1, &[]).await;
+    let checkpoints =
+        broker.broker.partitions.storage().open_stream(topic.partitions[0].checkpoint, None).unwrap();
+    let record =
+        s3stream::StreamRecord { base: 0, end: 1, max_timestamp: -1, body: b"no checkpoint"[..].into() };
+    let admission = broker.broker.partitions.storage().admit(record.body.len()).await.unwrap();
+    checkpoints.append(admission, record).unwrap().await.unwrap();
+    checkpoints.close();
+    let partition = broker.partition(&topic, 0).await;
+    let appended = partition.append_own(testing::batch(3, |_| ())).await.unwrap();
+    appended.durable().await.unwrap();
+    broker.crash(&disk).await;
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    assert_eq!(broker.partition(&topic, 0).await.high_watermark(), 3);
 }
 
 #[tokio::test]

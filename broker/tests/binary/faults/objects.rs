@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
+use kafka_protocol::messages::DeleteRecordsRequest;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::process::{Ottla, Storage, run};
-use crate::wire::{Neighbour, Wire};
+use crate::wire::{Neighbour, Wire, name};
 
 /// CORRUPT_MESSAGE and KAFKA_STORAGE_ERROR: what a consumer hears.
 const ERRORS: [i16; 2] = [2, 56];
@@ -111,6 +113,50 @@ fn damaged_objects_spoil_what_they_hold_and_nothing_else(storage: Storage) {
     // The copy of the bucket that every operator has.
     place.write(&keys[2], &whole);
     assert_eq!(run(&mut broker.cli(&["consume", "cut"])), "cut: first\ncut: second\n");
+    broker.stop();
+}
+
+/// All records are there, and nobody knows any more where DeleteRecords made the log begin.
+#[test]
+fn a_partition_whose_checkpoint_is_lost_is_named_and_opens_from_where_it_is_told() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock).with(&["--partition-checkpoint-interval", "64KiB"]);
+    broker.start();
+    let place = Place::of(&broker);
+    run(&mut broker.cli(&["produce", "topic", &"x".repeat(100 << 10), "second"]));
+    broker.stop();
+    let mut lost = place.keys();
+    lost.retain(|key| {
+        let mut bytes = place.read(key);
+        let Some(at) = position(&bytes, "OTCP") else { return false };
+        bytes[at] ^= 1;
+        place.write(key, &bytes);
+        true
+    });
+    assert_eq!(lost.len(), 1, "a checkpoint was written");
+
+    broker.start();
+    let neighbour = Neighbour::move_in(&broker);
+    let mut wire = Wire::connect(&broker);
+    for _ in 0..3 {
+        assert_eq!(wire.fetch("topic", 0).unwrap().error_code, 56);
+    }
+    let log = broker.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("a partition cannot be opened")).collect();
+    assert_eq!(told.len(), 1, "once a minute:\n{log}");
+    assert!(told[0].contains("topic=topic partition=0") && told[0].contains(lost[0].as_ref()), "{}", told[0]);
+    assert!(told[0].contains("DeleteRecords"), "what to do: {}", told[0]);
+    neighbour.goes_on();
+
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(1);
+    let topic = DeleteRecordsTopic::default().with_name(name("topic")).with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000);
+    let answer = wire.call(2, &request).unwrap().topics[0].partitions[0].clone();
+    assert_eq!((answer.error_code, answer.low_watermark), (0, 1));
+    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "second\n");
+    neighbour.move_out();
+    broker.kill();
+    broker.start();
+    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "second\n");
     broker.stop();
 }
 

@@ -1,0 +1,233 @@
+//! Opening a partition: its streams, its newest checkpoint, and the log behind that.
+//!
+//! ```text
+//!   checkpoints: newest ──understood──► state, log start ──► replay behind it ──► open
+//!                   │
+//!                   └─lost─► LogStart::Checkpoint   not opened: what DeleteRecords took must not come back
+//!                            LogStart::Metadata     replay of everything: nobody deletes records of internal topics
+//!                            LogStart::Stated       replay of everything; a new checkpoint with the start that was said
+//! ```
+//!
+//! - **P1** A partition is never opened with a log that begins before where DeleteRecords has answered that it begins,
+//!   unless an operator says so.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use s3stream::{ReadError, Storage, Stream, StreamRecord};
+use tracing::warn;
+
+use super::batch::BatchHeader;
+use super::checkpoint::{self, Checkpoint};
+use super::state::State;
+use super::waiters::Waiters;
+use super::{Config, wall_clock_ms};
+use crate::metadata::Metadata;
+use crate::metadata::image::PartitionInfo;
+use crate::tasks::Tasks;
+
+/// Read at a time when a log is replayed.
+pub(super) const REPLAY_BYTES: usize = 1 << 20;
+
+/// What a partition is opened in.
+pub(super) struct Surroundings<'a> {
+    pub storage: &'a Storage,
+    pub metadata: &'a Arc<Metadata>,
+    pub config: &'a Config,
+    pub tasks: &'a Tasks,
+}
+
+/// What says where the log begins if the newest checkpoint, which should, is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogStart {
+    /// Nothing: the partition is not opened.
+    Checkpoint,
+    /// The metadata, by whole parts: of logs whose records nobody deletes one by one.
+    Metadata,
+    /// An operator; `None` is the high watermark.
+    Stated(Option<u64>),
+}
+
+/// Why a partition could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Storage(#[from] s3stream::Error),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log is not what this broker wrote. Needs an operator.
+    #[error("corrupt partition: {0}")]
+    Corrupt(String),
+    /// What says where the log begins is lost. Needs an operator, who can say it anew: [`LogStart::Stated`].
+    #[error(
+        "the newest checkpoint is lost: {0}. It says where the log begins, so that the partition cannot be opened without \
+         it: restore the object from a copy of the bucket, or start the version that wrote it, or say by DeleteRecords \
+         where the log is to begin (offset 0: with everything that is there, what was deleted lately as well)"
+    )]
+    Checkpoint(String),
+    /// Where the log was said to begin there is nothing yet.
+    #[error("offset {offset} lies beyond the high watermark, {high_watermark}")]
+    Stated { offset: u64, high_watermark: u64 },
+}
+
+/// Closes the streams if opening does not come to its end.
+struct Opening(Option<[Stream; 2]>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.iter().flatten().for_each(Stream::close);
+    }
+}
+
+/// What was found.
+pub(super) struct Opened {
+    pub log: Stream,
+    pub checkpoints: Stream,
+    pub waiters: Arc<Waiters>,
+    pub state: State,
+    /// Bytes of log.
+    pub replayed: u64,
+}
+
+/// Opens the streams of a partition that the metadata has under this incarnation, and rebuilds its state.
+pub(super) async fn open(
+    around: &Surroundings<'_>,
+    info: &PartitionInfo,
+    log_start: LogStart,
+) -> Result<Opened, OpenError> {
+    let Surroundings { storage, metadata, config, .. } = *around;
+    let waiters = Arc::new(Waiters::default());
+    let log = storage.open_stream(info.log, Some(waiters.clone()))?;
+    let mut opening = Opening(None);
+    let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
+    opening.0 = Some([log.clone(), checkpoints.clone()]);
+
+    let (newest, stated) = match newest_checkpoint(&checkpoints, config, metadata).await {
+        Err(OpenError::Checkpoint(detail)) => match log_start {
+            LogStart::Checkpoint => return Err(OpenError::Checkpoint(detail)),
+            LogStart::Metadata => {
+                warn!(
+                    checkpoints = checkpoints.id().0,
+                    detail, "replaying a whole log for want of its newest checkpoint"
+                );
+                (None, None)
+            }
+            LogStart::Stated(upto) => (None, Some(upto)),
+        },
+        newest => (newest?, None),
+    };
+    let Checkpoint { mut state, log_start } =
+        newest.unwrap_or_else(|| Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 });
+    let replayed = replay(&log, &mut state, wall_clock_ms()).await?;
+    // Not beyond what the checkpoint accounts for, of which the replay has found all.
+    log.advance_start(log_start);
+    if let Some(upto) = stated {
+        let high_watermark = log.confirmed_end();
+        let start = upto.unwrap_or(high_watermark);
+        if start > high_watermark {
+            return Err(OpenError::Stated { offset: start, high_watermark });
+        }
+        let start = start.max(log.start());
+        write_checkpoint(storage, &checkpoints, checkpoint::encode(&state, start)).await?;
+        log.advance_start(start);
+        warn!(
+            log = log.id().0,
+            start, "a log begins where DeleteRecords said: its newest checkpoint was lost"
+        );
+    }
+    waiters.begin_at(state.log_end());
+    opening.0 = None;
+    Ok(Opened { log, checkpoints, waiters, state, replayed })
+}
+
+/// Appends a checkpoint, and waits until it is durable.
+pub(super) async fn write_checkpoint(
+    storage: &Storage,
+    checkpoints: &Stream,
+    bytes: Bytes,
+) -> Result<(), s3stream::Error> {
+    let admission = storage.admit(bytes.len()).await?;
+    let number = checkpoints.next();
+    let record = StreamRecord { base: number, end: number + 1, max_timestamp: -1, body: bytes };
+    checkpoints.append(admission, record)?.await
+}
+
+async fn newest_checkpoint(
+    checkpoints: &Stream,
+    config: &Config,
+    metadata: &Metadata,
+) -> Result<Option<Checkpoint>, OpenError> {
+    let end = checkpoints.confirmed_end();
+    if end <= checkpoints.start() {
+        return Ok(None);
+    }
+    let number = end - 1;
+    let lost = |detail: String| {
+        let located = metadata.image().locate(checkpoints.id(), number, 1);
+        let object = located.first().map_or_else(
+            || "the write-ahead log".to_owned(),
+            |located| s3stream::object::object_key(located.object).to_string(),
+        );
+        OpenError::Checkpoint(format!(
+            "{detail}, number {number} of stream {}, in {object}",
+            checkpoints.id().0
+        ))
+    };
+    let records = match checkpoints.read(number, 1).await {
+        Err(ReadError::Corrupt { detail, .. }) => return Err(lost(detail)),
+        records => records?,
+    };
+    let newest = records.last().filter(|record| record.base == number);
+    let newest = newest.ok_or_else(|| lost("there is none".to_owned()))?;
+    checkpoint::decode(&newest.body, config.limits).map(Some).map_err(|error| lost(error.to_string()))
+}
+
+/// Applies the batches of `log` behind `state`; the bytes that took.
+async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, OpenError> {
+    let (start, end) = (log.start(), log.confirmed_end());
+    if state.log_end() > end {
+        return Err(OpenError::Corrupt(format!(
+            "a checkpoint accounts for offsets up to {}, but the log ends at {end}",
+            state.log_end()
+        )));
+    }
+    if state.log_end() < start {
+        state.skip_to(start);
+    }
+    let mut replayed = 0;
+    while state.log_end() < end {
+        let from = state.log_end();
+        let records = match log.read(from, REPLAY_BYTES).await {
+            // A pass of retention came in between.
+            Err(ReadError::OutOfRange { start, .. }) if start > from => {
+                state.skip_to(start);
+                continue;
+            }
+            read => read?,
+        };
+        if records.is_empty() {
+            return Err(OpenError::Corrupt(format!("no batch at offset {from} of a log that ends at {end}")));
+        }
+        for record in records {
+            let header = BatchHeader::parse(&record.body)
+                .map_err(|error| OpenError::Corrupt(format!("at offset {}: {error}", record.base)))?;
+            if record.end <= state.log_end() {
+                continue;
+            }
+            let length = header.last_offset_delta as u64 + 1;
+            if header.last_offset_delta < 0 || record.end - record.base != length {
+                let detail = format!("the batch at offset {} does not end at {}", record.base, record.end);
+                return Err(OpenError::Corrupt(detail));
+            }
+            // A log may have gaps, and may begin inside a batch.
+            state.skip_to(record.base.max(state.log_end()));
+            if record.base == state.log_end() {
+                state.appended(now_ms, &header);
+            } else {
+                state.skip_to(record.end);
+            }
+            replayed += record.body.len() as u64;
+        }
+    }
+    Ok(replayed)
+}
