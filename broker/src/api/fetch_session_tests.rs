@@ -72,9 +72,17 @@ fn behaviour_69_errors_are_said_each_time_and_their_end_once() {
     let sessions = Sessions::default();
     let id = started(&sessions, &[(0, 0)]);
     let failed = Said { error: true, high_watermark: -1, log_start: -1, ..said(0) };
-    for (epoch, said, named) in
-        [(1, failed, true), (2, failed, true), (3, said(5), true), (4, said(5), false)]
-    {
+    // An offset out of range comes with the high watermark, which then is no news.
+    let beyond = Said { error: true, ..said(5) };
+    for (epoch, said, named) in [
+        (1, failed, true),
+        (2, failed, true),
+        (3, said(5), true),
+        (4, said(5), false),
+        (5, beyond, true),
+        (6, said(5), true),
+        (7, said(5), false),
+    ] {
         let plan = sessions.begin(12, &request(id, epoch, &[], &[])).unwrap();
         assert_eq!(sessions.finish(&plan, &[said]).1, [named], "{epoch}");
     }

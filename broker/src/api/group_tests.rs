@@ -327,13 +327,18 @@ async fn behaviour_94_95_offset_epoch_and_metadata_come_back_and_the_rest_is_min
     }
 }
 
+/// NOT_COORDINATOR, too, where the coordinator is not available: not every client expects that of OffsetFetch.
 #[tokio::test(start_paused = true)]
 async fn behaviour_95_errors_stand_where_the_version_has_them() {
-    let world = World::new();
-    world.set_fresh(false);
-    let groups = groups(&world);
-    for version in FETCH {
-        let response = offset_fetch::answer(&groups, version, fetch_request(version, "g", &[0])).await;
+    let (stale, without_topic) = (World::new(), World::new());
+    stale.set_fresh(false);
+    without_topic.lose_offsets_topic();
+    without_topic.topic("t");
+    assert_eq!(commit(&groups(&without_topic), 9, commit_request("g", "t", 0, "")).await, 15);
+    for (world, version) in
+        [stale, without_topic].iter().flat_map(|world| FETCH.map(move |version| (world, version)))
+    {
+        let response = offset_fetch::answer(&groups(world), version, fetch_request(version, "g", &[0])).await;
         encodes(&response, version);
         match version {
             1 => assert_eq!(response.topics[0].partitions[0].error_code, 16),

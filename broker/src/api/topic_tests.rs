@@ -412,14 +412,15 @@ async fn behaviour_106_a_name_twice_is_refused_for_all_of_them() {
 #[tokio::test(start_paused = true)]
 async fn behaviour_106_validate_only_creates_nothing() {
     let broker = broker().await;
+    create(&broker, 7, vec![topic("a.b", 1, 1)]).await;
     let request = CreateTopicsRequest::default()
-        .with_topics(vec![topic("good", 3, 1), topic("bad", 0, 1)])
+        .with_topics(vec![topic("good", 3, 1), topic("bad", 0, 1), topic("a.b", 1, 1), topic("a_b", 1, 1)])
         .with_validate_only(true);
     let response = sent(&create_topics::handle(&broker, &context(), 7, request).await, 7);
     let codes: BTreeMap<_, _> =
         response.topics.iter().map(|result| (result.name.0.as_str(), result.error_code)).collect();
-    assert_eq!(codes, BTreeMap::from([("good", 0), ("bad", 37)]));
-    assert_eq!(broker.metadata.image().partition_count(), 0);
+    assert_eq!(codes, BTreeMap::from([("good", 0), ("bad", 37), ("a.b", 36), ("a_b", 17)]));
+    assert_eq!(broker.metadata.image().partition_count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::{FetchRequest, ProduceRequest};
+use ottla::config::BrokerConfig;
 use ottla::partition::batch::BatchHeader;
 use ottla::server::Config;
 use uuid::Uuid;
@@ -97,6 +98,20 @@ async fn behaviour_66_the_first_batch_is_whole_and_the_rest_fits() {
     assert_eq!(counts(&[(1, 0, 2500), (2, 0, 2500)], 1 << 20).await, [2, 2]);
     assert_eq!(counts(&[(1, 0, 1 << 20), (2, 0, 1 << 20)], 4500).await, [3, 1]);
     assert_eq!(counts(&[(2, 0, 1 << 20), (1, 0, 500)], 1 << 20).await, [3, 0]);
+}
+
+#[tokio::test]
+async fn behaviour_67_the_brokers_bound_on_a_response_is_kept_whatever_is_asked_for() {
+    let set = [("fetch.max.bytes".to_owned(), "2048".to_owned())];
+    let config = BrokerConfig::new(&set.into()).expect("a valid config");
+    let broker = TestBroker::on(&Disk::new(), Options { config, ..Options::default() }).await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    for _ in 0..4 {
+        client.produced("topic", 0, &of_bytes(900)).await;
+    }
+    let found = client.fetch("topic", 0, 0).await;
+    assert_eq!(bases(&found.records.expect("records")), [0, 1], "as many as fit");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ struct Switches {
     trims: usize,
     batches_read: usize,
     stale: bool,
+    no_offsets_topic: bool,
     appended: usize,
     reads: usize,
 }
@@ -106,6 +107,11 @@ impl World {
     /// Of this partition alone.
     pub fn hold_reads_of(&self, partition: Option<i32>) {
         self.switches.send_modify(|switches| switches.hold_reads_of = partition);
+    }
+
+    /// `__consumer_offsets` is not there, and cannot be made.
+    pub fn lose_offsets_topic(&self) {
+        self.switches.send_modify(|switches| switches.no_offsets_topic = true);
     }
 
     pub fn set_fresh(&self, fresh: bool) {
@@ -240,6 +246,9 @@ impl OffsetsLog for MemoryLog {
 #[async_trait]
 impl Surroundings for Memory {
     async fn ensure_offsets_topic(&self) -> Result<i32, LogError> {
+        if self.0.switches.borrow().no_offsets_topic {
+            return Err(LogError::Unavailable("switched off".to_owned()));
+        }
         Ok(50)
     }
 
