@@ -16,7 +16,7 @@
 //! **Crash and cancellation.** Dropping every handle stops the tasks where they stand; what was confirmed is in the WAL
 //! or in committed objects (S2). Only [`Storage::shutdown`] leaves an empty WAL behind.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub upload_wanted: Notify,
     /// Something was committed, trimmed or opened: there may be something to compact.
     pub compaction_wanted: Notify,
+    /// To which streams. Bounded by how many there are.
+    pub compaction_dirty: Mutex<BTreeSet<StreamId>>,
     /// All blocks with an id below are committed, and the WAL was told so.
     pub committed: watch::Sender<u64>,
     /// Requests that wait for the WAL to have room.
@@ -182,6 +184,7 @@ impl Storage {
             appended: Notify::new(),
             upload_wanted: Notify::new(),
             compaction_wanted: Notify::new(),
+            compaction_dirty: Mutex::default(),
             committed: watch::Sender::new(0),
             wal_waiters: AtomicUsize::new(0),
             counters: Counters::default(),
@@ -230,7 +233,7 @@ impl Storage {
         }
         let shared = ledger.streams.entry(id).or_insert_with(|| Arc::new(Shared::new(&view))).clone();
         let opening = shared.open(&view, listener).ok_or_else(|| refused("it is open already".to_owned()))?;
-        self.inner.compaction_wanted.notify_one();
+        self.inner.changed([id]);
         Ok(Stream::new(self.clone(), shared, opening))
     }
 
@@ -241,13 +244,13 @@ impl Storage {
         inner.metadata.trim(inner.owner, trims.clone()).await?;
         // A stream that is opened from here on finds its new start in the metadata (M4).
         let ledger = inner.ledger.lock();
-        for (id, to) in trims {
-            if let Some(shared) = ledger.streams.get(&id) {
-                shared.advance_start(to);
+        for (id, to) in &trims {
+            if let Some(shared) = ledger.streams.get(id) {
+                shared.advance_start(*to);
             }
         }
         drop(ledger);
-        inner.compaction_wanted.notify_one();
+        inner.changed(trims.into_iter().map(|(id, _)| id));
         Ok(())
     }
 
@@ -413,6 +416,14 @@ impl Inner {
         for (sender, Granted(charge)) in grants {
             // Whoever left meanwhile drops the admission, which gives it back.
             drop(sender.send(Admission { inner: self.clone(), charge }));
+        }
+    }
+
+    /// The parts of these streams have changed: there may be something to compact.
+    pub fn changed(&self, streams: impl IntoIterator<Item = StreamId>) {
+        if self.config.compaction.jobs_max > 0 {
+            self.compaction_dirty.lock().extend(streams);
+            self.compaction_wanted.notify_one();
         }
     }
 

@@ -132,6 +132,8 @@ pub static ROWS: &[Definition] = &[
         "Compaction: objects that one job reads."),
     row("compaction-interval", millis(1, DAY_MS), |bounds| Field::from(&mut bounds.engine.compaction.interval),
         "Compaction: after something was uploaded or trimmed, how long until it is looked whether there is work."),
+    row("compaction-walk-interval", millis(1, DAY_MS), |bounds| Field::from(&mut bounds.engine.compaction.walk_interval),
+        "Compaction: how long after a change all partitions are looked at for objects of which little is still named."),
     row("compaction-retry-pause", millis(1, DAY_MS), |bounds| Field::from(&mut bounds.engine.compaction.retry_pause_min),
         "Compaction: how long what failed is left alone; it doubles."),
     row("compaction-retry-pause-max", millis(1, 30 * DAY_MS), |bounds| Field::from(&mut bounds.engine.compaction.retry_pause_max),

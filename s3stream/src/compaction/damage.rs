@@ -1,7 +1,8 @@
 //! What could not be read, and when to try it again. Pure.
 //!
 //! A damaged object holds up only its own parts (C6). The operator is told once, not at each attempt: whoever reads the
-//! records is told by the read.
+//! records is told by the read. Of more damage than may be remembered the rest is found again and again: at the pace of
+//! what failed, not of what was learned.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub(super) struct Damage {
     max: usize,
     pause_min: Duration,
     pause_max: Duration,
+    /// That there is more than may be remembered was said.
+    overflow_told: bool,
 }
 
 /// An object as a whole, or what it has of one stream.
@@ -37,6 +40,7 @@ impl Damage {
             max: options.damaged_max,
             pause_min: options.retry_pause_min,
             pause_max: options.retry_pause_max,
+            overflow_told: false,
         }
     }
 
@@ -48,7 +52,8 @@ impl Damage {
             })
     }
 
-    /// `stream`: the damage concerns only what the object has of it.
+    /// `stream`: the damage concerns only what the object has of it. Says whether that is remembered: otherwise the next
+    /// attempt meets it again.
     pub fn note(
         &mut self,
         now: Instant,
@@ -56,11 +61,26 @@ impl Damage {
         stream: Option<StreamId>,
         offset: u64,
         detail: &str,
-    ) {
+    ) -> bool {
         if let Some(known) = self.known.get_mut(&(object, stream)) {
             known.pause = (known.pause * 2).min(self.pause_max);
             known.again = now + known.pause;
-            return;
+            return true;
+        }
+        if self.known.len() >= self.max {
+            // What nobody met for so long was repaired, or is gone.
+            let (max, forgotten) = (self.pause_max, self.known.len());
+            self.known.retain(|_, known| now.saturating_duration_since(known.again) < max);
+            self.overflow_told &= self.known.len() == forgotten;
+        }
+        if self.known.len() >= self.max {
+            if !std::mem::replace(&mut self.overflow_told, true) {
+                tracing::error!(
+                    remembered = self.max,
+                    "more places are damaged than compaction remembers; it goes on slowly. Restore the bucket from a copy"
+                );
+            }
+            return false;
         }
         tracing::error!(
             object = %object_key(object),
@@ -70,12 +90,9 @@ impl Damage {
             "acknowledged records cannot be compacted, since they cannot be read; restore the object from a copy of \
              the bucket"
         );
-        if self.known.len() >= self.max {
-            let oldest = self.known.iter().min_by_key(|(_, known)| known.again).map(|(place, _)| *place);
-            self.known.remove(&oldest.expect("the bound is at least 1"));
-        }
         let known = Known { again: now + self.pause_min, pause: self.pause_min };
         self.known.insert((object, stream), known);
+        true
     }
 }
 
@@ -106,16 +123,21 @@ mod tests {
         assert!(!damage.is_known(start, &part));
         let mut now = start;
         for pause in [10, 20, 30, 30] {
-            damage.note(now, part.object, Some(StreamId(7)), 0, "");
+            assert!(damage.note(now, part.object, Some(StreamId(7)), 0, ""));
             assert!(damage.is_known(now + seconds(pause - 1), &part));
             assert!(!damage.is_known(now, &located(1, 8)), "others of the object can be read");
             now += seconds(pause);
             assert!(!damage.is_known(now, &part));
         }
-        damage.note(now, located(2, 0).object, None, 0, "");
+        assert!(damage.note(now, located(2, 0).object, None, 0, ""));
         assert!(damage.is_known(now, &located(2, 9)), "the object as a whole");
-        damage.note(now, located(3, 0).object, None, 0, "");
-        assert_eq!(damage.known.len(), 2);
+        assert!(!damage.note(now, located(3, 0).object, None, 0, ""), "there is no room");
+        assert!(!damage.is_known(now, &located(3, 1)));
+        assert!(damage.is_known(now, &located(2, 9)), "nothing is forgotten for it");
+        // The first place was due at this time; nobody has met it since for the longest pause.
+        now += seconds(30);
+        assert!(damage.note(now, located(3, 0).object, None, 0, ""));
         assert!(damage.is_known(now, &located(3, 1)));
+        assert_eq!(damage.known.len(), 2);
     }
 }

@@ -34,8 +34,18 @@ pub(super) enum Failure {
     Outdated(String),
     /// Later.
     Unavailable(String),
-    /// Not before somebody repaired it; `stream` if only that is concerned.
-    Damaged { object: ObjectId, stream: Option<StreamId>, offset: u64, detail: String },
+    /// Not before somebody repaired it: everything that could not be read, of all that the job reads.
+    Damaged(Vec<Damaged>),
+}
+
+/// Something that cannot be read.
+#[derive(Debug)]
+pub(super) struct Damaged {
+    pub object: ObjectId,
+    /// If only that is concerned.
+    pub stream: Option<StreamId>,
+    pub offset: u64,
+    pub detail: String,
 }
 
 /// Requests of one window at a time; their bytes are the window's. No option: it hides the store's latency.
@@ -72,7 +82,13 @@ pub(super) async fn run(compactor: &Compactor, job: &Job) -> Result<Done, Failur
         }
     };
     let Copied { writer, parts, bytes } = copied;
-    let written = sink.finish(writer.finish()).await.map_err(Failure::Unavailable)?;
+    let written = match sink.finish(writer.finish()).await {
+        Ok(written) => written,
+        Err(reason) => {
+            sink.abandon().await;
+            return Err(Failure::Unavailable(reason));
+        }
+    };
     let bytes_written = written.size_bytes;
     // What is replaced is said by the metadata's bounds: between records there may be gaps.
     let object = NewObject { parts, ..written };
@@ -100,7 +116,7 @@ async fn copy(
 ) -> Result<Copied, Failure> {
     let config = &compactor.inner.config;
     let pieces: Vec<Piece<'_>> = job.runs.iter().enumerate().flat_map(|(run, of)| pieces(run, of)).collect();
-    let (wanted, whole) = wanted(compactor, &pieces).await?;
+    let (wanted, whole, mut damaged) = wanted(compactor, &pieces).await?;
     let identity = Identity { object: id, nonce: uuid::Uuid::new_v4().as_u128() };
     let writer = StreamingWriter::new(identity, Options { block_bytes: config.object_block_bytes });
     let parts = job.runs.iter().map(part_of).collect();
@@ -110,13 +126,28 @@ async fn copy(
         stand_back(compactor).await;
         let bytes = window.iter().map(|wanted| u64::from(wanted.entry.size)).sum();
         tokio::time::sleep_until(compactor.pace.take(Instant::now(), bytes)).await;
-        for (wanted, block) in window.iter().zip(fetch(compactor, &pieces, &whole, window).await?) {
-            copy.add(wanted, &block)?;
+        let blocks = fetch(compactor, &pieces, &whole, window, &mut damaged).await?;
+        // From here on the rest is read only to find the rest of the damage: the next job goes around all of it.
+        for (wanted, block) in window.iter().zip(blocks) {
+            if damaged.is_empty()
+                && let Err(found) = copy.add(wanted, &block.expect("what cannot be read is damaged"))
+            {
+                damaged.push(found);
+            }
         }
-        let chunks = copy.writer.take();
-        sink.push(chunks).await.map_err(Failure::Unavailable)?;
+        if damaged.is_empty() {
+            let chunks = copy.writer.take();
+            sink.push(chunks).await.map_err(Failure::Unavailable)?;
+        }
     }
-    copy.end_of_pieces(pieces.len())?;
+    if damaged.is_empty()
+        && let Err(found) = copy.end_of_pieces(pieces.len())
+    {
+        damaged.push(found);
+    }
+    if !damaged.is_empty() {
+        return Err(Failure::Damaged(damaged));
+    }
     // All that is left of a run may lie between the records of a compacted topic: nothing to swap it for.
     let parts: Vec<StreamPart> = copy
         .parts
@@ -153,29 +184,41 @@ fn part_of(run: &Run) -> StreamPart {
 /// Small objects that came with their indexes.
 type Whole = HashMap<ObjectId, Bytes>;
 
-/// The blocks of all pieces, in the order of the new object. Of the indexes no more is kept.
-async fn wanted(compactor: &Compactor, pieces: &[Piece<'_>]) -> Result<(Vec<Wanted>, Whole), Failure> {
+/// The blocks of all pieces, in the order of the new object, and of which pieces there is no telling. Of the indexes no
+/// more is kept.
+async fn wanted(
+    compactor: &Compactor,
+    pieces: &[Piece<'_>],
+) -> Result<(Vec<Wanted>, Whole, Vec<Damaged>), Failure> {
     let mut by_object: HashMap<ObjectId, Vec<usize>> = HashMap::new();
     for (at, piece) in pieces.iter().enumerate() {
         by_object.entry(piece.located.object).or_default().push(at);
     }
     let mut whole = Whole::new();
-    let mut wanted = Vec::new();
+    let (mut wanted, mut damaged) = (Vec::new(), Vec::new());
     let indexes = by_object.into_values().map(|of_object| index_of(compactor, pieces, of_object).boxed());
     let mut indexes = futures::stream::iter(indexes).buffer_unordered(INDEXES_MAX);
-    while let Some((of_object, index)) = indexes.try_next().await? {
+    while let Some(fetched) = indexes.next().await {
+        let (of_object, index) = match fetched {
+            Err(Failure::Damaged(found)) => {
+                damaged.extend(found);
+                continue;
+            }
+            other => other?,
+        };
         for at in of_object {
             let Located { object, part, .. } = *pieces[at].located;
             let entries = &index.index.blocks()[index.index.seek(part.stream, part.base)];
             let entries = &entries[..entries.partition_point(|entry| entry.base < part.end)];
-            let damaged = |detail: String| {
-                Err(Failure::Damaged { object, stream: Some(part.stream), offset: part.base, detail })
+            let foreign = entries.iter().find(|entry| entry.kind != KIND_DATA);
+            let detail = if entries.is_empty() && !pieces[at].may_be_cut {
+                Some("it holds nothing of the offsets that the metadata says it does".to_owned())
+            } else {
+                foreign.map(|entry| format!("a block's kind is {}", entry.kind))
             };
-            if entries.is_empty() && !pieces[at].may_be_cut {
-                return damaged("it holds nothing of the offsets that the metadata says it does".to_owned());
-            }
-            if let Some(entry) = entries.iter().find(|entry| entry.kind != KIND_DATA) {
-                return damaged(format!("a block's kind is {}", entry.kind));
+            if let Some(detail) = detail {
+                damaged.push(Damaged { object, stream: Some(part.stream), offset: part.base, detail });
+                continue;
             }
             wanted.extend(entries.iter().map(|entry| Wanted { piece: at, entry: *entry }));
         }
@@ -185,7 +228,7 @@ async fn wanted(compactor: &Compactor, pieces: &[Piece<'_>]) -> Result<(Vec<Want
     }
     drop(indexes);
     wanted.sort_by_key(|wanted| (wanted.piece, wanted.entry.base));
-    Ok((wanted, whole))
+    Ok((wanted, whole, damaged))
 }
 
 async fn index_of(
@@ -223,13 +266,15 @@ async fn stand_back(compactor: &Compactor) {
     }
 }
 
-/// The blocks of a window, in its order. What lies together in a source comes with one GET.
+/// The blocks of a window, in its order; `None` for those that are added to `damaged`. What lies together in a source
+/// comes with one GET.
 async fn fetch(
     compactor: &Compactor,
     pieces: &[Piece<'_>],
     whole: &Whole,
     window: &[Wanted],
-) -> Result<Vec<Block>, Failure> {
+    damaged: &mut Vec<Damaged>,
+) -> Result<Vec<Option<Block>>, Failure> {
     let object_of = |at: usize| pieces[window[at].piece].located.object;
     let mut order: Vec<usize> = (0..window.len()).collect();
     order.sort_unstable_by_key(|at| (object_of(*at), window[*at].entry.position));
@@ -251,10 +296,13 @@ async fn fetch(
     let mut blocks: Vec<Option<Block>> = vec![None; window.len()];
     while let Some((run, landed)) = gets.try_next().await? {
         for (at, block) in run.iter().zip(landed) {
-            blocks[*at] = Some(block);
+            match block {
+                Ok(block) => blocks[*at] = Some(block),
+                Err(found) => damaged.push(found),
+            }
         }
     }
-    Ok(blocks.into_iter().map(|block| block.expect("each block was asked for")).collect())
+    Ok(blocks)
 }
 
 /// Blocks that lie together in one source.
@@ -264,23 +312,40 @@ async fn get(
     whole: &Whole,
     window: &[Wanted],
     run: Vec<usize>,
-) -> Result<(Vec<usize>, Vec<Block>), Failure> {
+) -> Result<(Vec<usize>, Vec<Result<Block, Damaged>>), Failure> {
     let located = pieces[window[run[0]].piece].located;
     let entries: Vec<BlockEntry> = run.iter().map(|at| window[*at].entry).collect();
     let whole = whole.get(&located.object);
     match compactor.fetcher.blocks(located, whole, &entries).await {
-        Ok(blocks) => Ok((run, blocks)),
+        Ok(blocks) => Ok((run, blocks.into_iter().map(Ok).collect())),
         // Of several blocks one is damaged: its stream is to blame, not its neighbours.
         Err(block_cache::Error::Corrupt { .. }) if run.len() > 1 => {
             let mut blocks = Vec::with_capacity(run.len());
             for (at, entry) in run.iter().zip(&entries) {
                 let located = pieces[window[*at].piece].located;
-                let one = compactor.fetcher.blocks(located, whole, std::slice::from_ref(entry)).await;
-                blocks.extend(one.map_err(|error| failure(compactor, error, located, Some(entry)))?);
+                match compactor.fetcher.blocks(located, whole, std::slice::from_ref(entry)).await {
+                    Ok(one) => blocks.extend(one.into_iter().map(Ok)),
+                    Err(error) => blocks.push(Err(found(failure(compactor, error, located, Some(entry)))?)),
+                }
             }
             Ok((run, blocks))
         }
-        Err(error) => Err(failure(compactor, error, located, entries.first())),
+        Err(error) => {
+            let mut blocks = Vec::with_capacity(run.len());
+            for (at, entry) in run.iter().zip(&entries) {
+                let located = pieces[window[*at].piece].located;
+                blocks.push(Err(found(failure(compactor, error.clone(), located, Some(entry)))?));
+            }
+            Ok((run, blocks))
+        }
+    }
+}
+
+/// The damage, if it is that.
+fn found(failure: Failure) -> Result<Damaged, Failure> {
+    match failure {
+        Failure::Damaged(mut one) if one.len() == 1 => Ok(one.remove(0)),
+        other => Err(other),
     }
 }
 
@@ -299,7 +364,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    fn add(&mut self, wanted: &Wanted, block: &Block) -> Result<(), Failure> {
+    fn add(&mut self, wanted: &Wanted, block: &Block) -> Result<(), Damaged> {
         self.end_of_pieces(wanted.piece)?;
         let piece = &self.pieces[wanted.piece];
         let part = &piece.located.part;
@@ -330,7 +395,7 @@ impl Copy<'_> {
     }
 
     /// All pieces before `to` are complete: C1.
-    fn end_of_pieces(&mut self, to: usize) -> Result<(), Failure> {
+    fn end_of_pieces(&mut self, to: usize) -> Result<(), Damaged> {
         while self.at < to {
             let piece = &self.pieces[self.at];
             let committed = piece.located.part.bytes;
@@ -347,9 +412,9 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn damaged(&self, piece: usize, detail: String) -> Failure {
+    fn damaged(&self, piece: usize, detail: String) -> Damaged {
         let Located { object, part, .. } = *self.pieces[piece].located;
-        Failure::Damaged { object, stream: Some(part.stream), offset: part.base, detail }
+        Damaged { object, stream: Some(part.stream), offset: part.base, detail }
     }
 }
 
@@ -362,6 +427,7 @@ fn failure(
 ) -> Failure {
     let stream = entry.map(|entry| entry.stream);
     let offset = entry.map_or(located.part.base, |entry| entry.base);
+    let damaged = |object, stream, detail| Failure::Damaged(vec![Damaged { object, stream, offset, detail }]);
     match error {
         block_cache::Error::Unavailable { .. } => Failure::Unavailable(error.to_string()),
         block_cache::Error::Missing { object } => {
@@ -369,13 +435,13 @@ fn failure(
             let part = &located.part;
             let now = compactor.inner.metadata.locate(part.stream, part.base, 1);
             if now.first().is_some_and(|now| now.object == object) {
-                Failure::Damaged { object, stream: None, offset, detail: "it is not in the store".to_owned() }
+                damaged(object, None, "it is not in the store".to_owned())
             } else {
                 Failure::Outdated(error.to_string())
             }
         }
         block_cache::Error::Corrupt { object, .. } | block_cache::Error::Unsupported { object, .. } => {
-            Failure::Damaged { object, stream, offset, detail: error.to_string() }
+            damaged(object, stream, error.to_string())
         }
     }
 }

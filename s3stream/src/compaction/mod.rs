@@ -10,9 +10,12 @@
 //!   read the new object's end back ──► StreamMetadata::replace: the swap, one entry
 //! ```
 //!
-//! **Overview.** One task per engine. A commit or a trim wakes it; it then walks over the streams that this incarnation
-//! has open (*a pass*), plans, and carries the jobs out, pass after pass until one finds nothing. An engine to which
-//! nothing happens asks the metadata and the bucket for nothing. `plan` is pure and says why its work is bounded.
+//! **Overview.** One task per engine. A commit or a trim wakes it; it then looks at the streams that these have changed,
+//! and at those that the last look left something of (*a pass*), plans, and carries the jobs out, pass after pass until
+//! one finds nothing. What is to be merged of a stream depends on its parts alone, so that nothing is missed (C7). Which
+//! objects are to be emptied depends on all that name them: that is found by a walk over all streams that this
+//! incarnation has open, at the start and then [`Options::walk_interval`] after a change. An engine to which nothing
+//! happens asks the metadata and the bucket for nothing. `plan` is pure and says why its work is bounded.
 //!
 //! # Invariants
 //!
@@ -25,13 +28,16 @@
 //! - **C4** Memory: a job holds `memory_bytes`, or its largest block if that is more, and its index: 64 bytes a block.
 //! - **C5** An upload and a read go first: while producers wait for room, no window is begun.
 //! - **C6** A part that cannot be read blocks nothing but itself: others, of the same stream too, are compacted around it.
+//!   A job that meets one reads on to find all of them.
+//! - **C7** A pass over the streams that have changed, or were left with something, plans what a walk over all streams
+//!   would.
 //!
 //! **Crash, cancellation, fence.** At any point there is either an object that nothing names, which the collector finds
 //! (its counter is in flight until then), or a swap that was accepted. The old objects are not touched: whoever reads
 //! them reads on until the collector deletes them, much later.
 //!
-//! **Retries.** GETs as everywhere. A write that failed gives up its object and the job; the next pass plans it again,
-//! after a pause. A swap of unknown outcome is asked for again until it is known.
+//! **Retries.** GETs as everywhere. A write that failed gives up its object (a multipart upload is aborted) and the job;
+//! the next pass plans it again, after a pause that doubles as long as nothing succeeds. A swap of unknown outcome is asked for again until it is known.
 
 mod damage;
 mod job;
@@ -39,6 +45,7 @@ mod pace;
 pub(crate) mod plan;
 mod sink;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,7 +63,7 @@ use crate::storage::Inner;
 use crate::{Error, ObjectId, StreamId};
 use damage::Damage;
 use pace::Pace;
-use plan::{Job, Planner, Reclaim};
+use plan::{Added, Job, Planner, Reclaim};
 
 /// Limits of compaction. Sizes in bytes.
 #[derive(Clone, Debug)]
@@ -65,6 +72,9 @@ pub struct Options {
     pub jobs_max: usize,
     /// The shortest time from one look at the metadata that found nothing to do to the next. Default 10 s.
     pub interval: Duration,
+    /// How long after a change, and after the last time, all streams are looked at for objects of which little is still
+    /// named. Default 10 min.
+    pub walk_interval: Duration,
     /// How many adjacent parts of one tier are merged, a count; a tier is a range of sizes from a power of this number to
     /// the next. At least 2. Default 32.
     pub fan_in: usize,
@@ -95,6 +105,7 @@ impl Default for Options {
         Options {
             jobs_max: 1,
             interval: Duration::from_secs(10),
+            walk_interval: Duration::from_secs(600),
             fan_in: 32,
             full_bytes: 32 << 20,
             object_bytes: 256 << 20,
@@ -135,8 +146,8 @@ impl Options {
         if self.piece_bytes.saturating_mul(4) > self.memory_bytes {
             return Err("compaction piece_bytes must be at most a quarter of memory_bytes".to_owned());
         }
-        if self.interval.is_zero() || self.retry_pause_min.is_zero() {
-            return Err("compaction interval and retry_pause_min must not be zero".to_owned());
+        if self.interval.is_zero() || self.walk_interval.is_zero() || self.retry_pause_min.is_zero() {
+            return Err("compaction interval, walk_interval and retry_pause_min must not be zero".to_owned());
         }
         if self.retry_pause_max < self.retry_pause_min {
             return Err("compaction retry_pause_max must not be below retry_pause_min".to_owned());
@@ -196,8 +207,15 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         return;
     }
     let mut compactor = Compactor::new(inner.clone());
+    // Before a stream is open there is nothing to do.
+    let mut has_begun = false;
     loop {
-        inner.compaction_wanted.notified().await;
+        let walk_at = compactor.walk_at.filter(|_| has_begun);
+        tokio::select! {
+            () = inner.compaction_wanted.notified() => {}
+            () = tokio::time::sleep_until(walk_at.unwrap_or_else(Instant::now)), if walk_at.is_some() => {}
+        }
+        has_begun = true;
         let mut backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
         let mut pause = options.interval;
         loop {
@@ -210,11 +228,14 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                     return;
                 }
             };
-            if pass.again {
-                pause = Duration::ZERO;
+            if pass.swapped || pass.learned {
                 backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
-            } else if pass.failed {
+            }
+            if pass.failed {
+                // However much there is to do besides: what failed would be tried again with it.
                 pause = backoff.next_pause();
+            } else if pass.swapped || pass.learned || pass.again {
+                pause = Duration::ZERO;
             } else {
                 // The next one must not follow at once, however often something is committed.
                 tokio::time::sleep(began.elapsed() * PASS_PAUSE).await;
@@ -231,15 +252,22 @@ struct Compactor {
     damage: Mutex<Damage>,
     /// Of the sources of a pass: neighbouring streams' jobs read the same mixed objects.
     indexes: Cache<ObjectId, Arc<CachedIndex>>,
-    /// Objects that hold little of value beside what is gone, by the last pass.
+    /// Objects that hold little of value beside what is gone, by the last walk.
     reclaim: Reclaim,
+    /// Streams that the last look left something of (C7).
+    left: BTreeSet<StreamId>,
+    /// When to walk over all streams: at once, then so long after the first change since the last walk.
+    walk_at: Option<Instant>,
 }
 
 /// What a pass led to.
 #[derive(Debug, Default)]
 struct Pass {
-    /// There may be more to do at once: what was made can be merged with its neighbours, or what is left without what
-    /// turned out to be damaged.
+    /// A job succeeded: what was made can be merged with its neighbours.
+    swapped: bool,
+    /// Damage was found that is remembered: what is left without it may be merged.
+    learned: bool,
+    /// There is more to do at once.
     again: bool,
     /// Something has to be tried again later.
     failed: bool,
@@ -260,14 +288,38 @@ impl Compactor {
             .max_capacity(options.memory_bytes / 8)
             .weigher(|_, index: &Arc<CachedIndex>| u32::try_from(index.memory_bytes()).unwrap_or(u32::MAX))
             .build();
-        Compactor { fetcher, pace, damage, indexes, reclaim: Reclaim::default(), inner }
+        Compactor {
+            fetcher,
+            pace,
+            damage,
+            indexes,
+            reclaim: Reclaim::default(),
+            left: BTreeSet::new(),
+            walk_at: Some(Instant::now()),
+            inner,
+        }
     }
 
-    /// One walk over all streams. An error is final.
+    /// A walk may find something that the last one did not.
+    fn walk_later(&mut self) {
+        let interval = self.inner.config.compaction.walk_interval;
+        self.walk_at.get_or_insert_with(|| Instant::now() + interval);
+    }
+
+    /// One look, at all streams or at those that may have something to do. An error is final.
     async fn pass(&mut self) -> Result<Pass, Error> {
         let inner = self.inner.clone();
         let mut pass = Pass::default();
         let reclaim = std::mem::take(&mut self.reclaim);
+        let dirty = std::mem::take(&mut *inner.compaction_dirty.lock());
+        let walks = self.walk_at.is_some_and(|at| at <= Instant::now()) || !reclaim.is_empty();
+        if walks {
+            self.walk_at = None;
+        } else if !dirty.is_empty() {
+            self.walk_later();
+        }
+        let mut look_at = std::mem::take(&mut self.left);
+        look_at.extend(dirty);
         // Left for the next pass: objects whose uploader may not know yet that they are committed (its retry would not be
         // understood as one any more), and those of this pass, not all of whose streams it would see.
         let newest = inner.counters.lowest_in_flight();
@@ -280,12 +332,18 @@ impl Compactor {
         let mut planner = Planner::new(&inner.config, reclaim);
         let mut from = StreamId(0);
         loop {
-            let streams = inner.metadata.owned_streams(inner.owner, from, PAGE);
+            let streams: Vec<StreamId> = match walks {
+                true => inner.metadata.owned_streams(inner.owner, from, PAGE),
+                false => look_at.range(from..).take(PAGE).copied().collect(),
+            };
             for stream in &streams {
                 let parts = inner.metadata.locate(*stream, 0, usize::MAX);
                 let now = Instant::now();
                 let damage = self.damage.lock();
-                planner.add(&parts, |located| damage.is_known(now, located), is_settled);
+                let added = planner.add(&parts, |located| damage.is_known(now, located), is_settled);
+                if added == Added::LeavesSomething {
+                    self.left.insert(*stream);
+                }
             }
             match streams.last() {
                 Some(last) => from = StreamId(last.0 + 1),
@@ -298,7 +356,13 @@ impl Compactor {
         }
         let (jobs, reclaim) = planner.finish();
         self.carry_out(jobs, &mut pass).await?;
+        // Only a walk has seen all that names an object.
+        let reclaim = if walks { reclaim } else { Reclaim::default() };
         pass.again |= !reclaim.is_empty();
+        // A swap leaves less of its sources named; what failed may have been to empty an object.
+        if pass.swapped || pass.failed {
+            self.walk_later();
+        }
         self.indexes.invalidate_all();
         self.indexes.run_pending_tasks().await;
         self.reclaim = reclaim;
@@ -311,7 +375,8 @@ impl Compactor {
             .buffer_unordered(at_once);
         while let Some(done) = jobs.next().await {
             match done? {
-                Next::Again => pass.again = true,
+                Next::Swapped => pass.swapped = true,
+                Next::Learned => pass.learned = true,
                 Next::Later => pass.failed = true,
             }
         }
@@ -327,7 +392,7 @@ impl Compactor {
                 counts.parts.fetch_add(done.parts as u64, Ordering::Relaxed);
                 counts.bytes_read.fetch_add(done.bytes_read, Ordering::Relaxed);
                 counts.bytes_written.fetch_add(done.bytes_written, Ordering::Relaxed);
-                return Ok(Next::Again);
+                return Ok(Next::Swapped);
             }
             Err(failure) => failure,
         };
@@ -342,15 +407,22 @@ impl Compactor {
                 tracing::warn!(reason, "compaction cannot go on now; it will be tried again");
                 Ok(Next::Later)
             }
-            job::Failure::Damaged { object, stream, offset, detail } => {
-                self.damage.lock().note(Instant::now(), object, stream, offset, &detail);
-                Ok(Next::Again)
+            job::Failure::Damaged(mut found) => {
+                found.sort_by_key(|found| (found.object, found.stream));
+                found.dedup_by_key(|found| (found.object, found.stream));
+                let (mut damage, now) = (self.damage.lock(), Instant::now());
+                let note = |found: &job::Damaged| {
+                    damage.note(now, found.object, found.stream, found.offset, &found.detail)
+                };
+                let remembered = found.iter().map(note).filter(|remembered| *remembered).count();
+                Ok(if remembered == found.len() { Next::Learned } else { Next::Later })
             }
         }
     }
 }
 
 enum Next {
-    Again,
+    Swapped,
+    Learned,
     Later,
 }

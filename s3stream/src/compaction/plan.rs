@@ -77,6 +77,16 @@ impl Job {
     }
 }
 
+/// What a look at a stream leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// Nothing, and so it will be until the stream changes: what is planned depends on its parts alone.
+    Nothing,
+    /// It has to be looked at again though nothing changes it: there is something to merge, which may fail; or something
+    /// is left out, for a while.
+    LeavesSomething,
+}
+
 /// Gathers the streams of one pass.
 #[derive(Debug)]
 pub(crate) struct Planner<'a> {
@@ -126,7 +136,8 @@ impl<'a> Planner<'a> {
         parts: &[Located],
         is_damaged: impl Fn(&Located) -> bool,
         is_settled: impl Fn(ObjectId) -> bool,
-    ) {
+    ) -> Added {
+        let all = parts.len();
         let settled = parts.iter().position(|located| !is_settled(located.object));
         let parts = &parts[..settled.unwrap_or(parts.len())];
         for located in parts {
@@ -146,10 +157,12 @@ impl<'a> Planner<'a> {
             runs.extend(others.into_iter().map(|at| at..at + 1));
             runs.sort_by_key(|run| run.start);
         }
+        let leaves = !runs.is_empty() || parts.len() < all || parts.iter().any(&is_damaged);
         for run in runs {
             let may_be_cut = run.start == 0;
             self.push(Run { parts: parts[run].to_vec(), may_be_cut });
         }
+        if leaves { Added::LeavesSomething } else { Added::Nothing }
     }
 
     fn push(&mut self, run: Run) {

@@ -59,8 +59,9 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    /// The object's last bytes, and what it is. Returns once it is in the bucket and its end was read back (C2).
-    pub async fn finish(mut self, mut encoded: Encoded) -> Result<NewObject, String> {
+    /// The object's last bytes, and what it is. Returns once it is in the bucket and its end was read back (C2). After a
+    /// failure it is to be [abandoned](Sink::abandon).
+    pub async fn finish(&mut self, mut encoded: Encoded) -> Result<NewObject, String> {
         let last = std::mem::take(&mut encoded.chunks);
         self.push(last).await?;
         if self.upload.is_some() {

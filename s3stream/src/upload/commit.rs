@@ -1,5 +1,6 @@
 //! The commit of a block's objects, and the trim that it allows.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +8,7 @@ use wal::Position;
 
 use super::Uploaded;
 use crate::Error;
+use crate::StreamId;
 use crate::backoff::Backoff;
 use crate::log_cache::{BlockId, Trimmable};
 use crate::metadata::{self, Commit, NewObject, StreamMetadata};
@@ -21,6 +23,8 @@ const CONFLICTS_MAX: usize = 8;
 pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, uploaded: Uploaded) -> Result<(), Error> {
     let Uploaded { objects, _writing } = uploaded;
     let bytes = objects.iter().flat_map(|object| &object.parts).map(|part| part.bytes).sum();
+    let streams: BTreeSet<StreamId> =
+        objects.iter().flat_map(|object| &object.parts).map(|part| part.stream).collect();
     let begins_at = inner.ledger.lock().blocks.begins_at(block);
     let mut entries = split(objects, inner.config.commit_parts_max);
     let last = entries.pop().unwrap_or_default();
@@ -41,7 +45,7 @@ pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, uploaded: Uploaded
         Err(error) => return Err(Error::Failed(error.to_string())),
     }
     inner.committed.send_replace(block.0 + 1);
-    inner.compaction_wanted.notify_one();
+    inner.changed(streams);
     inner.settle();
     inner.relieve_wal();
     Ok(())

@@ -446,3 +446,144 @@ async fn what_an_uploader_still_commits_is_left_alone() {
     assert_eq!(parts(&world, ids[0]).len(), 1);
     assert!(broker.storage.status().failure.is_none());
 }
+
+/// Whichever request of a multipart upload fails, the store is told to forget what it has of it.
+#[tokio::test(start_paused = true)]
+async fn an_upload_in_pieces_that_failed_is_aborted() {
+    let mut failures = 0;
+    for fate in [Fate::Refused, Fate::Silent] {
+        for nth in 0..9 {
+            let (world, bucket, _) = world();
+            let id = world.metadata.create_stream();
+            let broker = world.start(&[id]).await;
+            uploads(&broker, 3, 7000).await;
+            (0..nth).for_each(|_| bucket.next_piece(Fate::Fine));
+            bucket.next_piece(fate);
+            uploads(&broker, 1, 7000).await;
+            timeout(LONG, settle(&broker)).await.expect("settles");
+            failures += broker.storage.status().compaction.failures;
+            assert_eq!(parts(&world, id).len(), 1, "{fate:?} of request {nth}");
+            assert_eq!(bucket.open_uploads(), 0, "{fate:?} of request {nth}");
+        }
+    }
+    assert!(failures >= 2 * 8, "{failures}: what failed?");
+}
+
+/// As [`compacting`], with pauses as long as those of a real broker.
+fn patient() -> Config {
+    let compaction = s3stream::compaction::Options {
+        retry_pause_min: Duration::from_secs(60),
+        retry_pause_max: LONG,
+        walk_interval: Duration::from_secs(600),
+        ..compacting().compaction
+    };
+    Config { compaction, ..compacting() }
+}
+
+/// A stream of `count` uploads, of which those in `damaged` cannot be read, and a broker that finds it so.
+async fn with_damage(config: Config, count: u64, damaged: &[usize]) -> (World, Bucket, Broker) {
+    let off = s3stream::compaction::Options { jobs_max: 0, ..config.compaction.clone() };
+    let (world, bucket, _) = world_of(Config { compaction: off, ..config.clone() });
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    uploads(&broker, count, 300).await;
+    broker.storage.shutdown().await.expect("shuts down");
+    let all = parts(&world, id);
+    for at in damaged {
+        bucket.damage(&object_key(all[*at].2), 100).await;
+    }
+    let world = World { config, ..world };
+    let broker = world.start(&[id]).await;
+    (world, bucket, broker)
+}
+
+/// C6: a job finds all damage of what it reads, not one place each time.
+#[tokio::test(start_paused = true)]
+async fn all_damage_of_a_job_is_found_at_once() {
+    let damaged = [3, 4, 11, 19, 30, 38];
+    let (world, _, broker) = with_damage(patient(), 40, &damaged).await;
+    sleep(Duration::from_secs(10)).await;
+    let status = broker.storage.status().compaction;
+    assert_eq!(status.failures, 1, "{status:?}");
+    let left = parts(&world, broker.streams[0].id());
+    for at in damaged {
+        assert!(left.iter().any(|part| (part.0, part.1) == (at as u64, at as u64 + 1)), "{left:?}");
+    }
+    assert!(left.len() <= 2 * damaged.len() + 4, "{left:?}");
+}
+
+/// More damage than is remembered: it is met again and again, seldom.
+#[tokio::test(start_paused = true)]
+async fn mass_damage_is_no_hot_loop() {
+    let compaction = s3stream::compaction::Options { damaged_max: 2, ..patient().compaction };
+    let damaged: Vec<usize> = (0..40).step_by(3).collect();
+    let (_world, _, broker) = with_damage(Config { compaction, ..patient() }, 40, &damaged).await;
+    let failures = || broker.storage.status().compaction.failures;
+    // A hot loop would stop the simulated clock, and this test with it.
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(Duration::from_secs(120)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("compaction tries what it cannot remember in a hot loop");
+            std::process::abort();
+        }
+    });
+    sleep(24 * LONG).await;
+    assert!((1..100).contains(&failures()), "{} attempts in a day", failures());
+    drop(done);
+}
+
+/// An object that is to be emptied and cannot be read is tried at the pace of walks, and keeps nothing else awake.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_emptied_is_tried_seldom() {
+    use faults::{Fault, FaultStore, Operation, Rule};
+    let config = Config {
+        log_cache_bytes: 64 << 20,
+        upload_bytes: 32 << 20,
+        stream_object_bytes: 16 << 20,
+        object_block_bytes: 1 << 20,
+        ..patient()
+    };
+    let store = FaultStore::in_memory(1);
+    let medium = MemoryMedium::new("compaction", Options::default());
+    let world = World::on(config, Arc::new(store.clone()), Arc::new(medium));
+    let ids: Vec<_> = (0..5).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    for large in 0..4 {
+        broker.fill(large, 1, 3 << 20).await;
+    }
+    broker.fill(4, 1, 1000).await;
+    broker.storage.flush().await.expect("flushes");
+    settle(&broker).await;
+    let old = parts(&world, ids[4])[0].2;
+    assert_eq!(parts(&world, ids[0])[0].2, old, "they share an object");
+    store.add(Rule::new(Operation::Get, Fault::Refuse).under("data"));
+    ids[..4].iter().for_each(|id| world.metadata.delete_stream(*id));
+    broker.fill(4, 1, 1000).await;
+    broker.storage.flush().await.expect("flushes");
+    let gets = store.counts().gets;
+    sleep(24 * LONG).await;
+    let (gets, failures) = (store.counts().gets - gets, broker.storage.status().compaction.failures);
+    // A walk each ten minutes, and the one attempt after it.
+    assert!((1..=2 * 24 * 6).contains(&failures), "{failures} attempts in a day");
+    assert!(gets <= failures * 10, "{gets} GETs");
+    store.heal();
+    settle(&broker).await;
+    sleep(LONG).await;
+    assert!(parts(&world, ids[4]).iter().all(|part| part.2 != old), "it was emptied in the end");
+}
+
+/// Work goes with what changes, not with what there is.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_one_stream_has_one_stream_looked_at() {
+    let (world, _, _) = world_of(patient());
+    let ids: Vec<_> = (0..200).map(|_| world.metadata.create_stream()).collect();
+    let broker = world.start(&ids).await;
+    uploads(&broker, 1, 20).await;
+    sleep(LONG).await;
+    let looks = world.metadata.looks();
+    broker.fill(7, 1, 20).await;
+    broker.storage.flush().await.expect("flushes");
+    sleep(Duration::from_secs(60)).await;
+    let more = world.metadata.looks() - looks;
+    assert!((1..=20).contains(&more), "{more} looks");
+}

@@ -57,6 +57,8 @@ struct State {
     gets: usize,
     /// Of the requests of multipart uploads.
     pieces: VecDeque<Fate>,
+    /// Multipart uploads that were begun, and neither completed nor aborted.
+    open_uploads: usize,
     /// The next completion loses the object's last byte.
     spoil: bool,
     /// The next GET of an object waits here.
@@ -98,6 +100,11 @@ impl Bucket {
     /// The fate of the next request of a multipart upload that has none yet: its begin, a piece, its completion.
     pub fn next_piece(&self, fate: Fate) {
         self.state.lock().pieces.push_back(fate);
+    }
+
+    /// Multipart uploads that were begun, and neither completed nor aborted.
+    pub fn open_uploads(&self) -> usize {
+        self.state.lock().open_uploads
     }
 
     /// The next multipart upload ends with another byte than it was given, and is said to be fine.
@@ -184,6 +191,7 @@ impl MultipartUpload for Pieces {
     async fn complete(&mut self) -> Result<PutResult> {
         let bucket = self.bucket.clone();
         let completed = bucket.piece(self.inner.complete()).await?;
+        bucket.state.lock().open_uploads -= 1;
         if std::mem::take(&mut bucket.state.lock().spoil) {
             let size = bucket.inner.head(&self.key).await?.size;
             bucket.damage(&self.key, size as usize - 1).await;
@@ -192,7 +200,9 @@ impl MultipartUpload for Pieces {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        self.inner.abort().await?;
+        self.bucket.state.lock().open_uploads -= 1;
+        Ok(())
     }
 }
 
@@ -246,9 +256,9 @@ impl ObjectStore for Bucket {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let bucket = self.clone();
-        self.piece(async { self.inner.put_multipart_opts(key, options).await })
-            .await
-            .map(|inner| Box::new(Pieces { inner, bucket, key: key.clone() }) as _)
+        let inner = self.piece(async { self.inner.put_multipart_opts(key, options).await }).await?;
+        self.state.lock().open_uploads += 1;
+        Ok(Box::new(Pieces { inner, bucket, key: key.clone() }))
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {

@@ -33,6 +33,7 @@ pub fn compacting() -> Config {
     let compaction = compaction::Options {
         jobs_max: 2,
         interval: Duration::from_millis(10),
+        walk_interval: Duration::from_secs(10),
         fan_in: 4,
         full_bytes: 16 << 10,
         object_bytes: 64 << 10,

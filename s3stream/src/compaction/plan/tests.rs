@@ -270,7 +270,9 @@ fn small_runs_share_an_object_and_large_ones_do_not() {
     let sizes: Vec<_> = (0..5).map(|stream| (stream, if stream == 2 { 40 * KIB } else { KIB })).collect();
     (0..32).for_each(|_| model.upload(&sizes));
     let mut planner = Planner::new(&model.config, Reclaim::default());
-    model.streams.values().for_each(|parts| planner.add(parts, |_| false, |_| true));
+    model.streams.values().for_each(|parts| {
+        planner.add(parts, |_| false, |_| true);
+    });
     let (jobs, _) = planner.finish();
     let streams: Vec<Vec<u64>> =
         jobs.iter().map(|job| job.runs.iter().map(|run| run.parts[0].part.stream.0).collect()).collect();
@@ -285,6 +287,99 @@ fn jobs_are_bounded() {
     // Asserted for each job.
     model.settle();
     assert!(model.parts_max() < 33);
+}
+
+/// What happens to a model in one step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Upload(Vec<(u64, u64)>),
+    Retain(u64),
+    /// The n-th part of a stream cannot be read from now on, until it is repaired.
+    Damage(u64, usize),
+    Repair,
+    /// Objects that were made last are not settled, so many of them.
+    Unsettle(u64),
+    /// Jobs succeed where the bit is set.
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let sizes = prop::collection::vec((0..8u64, 1..3000u64), 1..4);
+    prop_oneof![
+        6 => sizes.prop_map(|sizes| {
+            let sizes: BTreeMap<u64, u64> = sizes.into_iter().collect();
+            Step::Upload(sizes.into_iter().collect())
+        }),
+        1 => (1_000..40_000u64).prop_map(Step::Retain),
+        1 => (0..8u64, 0..10usize).prop_map(|(stream, nth)| Step::Damage(stream, nth)),
+        1 => Just(Step::Repair),
+        1 => (0..3u64).prop_map(Step::Unsettle),
+        4 => any::<u64>().prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// C7.
+    #[test]
+    fn looking_at_what_changed_plans_what_a_walk_over_everything_does(steps in prop::collection::vec(step(), 1..80)) {
+        let compaction = Options { fan_in: 4, full_bytes: 8192, object_bytes: 16_384, ..Options::default() };
+        let config = Config { compaction, stream_object_bytes: 2048, object_streams_max: 3, ..Config::default() };
+        let mut model = Model::new(config.clone());
+        let (mut dirty, mut unread) = (std::collections::BTreeSet::new(), HashSet::new());
+        let (mut unsettled, mut newest) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Upload(sizes) => {
+                    model.upload(&sizes);
+                    dirty.extend(sizes.iter().map(|(stream, _)| StreamId(*stream)));
+                }
+                Step::Retain(bytes) => {
+                    let before = model.streams.clone();
+                    model.retain(bytes);
+                    let changed = |stream: &&StreamId| model.streams[*stream] != before[*stream];
+                    dirty.extend(model.streams.keys().filter(changed).copied().collect::<Vec<_>>());
+                }
+                Step::Damage(stream, nth) => {
+                    let part = model.streams.get(&StreamId(stream)).and_then(|parts| parts.get(nth));
+                    // It is found by a job that reads it, which leaves the stream to be looked at.
+                    if let Some(part) = part && dirty.contains(&StreamId(stream)) {
+                        unread.insert((part.object, part.part.base));
+                    }
+                }
+                Step::Repair => unread.clear(),
+                Step::Unsettle(objects) => unsettled = objects,
+                Step::Pass(succeed) => {
+                    // What is settled stays so.
+                    newest = newest.max(model.counter - unsettled.min(model.counter));
+                    let is_settled = |object: ObjectId| {
+                        matches!(object, ObjectId::Data { counter, .. } if counter <= newest)
+                    };
+                    let is_damaged = |part: &Located| unread.contains(&(part.object, part.part.base));
+                    let plan = |streams: &mut dyn Iterator<Item = StreamId>| {
+                        let mut planner = Planner::new(&config, Reclaim::default());
+                        let mut left = Vec::new();
+                        for stream in streams {
+                            let parts = model.streams.get(&stream).map_or(&[][..], |parts| &parts[..]);
+                            if planner.add(parts, is_damaged, is_settled) == Added::LeavesSomething {
+                                left.push(stream);
+                            }
+                        }
+                        (planner.finish().0, left)
+                    };
+                    let (jobs, left) = plan(&mut dirty.iter().copied());
+                    prop_assert_eq!(&jobs, &plan(&mut model.streams.keys().copied()).0);
+                    dirty = left.into_iter().collect();
+                    for (at, job) in jobs.iter().enumerate() {
+                        if succeed & (1 << (at % 64)) != 0 {
+                            model.carry_out(job);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 proptest! {
