@@ -3,6 +3,7 @@
 mod basics;
 mod collect;
 mod compaction;
+mod crash_steps;
 mod failure;
 mod media;
 mod model;
