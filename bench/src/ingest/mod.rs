@@ -9,9 +9,10 @@
 //!                       account, by `ottla metalog dump` ◄── commits, swaps ─┘
 //! ```
 //!
-//! Once retention has begun to cut, everything must stay where it is: a run fails if what is named, its parts, or what
-//! waits for deletion is in the last third of the time far more than in the first, if garbage is left when all is
-//! over, or if `ottla verify --checksums` finds anything wrong.
+//! Once retention has cut for a while, everything must stay where it is. A run fails if what is named, its parts, or the
+//! process's memory is in the last third of that time far more than in the first; if what waits for deletion was
+//! ever more than what is written in twice the time that it has to wait; if garbage is left when all is over; or if
+//! `ottla verify --checksums` finds anything wrong.
 
 mod account;
 mod load;
@@ -76,11 +77,19 @@ pub struct Options {
     more: Vec<String>,
 }
 
-/// The time that retention needs to begin, and the collector after it, is no part of what is compared: this share of it.
-const WARM_UP: f64 = 1.0 / 3.0;
-/// Of what is compared: by this factor it may be more at the end than at the beginning. A merge or a pass of retention that
-/// a sample just caught makes this much; what is not kept up with grows by the rate of ingest.
-const GROWTH_MAX: f64 = 1.5;
+/// Samples are compared from when so many times that was written which retention keeps.
+const WARM_UP: f64 = 1.5;
+/// Fewer samples than this say nothing.
+const SAMPLES_MIN: usize = 9;
+/// By this factor it may be more at the end than at the beginning. A merge or a pass of retention that a sample just caught
+/// makes this much; what is not kept up with grows by the rate of ingest.
+const GROWTH_MAX: f64 = 1.25;
+/// Beside its delay, garbage waits for the collector's next round, and for the requests of the one before.
+const ROUND_SECONDS: f64 = 10.0;
+/// How often a look at the store is tried.
+const VERIFY_ATTEMPTS: u32 = 10;
+/// What one upload and one merge bring.
+const SPARE_BYTES: f64 = 512e6;
 /// For the load to end, and then for the collector to be done.
 const END_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -136,7 +145,9 @@ async fn ingest(options: &Options) -> anyhow::Result<()> {
     let account = Account::of(&String::from_utf8(dump.stdout)?)?;
     let verified = verify(&ottla, &["--checksums"]).await?;
 
-    let mut wrong = grown(&samples);
+    let kept = (options.topics as u64 * options.partitions as u64 * options.retention_bytes) as f64;
+    let mut wrong = grown(&samples, kept);
+    wrong.extend(lags(&samples, options.collect_delay as f64 + ROUND_SECONDS));
     if left["garbage"]["objects"] != 0 {
         wrong.push(format!("garbage is left: {}", left["garbage"]));
     }
@@ -159,7 +170,7 @@ async fn ingest(options: &Options) -> anyhow::Result<()> {
         "account": account.report(written),
         "seconds_until_quiet": quiet_seconds,
         "left": summary(&left),
-        "series": series(&samples),
+        "series": series(&samples, kept),
         "wrong": wrong,
     });
     println!("{report}");
@@ -209,11 +220,21 @@ async fn watch(options: &Options, ottla: &Ottla, load: &Load) -> anyhow::Result<
     Ok(samples)
 }
 
-/// What `ottla verify` finds, beside a broker that runs or without one.
+/// What `ottla verify` finds, beside a broker that runs or without one. A store that is busy may let it wait too long.
 async fn verify(ottla: &Ottla, arguments: &[&str]) -> anyhow::Result<Value> {
-    let output = ottla.command(&[&["verify", "--json"], arguments].concat()).await?;
-    serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("`ottla verify` said {}", String::from_utf8_lossy(&output.stderr).trim()))
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let output = ottla.command(&[&["verify", "--json"], arguments].concat()).await?;
+        match serde_json::from_slice(&output.stdout) {
+            Ok(found) => return Ok(found),
+            Err(_) if attempts < VERIFY_ATTEMPTS => {}
+            Err(error) => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(error).with_context(|| format!("`ottla verify` said {said}"));
+            }
+        }
+    }
 }
 
 fn summary(found: &Value) -> Value {
@@ -241,48 +262,91 @@ async fn until_quiet(ottla: &Ottla) -> anyhow::Result<(Value, f64)> {
     }
 }
 
-fn settled(samples: &[Sample]) -> &[Sample] {
-    &samples[(samples.len() as f64 * WARM_UP) as usize..]
+/// What of a series comes after the warm-up.
+fn settled<'a>(samples: &'a Samples, name: &str, kept: f64) -> &'a [Sample] {
+    let ingested = samples.get("ingested_bytes").map_or(&[][..], |samples| samples);
+    let warm = ingested.iter().take_while(|(_, bytes)| *bytes < kept * WARM_UP).count();
+    samples.get(name).and_then(|samples| samples.get(warm..)).unwrap_or(&[])
 }
 
 /// What grew that should not.
-fn grown(samples: &Samples) -> Vec<String> {
-    // What one upload or one merge brings; without it, few objects would have to be fewer still.
-    let spare = |name: &str| if name.ends_with("bytes") { f64::from(256 << 20) } else { 256.0 };
-    ["named_objects", "named_bytes", "parts", "garbage_objects", "garbage_bytes", "memory_bytes"]
+fn grown(samples: &Samples, kept: f64) -> Vec<String> {
+    if settled(samples, "ingested_bytes", kept).len() < SAMPLES_MIN {
+        return vec![
+            "retention had no time to show itself: more --minutes, or less --retention-bytes".to_owned(),
+        ];
+    }
+    // Without it, few objects would have to be fewer still.
+    let spare = |name: &str| if name.ends_with("bytes") { SPARE_BYTES } else { 256.0 };
+    ["named_objects", "named_bytes", "parts", "memory_bytes"]
         .into_iter()
         .filter_map(|name| {
-            let (first, last) = trend::thirds(settled(samples.get(name)?));
+            let (first, last) = trend::thirds(settled(samples, name, kept));
             let too_much = last > first * GROWTH_MAX + spare(name);
             too_much.then(|| format!("{name} grew from {first} to {last}"))
         })
         .collect()
 }
 
-fn series(samples: &Samples) -> Value {
-    let of = |samples: &[Sample]| {
-        let settled = settled(samples);
+/// Where garbage was more than what came in in twice `seconds`.
+fn lags(samples: &Samples, seconds: f64) -> Option<String> {
+    let (ingested, garbage) = (samples.get("ingested_bytes")?, samples.get("garbage_bytes")?);
+    let came_in = |until: f64, bytes: f64| {
+        let before = ingested.iter().take_while(|(when, _)| *when <= until - 2.0 * seconds).last();
+        bytes - before.map_or(0.0, |(_, bytes)| *bytes)
+    };
+    garbage.iter().zip(ingested).find_map(|((when, garbage), (_, bytes))| {
+        let most = came_in(*when, *bytes) + SPARE_BYTES;
+        (*garbage > most)
+            .then(|| format!("after {when:.0} s {garbage} bytes wait for deletion, {most} at most"))
+    })
+}
+
+fn series(samples: &Samples, kept: f64) -> Value {
+    let of = |name: &&'static str| {
+        let settled = settled(samples, name, kept);
         let (first, last) = trend::thirds(settled);
         let most = settled.iter().map(|(_, value)| *value).fold(0.0, f64::max);
-        json!({ "first_third": first, "last_third": last, "most": most })
+        ((*name).to_owned(), json!({ "first_third": first, "last_third": last, "most": most }))
     };
-    samples.iter().map(|(name, samples)| ((*name).to_owned(), of(samples))).collect()
+    samples.keys().map(of).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rising(name: &'static str, per_sample: f64) -> Samples {
-        let samples = (0..40).map(|at| (f64::from(at), 1e9 + f64::from(at) * per_sample)).collect();
-        Samples::from([(name, samples)])
+    const KEPT: f64 = 1e9;
+
+    /// 100 MB/s for 40 s, and a series that rises.
+    fn rising(name: &'static str, from: f64, per_second: f64) -> Samples {
+        let series = |from: f64, per_second: f64| -> Vec<Sample> {
+            (0..40).map(|at| (f64::from(at), from + f64::from(at) * per_second)).collect()
+        };
+        Samples::from([("ingested_bytes", series(0.0, 1e8)), (name, series(from, per_second))])
     }
 
     #[test]
-    fn what_is_not_kept_up_with_is_told() {
-        assert_eq!(grown(&rising("garbage_bytes", 0.0)), Vec::<String>::new());
-        assert_eq!(grown(&rising("garbage_bytes", 1e6)), Vec::<String>::new());
-        assert_eq!(grown(&rising("garbage_bytes", 2e8)).len(), 1);
-        assert_eq!(grown(&rising("ingested_bytes", 2e8)), Vec::<String>::new(), "that is to grow");
+    fn what_grows_is_told() {
+        assert_eq!(grown(&rising("named_bytes", 1e9, 0.0), KEPT), Vec::<String>::new());
+        assert_eq!(grown(&rising("named_bytes", 1e9, 1e6), KEPT), Vec::<String>::new());
+        assert_eq!(grown(&rising("named_bytes", 1e9, 1e8), KEPT).len(), 1);
+        assert_eq!(grown(&rising("parts", 1e3, 1e3), KEPT).len(), 1);
+        let short = grown(&rising("parts", 1e3, 0.0), 10.0 * KEPT);
+        assert!(short[0].contains("no time"), "{short:?}");
+    }
+
+    #[test]
+    fn garbage_that_is_not_kept_up_with_is_told() {
+        // Ten seconds' worth of what comes in, and all of it.
+        assert_eq!(
+            lags(&rising("garbage_bytes", 1e9, 0.0), 5.0),
+            Some("after 0 s 1000000000 bytes wait for deletion, 512000000 at most".to_owned())
+        );
+        assert_eq!(lags(&rising("garbage_bytes", 5e8, 1e7), 5.0), None);
+        assert!(
+            lags(&rising("garbage_bytes", 0.0, 1e8), 5.0).is_some_and(|lag| lag.starts_with("after 16 s"))
+        );
+        assert_eq!(lags(&rising("garbage_bytes", 0.0, 1e8), 20.0), None);
     }
 }
