@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,7 +53,7 @@ pub(super) struct Damaged {
 const GETS_MAX: usize = 8;
 const INDEXES_MAX: usize = 4;
 /// How often is looked whether producers still wait for room, and how long compaction stands back for them at most in
-/// one place: what it does makes room too, in the end.
+/// one place, where nothing is uploaded either: what it does makes room too, in the end.
 const STAND_BACK_STEP: Duration = Duration::from_millis(20);
 const STAND_BACK_MAX: Duration = Duration::from_secs(5);
 
@@ -123,8 +124,8 @@ async fn copy(
     let mut copy =
         Copy { pieces: &pieces, writer, parts, records: vec![0; job.runs.len()], at: 0, bytes: 0, last: 0 };
     for window in windows(&wanted, config.compaction.memory_bytes / 4) {
-        stand_back(compactor).await;
         let bytes = window.iter().map(|wanted| u64::from(wanted.entry.size)).sum();
+        stand_back(compactor, bytes).await;
         tokio::time::sleep_until(compactor.pace.take(Instant::now(), bytes)).await;
         let blocks = fetch(compactor, &pieces, &whole, window, &mut damaged).await?;
         // From here on the rest is read only to find the rest of the damage: the next job goes around all of it.
@@ -259,9 +260,14 @@ fn windows(wanted: &[Wanted], bytes: u64) -> impl Iterator<Item = &[Wanted]> {
 }
 
 /// C5.
-async fn stand_back(compactor: &Compactor) {
+async fn stand_back(compactor: &Compactor, bytes: u64) {
+    let inner = &compactor.inner;
     let until = Instant::now() + STAND_BACK_MAX;
-    while compactor.inner.is_pressed() && Instant::now() < until {
+    // What is begun without anybody waiting is taken from the credit too: it was paid for by the same uploads.
+    while !compactor.credit.take(inner.bytes_uploaded.load(Ordering::Relaxed), bytes)
+        && inner.is_pressed()
+        && Instant::now() < until
+    {
         tokio::time::sleep(STAND_BACK_STEP).await;
     }
 }

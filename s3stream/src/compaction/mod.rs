@@ -26,7 +26,8 @@
 //! - **C3** The swap names the sources that were read. If any of their parts was replaced meanwhile it is rejected, and
 //!   the new object is garbage.
 //! - **C4** Memory: a job holds `memory_bytes`, or its largest block if that is more, and its index: 64 bytes a block.
-//! - **C5** An upload and a read go first: while producers wait for room, no window is begun.
+//! - **C5** An upload and a read go first: while producers wait for room, a window is begun only as uploads have paid for
+//!   it, or after a while without any. Producers that always wait are kept up with all the same.
 //! - **C6** A part that cannot be read blocks nothing but itself: others, of the same stream too, are compacted around it.
 //!   A job that meets one reads on to find all of them.
 //! - **C7** A pass over the streams that have changed, or were left with something, plans what a walk over all streams
@@ -62,7 +63,7 @@ use crate::counters::COUNTER_OF_RECOVERY;
 use crate::storage::Inner;
 use crate::{Error, ObjectId, StreamId};
 use damage::Damage;
-use pace::Pace;
+use pace::{Credit, Pace};
 use plan::{Added, Job, Planner, Reclaim};
 
 /// Limits of compaction. Sizes in bytes.
@@ -249,6 +250,7 @@ struct Compactor {
     inner: Arc<Inner>,
     fetcher: Fetcher,
     pace: Pace,
+    credit: Credit,
     damage: Mutex<Damage>,
     /// Of the sources of a pass: neighbouring streams' jobs read the same mixed objects.
     indexes: Cache<ObjectId, Arc<CachedIndex>>,
@@ -283,6 +285,7 @@ impl Compactor {
         };
         let fetcher = Fetcher::new(inner.store.clone(), &reads);
         let pace = Pace::new(options.bytes_per_second_max);
+        let credit = Credit::new(options.object_bytes);
         let damage = Mutex::new(Damage::new(options));
         let indexes = Cache::builder()
             .max_capacity(options.memory_bytes / 8)
@@ -291,6 +294,7 @@ impl Compactor {
         Compactor {
             fetcher,
             pace,
+            credit,
             damage,
             indexes,
             reclaim: Reclaim::default(),

@@ -421,6 +421,31 @@ async fn compaction_stands_back_while_producers_wait() {
     assert_eq!(broker.storage.status().compaction.jobs, 1);
 }
 
+/// C5: producers that always wait are kept up with, since what they write is uploaded all the while.
+#[tokio::test(start_paused = true)]
+async fn uploads_pay_for_compaction_while_producers_wait() {
+    let off = s3stream::compaction::Options { jobs_max: 0, ..compacting().compaction };
+    let (world, _, _) = world_of(Config { compaction: off, ..compacting() });
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    uploads(&broker, 4, 300).await;
+    broker.storage.shutdown().await.expect("shuts down");
+    let world = World { config: compacting(), ..world };
+    let broker = world.start(&[id]).await;
+    broker.fill(0, 20, 300).await;
+    let status = broker.storage.status();
+    let _held =
+        broker.storage.admit(status.cache_limit_bytes - status.cache_used_bytes - 2000).await.expect("fits");
+    // More than there is, even once everything is uploaded.
+    let (waiting, wanted) = (broker.storage.clone(), status.cache_used_bytes + 4000);
+    let waiting = tokio::spawn(async move { waiting.admit(wanted).await.map(drop) });
+    sleep(Duration::from_secs(4)).await;
+    let status = broker.storage.status();
+    assert_eq!(status.admissions_waiting, 1, "a producer waits");
+    assert!(status.bytes_uploaded > 0 && status.compaction.jobs > 0, "{status:?}");
+    waiting.abort();
+}
+
 /// A commit whose outcome its uploader does not know yet must be recognised when it is tried again.
 #[tokio::test(start_paused = true)]
 async fn what_an_uploader_still_commits_is_left_alone() {
