@@ -15,6 +15,7 @@
 
 mod aws_profile;
 mod azure;
+pub mod create;
 mod gcs;
 mod location;
 mod lock;
@@ -131,7 +132,10 @@ pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
         }
         Location::Bucket { cloud, bucket, prefix } => {
             let client = |patience: &Patience| match cloud {
-                Cloud::S3 => s3::client(bucket, &access.s3, patience),
+                Cloud::S3 => {
+                    let client = s3::client(bucket, s3::target(bucket, &access.s3)?, patience)?;
+                    Ok(Arc::new(client) as Arc<dyn ObjectStore>)
+                }
                 Cloud::Gcs => gcs::client(bucket, &access.gcs, patience),
                 Cloud::Azure => azure::client(bucket, &access.azure, patience),
             };

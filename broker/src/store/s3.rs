@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use object_store::ObjectStore;
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 
+use super::aws_profile::Keys;
 use super::rotating_keys::RotatingKeys;
 use super::{Error, Patience, aws_profile, check_endpoint, from_environment};
 
@@ -19,15 +19,26 @@ pub struct S3Options {
     pub allow_http: bool,
 }
 
+pub(super) const DEFAULT_REGION: &str = "us-east-1";
+
 /// What AWS ends the names of directory buckets with: `BASE--ZONE--x-s3`.
 const DIRECTORY_BUCKET_SUFFIX: &str = "--x-s3";
 
-pub(super) fn client(
-    bucket: &str,
-    options: &S3Options,
-    patience: &Patience<'_>,
-) -> Result<Arc<dyn ObjectStore>, Error> {
-    let client_error = |detail: String| Error::Client { store: format!("s3://{bucket}"), detail };
+/// What [`S3Options`], the environment and the AWS tools' files say together, in this order of precedence.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub endpoint: Option<String>,
+    pub region: String,
+    pub path_style: bool,
+    pub allow_http: bool,
+    keys: Option<Keys>,
+}
+
+/// Where `bucket` is reached.
+///
+/// # Errors
+/// A profile that cannot be used, an endpoint that holds keys, and plain HTTP that nobody allowed.
+pub(super) fn target(bucket: &str, options: &S3Options) -> Result<Target, Error> {
     let profile = aws_profile::load()?;
     let endpoint = options
         .endpoint
@@ -44,35 +55,50 @@ pub(super) fn client(
         .or_else(|| profile.region.clone());
     let allow_http =
         options.allow_http || from_environment("AWS_ALLOW_HTTP").is_some_and(|value| value == "true");
-    check_endpoint(endpoint.as_deref(), allow_http, "--s3-allow-http").map_err(client_error)?;
+    check_endpoint(endpoint.as_deref(), allow_http, "--s3-allow-http")
+        .map_err(|detail| client_error(bucket, detail))?;
+    Ok(Target {
+        path_style: options.path_style.unwrap_or(endpoint.is_some()),
+        endpoint,
+        // Where nothing names a region, S3-compatible servers expect this one; AWS answers with a clear redirect.
+        region: region.unwrap_or_else(|| DEFAULT_REGION.to_owned()),
+        allow_http,
+        keys: profile.keys,
+    })
+}
 
+/// The client of `bucket` at `target`.
+pub(super) fn client(bucket: &str, target: Target, patience: &Patience<'_>) -> Result<AmazonS3, Error> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(patience.retry())
-        .with_client_options(patience.client(allow_http));
-    if is_directory_bucket(bucket) {
+        .with_client_options(patience.client(target.allow_http));
+    if zone(bucket).is_some() {
         // Sessions instead of a signature with long-lived keys, and the endpoint of the bucket's zone.
         builder = builder.with_s3_express(true);
     }
-    let path_style = options.path_style.unwrap_or(endpoint.is_some());
-    builder = builder.with_virtual_hosted_style_request(!path_style);
-    if let Some(endpoint) = endpoint {
+    builder = builder.with_virtual_hosted_style_request(!target.path_style).with_region(target.region);
+    if let Some(endpoint) = target.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
-    // Where nothing names a region, S3-compatible servers expect this one; AWS answers with a clear redirect.
-    builder = builder.with_region(region.unwrap_or_else(|| "us-east-1".to_owned()));
     if from_environment("AWS_ACCESS_KEY_ID").is_none()
-        && let Some(keys) = profile.keys
+        && let Some(keys) = target.keys
     {
         let reload = patience.limits.keys_reload;
         builder = builder.with_credentials(Arc::new(RotatingKeys::new(keys, reload)));
     }
-    Ok(Arc::new(builder.build().map_err(|error| client_error(error.to_string()))?))
+    builder.build().map_err(|error| client_error(bucket, error.to_string()))
 }
 
-fn is_directory_bucket(bucket: &str) -> bool {
-    bucket.ends_with(DIRECTORY_BUCKET_SUFFIX)
+fn client_error(bucket: &str, detail: String) -> Error {
+    Error::Client { store: format!("s3://{bucket}"), detail }
+}
+
+/// The id of a directory bucket's zone, which is in its name; `None` for a bucket that is none.
+pub(super) fn zone(bucket: &str) -> Option<&str> {
+    let (base, zone) = bucket.strip_suffix(DIRECTORY_BUCKET_SUFFIX)?.rsplit_once("--")?;
+    (!base.is_empty() && !zone.is_empty()).then_some(zone)
 }
 
 #[cfg(test)]
@@ -82,9 +108,11 @@ mod tests {
 
     #[test]
     fn directory_buckets_are_told_by_their_names() {
-        assert!(is_directory_bucket("ottla--usw2-az1--x-s3"));
-        assert!(!is_directory_bucket("ottla--x-s3-copy"));
-        assert!(!is_directory_bucket("ottla"));
+        assert_eq!(zone("ottla--usw2-az1--x-s3"), Some("usw2-az1"));
+        assert_eq!(zone("a--b--usw2-lax1-az1--x-s3"), Some("usw2-lax1-az1"));
+        for bucket in ["ottla--x-s3-copy", "ottla--x-s3", "--usw2-az1--x-s3", "ottla"] {
+            assert_eq!(zone(bucket), None, "{bucket}");
+        }
     }
 
     #[test]
@@ -92,7 +120,10 @@ mod tests {
         let limits = Limits::default();
         let patience = Patience { limits: &limits, timeout: limits.metadata_timeout, retries_max: 0 };
         let options = S3Options { region: Some("us-west-2".to_owned()), ..S3Options::default() };
-        let shown = |bucket| format!("{:?}", client(bucket, &options, &patience).unwrap());
+        let shown = |bucket| {
+            let target = target(bucket, &options).unwrap();
+            format!("{:?}", client(bucket, target, &patience).unwrap())
+        };
         let zonal = shown("ottla--usw2-az1--x-s3");
         assert!(zonal.contains("s3express-usw2-az1.us-west-2.amazonaws.com"), "{zonal}");
         assert!(!shown("ottla").contains("s3express-"));

@@ -17,6 +17,7 @@ mod real_positions;
 mod refusals;
 mod s3;
 mod startup;
+mod store_create;
 #[path = "../../src/partition/testing.rs"]
 mod testing;
 mod verify;
