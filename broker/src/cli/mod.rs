@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod config;
 mod consume;
+mod failure;
 mod group;
 mod inspect;
 mod options;
@@ -26,14 +27,14 @@ pub fn run() -> ExitCode {
     let matches = command().get_matches();
     if let Some(("verify", matches)) = matches.subcommand() {
         return verify::run(matches).unwrap_or_else(|error| {
-            eprintln!("ottla: {error:#}");
+            failure::print(&error);
             ExitCode::from(2)
         });
     }
     match dispatch(&matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ottla: {error:#}");
+            failure::print(&error);
             ExitCode::FAILURE
         }
     }

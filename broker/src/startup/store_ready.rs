@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use metalog::probe;
 use object_store::path::Path;
 
-use crate::store::Stores;
+use crate::store::{self, Stores};
 
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -25,8 +25,9 @@ pub(super) async fn until_ready(stores: &Stores) -> anyhow::Result<()> {
                     .with_context(|| format!("the store {} refuses to be read", stores.location));
             }
             Err(error) => {
+                let advice = store::advice(&error.to_string()).unwrap_or_default();
                 tracing::warn!(
-                    "the store {} does not answer: {error}. Trying again until it does",
+                    "the store {} does not answer: {error}. Trying again until it does. {advice}",
                     stores.location
                 );
                 tokio::time::sleep(pause).await;

@@ -13,6 +13,7 @@
 //! Two clients, because a hidden retry of a conditional create can report one's own success as "already exists"
 //! (object_store retries 5xx even for those), and because a metadata append must not sit in a three-minute retry loop.
 
+mod answers;
 mod aws_profile;
 mod azure;
 pub mod create;
@@ -30,6 +31,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
+pub use answers::advice;
 pub use azure::AzureOptions;
 pub use gcs::GcsOptions;
 pub use location::{Cloud, Location};

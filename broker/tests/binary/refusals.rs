@@ -207,5 +207,6 @@ fn a_bucket_that_does_not_exist_is_refused_at_once() {
             .envs(server.environment());
         command
     });
-    assert!(said.contains("NoSuchBucket"), "{said}");
+    assert_eq!(said.matches("NoSuchBucket").count(), 1, "{said}");
+    assert!(said.contains("`ottla store create` creates it"), "{said}");
 }

@@ -1,0 +1,53 @@
+//! How a command says what went wrong.
+
+use crate::store;
+use crate::store::create;
+
+/// Prints the error to standard error, and what to do about it where that is known.
+pub fn print(error: &anyhow::Error) {
+    let text = in_words(error);
+    eprintln!("ottla: {text}");
+    // These say it themselves.
+    let is_advised = matches!(
+        error.downcast_ref::<create::Error>(),
+        Some(create::Error::Foreign { .. } | create::Error::Closed { .. })
+    );
+    if let Some(advice) = store::advice(&text)
+        && !is_advised
+    {
+        eprintln!("{advice}");
+    }
+}
+
+/// The error and what caused it. Many errors have their cause's words in their own, some several times over: what was
+/// said is not said again.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let error = Err::<(), _>(anyhow!("no such file"))
+            .context("reading x: no such file")
+            .context("the store cannot be used")
+            .unwrap_err();
+        assert_eq!(in_words(&error), "the store cannot be used: reading x: no such file");
+        assert_eq!(in_words(&anyhow!("alone")), "alone");
+    }
+}
