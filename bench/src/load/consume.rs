@@ -24,7 +24,7 @@ use crate::client::{Frame, topic_name};
 const VERSION: i16 = 11;
 const LIST_VERSION: i16 = 5;
 const EARLIEST: i64 = -2;
-const LATEST: i64 = -1;
+pub const LATEST: i64 = -1;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -147,7 +147,8 @@ pub fn fetch(
     Ok(found)
 }
 
-fn offsets(
+/// One offset of each partition: the earliest or the latest.
+pub fn offsets(
     connection: &mut Connection,
     topic: &str,
     partitions: &[i32],

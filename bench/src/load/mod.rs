@@ -16,6 +16,8 @@ mod cpu;
 mod end_to_end;
 mod produce;
 
+use std::time::{Duration, Instant};
+
 use clap::{Args, Subcommand};
 
 use crate::client::Connection;
@@ -60,12 +62,23 @@ pub fn run(load: &Load) -> anyhow::Result<()> {
 }
 
 impl Target {
+    /// Returns once its partitions serve: Kafka elects their leaders behind the answer.
     fn create_topic(&self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut connection = Connection::open_at(&self.bootstrap).await?;
             connection.create_topic(&self.topic, self.partitions, &[]).await
-        })
+        })?;
+        let partitions: Vec<i32> = (0..self.partitions).collect();
+        let mut connection = connection::Connection::open(&self.bootstrap)?;
+        let began = Instant::now();
+        loop {
+            match consume::offsets(&mut connection, &self.topic, &partitions, consume::LATEST) {
+                Ok(_) => return Ok(()),
+                Err(error) if began.elapsed() > READY_TIMEOUT => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// The partitions that the connection `nth` of `count` is responsible for.
@@ -78,4 +91,6 @@ impl Target {
     }
 }
 
+/// How long the partitions of a new topic may take to serve.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const GIB: f64 = (1u64 << 30) as f64;
