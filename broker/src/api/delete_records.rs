@@ -18,9 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Context, error, topic_name};
 use crate::broker::Broker;
-use crate::config::TopicConfig;
 use crate::metadata::ImageRef;
-use crate::partition::{DeleteRecordsError, GetError, OpenError};
+use crate::partition::DeleteRecordsError;
 
 /// Means the high watermark.
 const HIGH_WATERMARK: i64 = -1;
@@ -71,7 +70,9 @@ async fn delete(
         return Err(ResponseError::InvalidTopicException);
     }
     let topic = image.topic_named(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let cleanup = TopicConfig::of(topic, &broker.config()).cleanup();
+    let partition = broker.partitions.get(topic, wanted.partition_index).await;
+    let partition = partition.map_err(|why| error::of_get(&why))?;
+    let cleanup = partition.topic_config(topic, &broker.config()).cleanup();
     if cleanup.compact && !cleanup.delete {
         return Err(ResponseError::PolicyViolation);
     }
@@ -83,14 +84,7 @@ async fn delete(
     if !broker.right.holds() {
         return Err(ResponseError::NotLeaderOrFollower);
     }
-    let partition = match broker.partitions.get(topic, wanted.partition_index).await {
-        // Nothing says any more where the log begins: whoever deletes records does.
-        Err(GetError::Open(OpenError::Checkpoint(_))) => {
-            broker.partitions.get_stated(topic, wanted.partition_index, upto).await
-        }
-        partition => partition,
-    };
-    match partition.map_err(|why| error::of_get(&why))?.delete_records(upto).await {
+    match partition.delete_records(upto).await {
         Ok(start) => Ok(start),
         Err(DeleteRecordsError::OutOfRange { .. }) => Err(ResponseError::OffsetOutOfRange),
         Err(DeleteRecordsError::Deleted) => Err(ResponseError::UnknownTopicOrPartition),

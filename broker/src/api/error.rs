@@ -62,7 +62,6 @@ pub fn of_get(error: &GetError) -> ResponseError {
         GetError::Unknown => ResponseError::UnknownTopicOrPartition,
         GetError::NotLeader { .. } => ResponseError::NotLeaderOrFollower,
         GetError::Open(OpenError::Storage(error)) => of_storage(error),
-        GetError::Open(OpenError::Stated { .. }) => ResponseError::OffsetOutOfRange,
         GetError::Open(OpenError::Read(_) | OpenError::Corrupt(_) | OpenError::Checkpoint(_)) => {
             ResponseError::KafkaStorageError
         }

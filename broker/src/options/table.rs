@@ -377,6 +377,14 @@ static ORDINARY: &[Definition] = &[
         Some("false"),
         "Replace the broker with this id even though it still answers: it can acknowledge nothing from then on.",
     ),
+    option(
+        "partition-accept-lost-checkpoints",
+        Section::Operation,
+        Kind::Switch,
+        Some("false"),
+        "Open partitions whose newest checkpoint is damaged or missing, with every record that is there: those that \
+         DeleteRecords deleted since the last pass of retention are back. Once is enough.",
+    ),
     bound(
         "lease",
         Section::Operation,

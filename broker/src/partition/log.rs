@@ -24,7 +24,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::batch::{self, BatchHeader};
-use super::open::{self, LogStart, OpenError, Surroundings};
+use super::open::{self, OpenError, Surroundings};
 use super::state::{Producer, Refused, State, Verdict};
 use super::validate::Checked;
 use super::waiters::{Registration, Wait, Waiters};
@@ -133,10 +133,10 @@ impl Partition {
         topic_id: Uuid,
         index: i32,
         info: &PartitionInfo,
-        log_start: LogStart,
+        internal: bool,
     ) -> Result<Partition, OpenError> {
         let Surroundings { storage, metadata, config, tasks } = *around;
-        let opened = open::open(around, info, log_start).await?;
+        let opened = open::open(around, info, internal).await?;
         let core = Core {
             state: opened.state,
             bytes_since_checkpoint: opened.replayed,

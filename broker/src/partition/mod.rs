@@ -50,7 +50,7 @@ pub use log::{AppendError, Appended, DeleteRecordsError, Found, Partition};
 pub use open::OpenError;
 pub use state::Limits;
 
-use open::{LogStart, Surroundings};
+use open::Surroundings;
 
 use crate::api::topic_name;
 use crate::metadata::Metadata;
@@ -81,6 +81,8 @@ pub struct Config {
     /// DeleteRecords waits so long at least until its own write is durable, however little time the request gives it.
     /// Default 5 s.
     pub own_write_time_min: Duration,
+    /// Opens partitions whose newest checkpoint is lost, with all the records that are there. Default no.
+    pub accept_lost_checkpoints: bool,
     pub retention: retention::Limits,
 }
 
@@ -91,6 +93,7 @@ impl Default for Config {
             checkpoint_interval_bytes: 16 << 20,
             decompressed_bytes_max: 256 << 20,
             own_write_time_min: Duration::from_secs(5),
+            accept_lost_checkpoints: false,
             retention: retention::Limits::default(),
         }
     }
@@ -166,30 +169,6 @@ impl Partitions {
 
     /// The partition `index` of `topic`, opened if need be.
     pub async fn get(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
-        // Nobody deletes records of theirs: what is not needed any more goes by the metadata.
-        let internal = topic_name::is_internal(&topic.name);
-        self.get_from(topic, index, if internal { LogStart::Metadata } else { LogStart::Checkpoint }).await
-    }
-
-    /// The same, where the newest checkpoint is lost and an operator says instead where the log begins; `None` is the high
-    /// watermark. Once begun it comes to its end, even if the future is dropped: it may have to replay the whole log.
-    pub async fn get_stated(
-        self: &Arc<Self>,
-        topic: &Arc<Topic>,
-        index: i32,
-        upto: Option<u64>,
-    ) -> Result<Arc<Partition>, GetError> {
-        let (partitions, topic) = (self.clone(), topic.clone());
-        let opened = async move { partitions.get_from(&topic, index, LogStart::Stated(upto)).await };
-        self.tasks.spawn("the opening of a partition", opened).await.expect("opening does not panic")
-    }
-
-    async fn get_from(
-        &self,
-        topic: &Topic,
-        index: i32,
-        log_start: LogStart,
-    ) -> Result<Arc<Partition>, GetError> {
         let info =
             usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
         if info.leader != self.broker {
@@ -204,7 +183,8 @@ impl Partitions {
             .get_or_try_init(|| async {
                 let (storage, metadata) = (&self.storage, &self.metadata);
                 let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
-                Partition::open(&around, topic.id, index, info, log_start).await.map(Arc::new)
+                let internal = topic_name::is_internal(&topic.name);
+                Partition::open(&around, topic.id, index, info, internal).await.map(Arc::new)
             })
             .await;
         match opened {

@@ -3,13 +3,14 @@
 //! ```text
 //!   checkpoints: newest ──understood──► state, log start ──► replay behind it ──► open
 //!                   │
-//!                   └─lost─► LogStart::Checkpoint   not opened: what DeleteRecords took must not come back
-//!                            LogStart::Metadata     replay of everything: nobody deletes records of internal topics
-//!                            LogStart::Stated       replay of everything; a new checkpoint with the start that was said
+//!                   └─lost─► an internal topic, of which nobody deletes records ─┐
+//!                            Config::accept_lost_checkpoints ────────────────────┴► replay of everything
+//!                            otherwise: not opened
 //! ```
 //!
 //! - **P1** A partition is never opened with a log that begins before where DeleteRecords has answered that it begins,
-//!   unless an operator says so.
+//!   unless the operator accepts it.
+//! - **P2** Accepting it is needed once: a new checkpoint is written.
 
 use std::sync::Arc;
 
@@ -37,17 +38,6 @@ pub(super) struct Surroundings<'a> {
     pub tasks: &'a Tasks,
 }
 
-/// What says where the log begins if the newest checkpoint, which should, is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LogStart {
-    /// Nothing: the partition is not opened.
-    Checkpoint,
-    /// The metadata, by whole parts: of logs whose records nobody deletes one by one.
-    Metadata,
-    /// An operator; `None` is the high watermark.
-    Stated(Option<u64>),
-}
-
 /// Why a partition could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -61,13 +51,10 @@ pub enum OpenError {
     /// What says where the log begins is lost. Needs an operator, who can say it anew: [`LogStart::Stated`].
     #[error(
         "the newest checkpoint is lost: {0}. It says where the log begins, so that the partition cannot be opened without \
-         it: restore the object from a copy of the bucket, or start the version that wrote it, or say by DeleteRecords \
-         where the log is to begin (offset 0: with everything that is there, what was deleted lately as well)"
+         it: restore the object from a copy of the bucket, or start the version that wrote it, or start with \
+         --partition-accept-lost-checkpoints, which brings back what was deleted lately"
     )]
     Checkpoint(String),
-    /// Where the log was said to begin there is nothing yet.
-    #[error("offset {offset} lies beyond the high watermark, {high_watermark}")]
-    Stated { offset: u64, high_watermark: u64 },
 }
 
 /// Closes the streams if opening does not come to its end.
@@ -93,7 +80,7 @@ pub(super) struct Opened {
 pub(super) async fn open(
     around: &Surroundings<'_>,
     info: &PartitionInfo,
-    log_start: LogStart,
+    internal: bool,
 ) -> Result<Opened, OpenError> {
     let Surroundings { storage, metadata, config, .. } = *around;
     let waiters = Arc::new(Waiters::default());
@@ -102,38 +89,28 @@ pub(super) async fn open(
     let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
     opening.0 = Some([log.clone(), checkpoints.clone()]);
 
-    let (newest, stated) = match newest_checkpoint(&checkpoints, config, metadata).await {
-        Err(OpenError::Checkpoint(detail)) => match log_start {
-            LogStart::Checkpoint => return Err(OpenError::Checkpoint(detail)),
-            LogStart::Metadata => {
-                warn!(
-                    checkpoints = checkpoints.id().0,
-                    detail, "replaying a whole log for want of its newest checkpoint"
-                );
-                (None, None)
-            }
-            LogStart::Stated(upto) => (None, Some(upto)),
-        },
-        newest => (newest?, None),
+    let newest = match newest_checkpoint(&checkpoints, config, metadata).await {
+        Err(OpenError::Checkpoint(detail)) if internal || config.accept_lost_checkpoints => {
+            warn!(
+                checkpoints = checkpoints.id().0,
+                detail, "replaying a whole log for want of its newest checkpoint"
+            );
+            Newest::Lost
+        }
+        newest => newest?,
     };
-    let Checkpoint { mut state, log_start } =
-        newest.unwrap_or_else(|| Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 });
-    let replayed = replay(&log, &mut state, wall_clock_ms()).await?;
+    let lost = matches!(newest, Newest::Lost);
+    let Checkpoint { mut state, log_start } = match newest {
+        Newest::Found(checkpoint) => checkpoint,
+        Newest::None | Newest::Lost => {
+            Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 }
+        }
+    };
+    let replayed = replay(&log, &mut state, lost.then_some(metadata)).await?;
     // Not beyond what the checkpoint accounts for, of which the replay has found all.
     log.advance_start(log_start);
-    if let Some(upto) = stated {
-        let high_watermark = log.confirmed_end();
-        let start = upto.unwrap_or(high_watermark);
-        if start > high_watermark {
-            return Err(OpenError::Stated { offset: start, high_watermark });
-        }
-        let start = start.max(log.start());
-        write_checkpoint(storage, &checkpoints, checkpoint::encode(&state, start)).await?;
-        log.advance_start(start);
-        warn!(
-            log = log.id().0,
-            start, "a log begins where DeleteRecords said: its newest checkpoint was lost"
-        );
+    if lost {
+        write_checkpoint(storage, &checkpoints, checkpoint::encode(&state, log.start())).await?;
     }
     waiters.begin_at(state.log_end());
     opening.0 = None;
@@ -152,14 +129,21 @@ pub(super) async fn write_checkpoint(
     checkpoints.append(admission, record)?.await
 }
 
+enum Newest {
+    Found(Checkpoint),
+    /// None was written yet.
+    None,
+    Lost,
+}
+
 async fn newest_checkpoint(
     checkpoints: &Stream,
     config: &Config,
     metadata: &Metadata,
-) -> Result<Option<Checkpoint>, OpenError> {
+) -> Result<Newest, OpenError> {
     let end = checkpoints.confirmed_end();
     if end <= checkpoints.start() {
-        return Ok(None);
+        return Ok(Newest::None);
     }
     let number = end - 1;
     let lost = |detail: String| {
@@ -179,11 +163,19 @@ async fn newest_checkpoint(
     };
     let newest = records.last().filter(|record| record.base == number);
     let newest = newest.ok_or_else(|| lost("there is none".to_owned()))?;
-    checkpoint::decode(&newest.body, config.limits).map(Some).map_err(|error| lost(error.to_string()))
+    checkpoint::decode(&newest.body, config.limits)
+        .map(Newest::Found)
+        .map_err(|error| lost(error.to_string()))
 }
 
-/// Applies the batches of `log` behind `state`; the bytes that took.
-async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, OpenError> {
+/// Applies the batches of `log` behind `state`; the bytes that took. With `passing_over`, parts whose objects are damaged
+/// are passed over: what they would say of producers, a checkpoint would have said.
+async fn replay(
+    log: &Stream,
+    state: &mut State,
+    passing_over: Option<&Arc<Metadata>>,
+) -> Result<u64, OpenError> {
+    let now_ms = wall_clock_ms();
     let (start, end) = (log.start(), log.confirmed_end());
     if state.log_end() > end {
         return Err(OpenError::Corrupt(format!(
@@ -201,6 +193,16 @@ async fn replay(log: &Stream, state: &mut State, now_ms: i64) -> Result<u64, Ope
             // A pass of retention came in between.
             Err(ReadError::OutOfRange { start, .. }) if start > from => {
                 state.skip_to(start);
+                continue;
+            }
+            Err(ReadError::Corrupt { object, offset, detail }) => {
+                let located =
+                    passing_over.and_then(|metadata| metadata.image().locate(log.id(), from, 1).pop());
+                let Some(end) = located.map(|located| located.part.end).filter(|end| *end > from) else {
+                    return Err(ReadError::Corrupt { object, offset, detail }.into());
+                };
+                warn!(log = log.id().0, from, end, detail, "replaying a log without a part of it");
+                state.skip_to(end);
                 continue;
             }
             read => read?,

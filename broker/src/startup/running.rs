@@ -137,6 +137,7 @@ fn lowest_in_flight(storage: Storage) -> LowestInFlight {
 
 fn partition_config(options: &Options, config: &BrokerConfig) -> partition::Config {
     let mut partition = options.bounds.partition.clone();
+    partition.accept_lost_checkpoints = options.accept_lost_checkpoints;
     partition.limits.producer_expiration_ms = i64::from(config.producer_id_expiration_ms);
     partition
 }

@@ -14,8 +14,6 @@ use ottla::partition::retention::{Freed, Limits, Now};
 use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name, until};
 use crate::testing;
 
-/// OFFSET_OUT_OF_RANGE.
-const OUT_OF_RANGE: i16 = 1;
 /// KAFKA_STORAGE_ERROR.
 const STORAGE_ERROR: i16 = 56;
 
@@ -311,16 +309,51 @@ async fn behaviour_78_what_was_deleted_does_not_come_back_when_the_checkpoint_is
     let named = broker.broker.metadata.image().parts(checkpoint).last().unwrap().object;
     assert!(error.contains(s3stream::object::object_key(named).as_ref()), "{error}");
 
-    // An operator may say where the log begins; not where there is nothing yet.
-    assert_eq!(delete(&mut client, 2, "topic", 0, 11).await, (OUT_OF_RANGE, -1));
-    assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
-    assert_eq!(delete(&mut client, 2, "topic", 0, 7).await, (0, 7));
-    assert_eq!(start_of(&mut client, "topic").await, (0, 7));
-    assert_eq!(produce(&mut client, "topic", 0, 2, 2_000).await, 10, "its state is as it was");
+    // Nobody's DeleteRecords opens it: what it would leave may have been deleted long ago.
+    assert_eq!(delete(&mut client, 2, "topic", 0, 2).await, (STORAGE_ERROR, -1));
     broker.stop().await;
+    // The operator may, once.
+    let mut accepting = Options::default();
+    accepting.partitions.accept_lost_checkpoints = true;
+    for (options, end) in [(accepting, 10), (Options::default(), 12)] {
+        let broker = TestBroker::on(&disk.with_new_wal(), options).await;
+        let mut client = broker.connect().await;
+        assert_eq!(start_of(&mut client, "topic").await, (0, 0));
+        assert_eq!(produce(&mut client, "topic", 0, 2, 2_000).await, end);
+        broker.stop().await;
+    }
+}
+
+/// The checkpoint and a part of the log may lie in one object.
+#[tokio::test]
+async fn a_checkpoint_that_is_lost_together_with_records_can_be_done_without() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    produce(&mut client, "topic", 0, 3, 1_000).await;
+    assert_eq!(delete(&mut client, 2, "topic", 0, 1).await, (0, 1));
+    flush(&broker).await;
+    let image = broker.broker.metadata.image();
+    let [log, checkpoint] = [topic.partitions[0].log, topic.partitions[0].checkpoint]
+        .map(|stream| image.parts(stream).last().expect("it was uploaded").object);
+    assert_eq!(log, checkpoint);
+    produce(&mut client, "topic", 0, 3, 1_000).await;
+    broker.stop().await;
+    disk.store.delete(&s3stream::object::object_key(log)).await.unwrap();
+
     let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
     let mut client = broker.connect().await;
-    assert_eq!(start_of(&mut client, "topic").await, (0, 7), "durably");
+    assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
+    broker.stop().await;
+    let mut accepting = Options::default();
+    accepting.partitions.accept_lost_checkpoints = true;
+    let broker = TestBroker::on(&disk.with_new_wal(), accepting).await;
+    let mut client = broker.connect().await;
+    assert_eq!(start_of(&mut client, "topic").await, (0, 0));
+    assert_ne!(client.fetch("topic", 0, 0).await.error_code, 0, "lost is lost");
+    assert_eq!(client.fetch("topic", 0, 3).await.error_code, 0);
+    assert_eq!(produce(&mut client, "topic", 0, 1, 2_000).await, 6);
 }
 
 /// Records of internal topics are deleted by nobody: their checkpoints are worth no more than the replay that they save.

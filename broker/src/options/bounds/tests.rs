@@ -115,6 +115,7 @@ fn every_field_has_a_row_or_is_decided_by_something_else() {
             "group.rules.session_timeout_max",     // group.max.session.timeout.ms
             "group.rules.session_timeout_min",     // group.min.session.timeout.ms
             "object_wal.puts_burst_max",           // wal-puts-per-second
+            "partition.accept_lost_checkpoints",   // partition-accept-lost-checkpoints
             "partition.limits.producer_expiration_ms", // producer.id.expiration.ms
             "server.idle_timeout",                 // connections.max.idle.ms
             "server.request_bytes_max",            // socket.request.max.bytes

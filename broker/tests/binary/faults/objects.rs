@@ -4,13 +4,11 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use kafka_protocol::messages::DeleteRecordsRequest;
-use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::process::{Ottla, Storage, run};
-use crate::wire::{Neighbour, Wire, name};
+use crate::wire::{Neighbour, Wire};
 
 /// CORRUPT_MESSAGE and KAFKA_STORAGE_ERROR: what a consumer hears.
 const ERRORS: [i16; 2] = [2, 56];
@@ -118,7 +116,7 @@ fn damaged_objects_spoil_what_they_hold_and_nothing_else(storage: Storage) {
 
 /// All records are there, and nobody knows any more where DeleteRecords made the log begin.
 #[test]
-fn a_partition_whose_checkpoint_is_lost_is_named_and_opens_from_where_it_is_told() {
+fn a_partition_whose_checkpoint_is_lost_is_named_and_opens_if_that_is_accepted() {
     let mut broker = Ottla::new(Storage::DirectoryBlock).with(&["--partition-checkpoint-interval", "64KiB"]);
     broker.start();
     let place = Place::of(&broker);
@@ -144,19 +142,13 @@ fn a_partition_whose_checkpoint_is_lost_is_named_and_opens_from_where_it_is_told
     let told: Vec<&str> = log.lines().filter(|line| line.contains("a partition cannot be opened")).collect();
     assert_eq!(told.len(), 1, "once a minute:\n{log}");
     assert!(told[0].contains("topic=topic partition=0") && told[0].contains(lost[0].as_ref()), "{}", told[0]);
-    assert!(told[0].contains("DeleteRecords"), "what to do: {}", told[0]);
+    assert!(told[0].contains("--partition-accept-lost-checkpoints"), "what to do: {}", told[0]);
     neighbour.goes_on();
-
-    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(1);
-    let topic = DeleteRecordsTopic::default().with_name(name("topic")).with_partitions(vec![partition]);
-    let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000);
-    let answer = wire.call(2, &request).unwrap().topics[0].partitions[0].clone();
-    assert_eq!((answer.error_code, answer.low_watermark), (0, 1));
-    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "second\n");
     neighbour.move_out();
-    broker.kill();
+    broker.stop();
+    let mut broker = broker.with(&["--partition-accept-lost-checkpoints"]);
     broker.start();
-    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "second\n");
+    assert_eq!(run(&mut broker.cli(&["consume", "topic", "--offset", "1"])), "second\n");
     broker.stop();
 }
 
