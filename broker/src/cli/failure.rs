@@ -1,12 +1,15 @@
 //! How a command says what went wrong.
 
+use std::io::Write;
+
 use crate::store;
 use crate::store::create;
 
 /// Prints the error to standard error, and what to do about it where that is known.
 pub fn print(error: &anyhow::Error) {
     let text = in_words(error);
-    eprintln!("ottla: {text}");
+    // There may be nobody who takes it, or no room.
+    let _ = writeln!(std::io::stderr(), "ottla: {text}");
     // These say it themselves.
     let is_advised = matches!(
         error.downcast_ref::<create::Error>(),
@@ -15,7 +18,7 @@ pub fn print(error: &anyhow::Error) {
     if let Some(advice) = store::advice(&text)
         && !is_advised
     {
-        eprintln!("{advice}");
+        let _ = writeln!(std::io::stderr(), "{advice}");
     }
 }
 

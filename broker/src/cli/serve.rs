@@ -47,7 +47,11 @@ fn start_logging(options: &Options) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&options.log).with_context(|| {
         format!("log: {:?} is not a filter such as info or ottla=debug,wal=info", options.log)
     })?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // They would go to the standard error as well, by a macro that panics when that is full.
+        .log_internal_errors(false);
     if options.log_json {
         subscriber.json().init();
     } else {

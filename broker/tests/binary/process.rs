@@ -218,9 +218,14 @@ impl Ottla {
 
     /// Starts the broker by a command of the test's own, which is mostly [`command`](Ottla::command).
     pub fn begin_as(&mut self, mut command: Command) {
+        command.stderr(std::fs::File::options().create(true).append(true).open(&self.log).unwrap());
+        self.begin_with_its_own_log(command);
+    }
+
+    /// The same, where the command says what becomes of the log.
+    pub fn begin_with_its_own_log(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "it is running");
-        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (ready, readiness) = mpsc::channel();
         let output = self.output.clone();

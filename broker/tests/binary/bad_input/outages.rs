@@ -188,3 +188,20 @@ fn a_full_disk_under_store_and_wal_stops_producers_and_loses_nothing() {
     let disk = SmallDisk::new(48);
     a_full_disk(&disk, &disk.path().join("wal"));
 }
+
+/// The disk of the log is full, or its reader gone: a broker that cannot say how it is goes on all the same.
+#[test]
+fn a_log_that_nobody_takes_stops_nothing() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    let mut command = broker.command();
+    command.env("OTTLA_LOG", "debug");
+    command.stderr(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    broker.begin_with_its_own_log(command);
+    broker.wait_until_ready();
+    run(&mut broker.cli(&["produce", "topic", "one", "two"]));
+    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "one\ntwo\n");
+    broker.stop();
+    broker.start();
+    assert_eq!(run(&mut broker.cli(&["consume", "topic"])), "one\ntwo\n");
+    broker.stop();
+}
