@@ -265,6 +265,11 @@ impl<M: Machine> Replica<M> {
         self.ended()
     }
 
+    /// The reason why the replica has stopped, if it has.
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.shared.ended.borrow().clone()
+    }
+
     /// Stops, and waits until nothing of this replica runs any more. Idempotent.
     pub async fn close(&self) {
         self.inner.closing.cancel();
@@ -272,7 +277,7 @@ impl<M: Machine> Replica<M> {
     }
 
     fn ended(&self) -> Error {
-        self.inner.shared.ended.borrow().clone().unwrap_or(Error::Closed)
+        self.failure().unwrap_or(Error::Closed)
     }
 }
 
@@ -321,9 +326,13 @@ impl<M: Machine> Actor<M> {
 
     /// Returns once there is something to do; takes in what is there.
     async fn wait_for_work(&mut self) {
+        while let Some(ended) = self.background.try_join_next() {
+            resume(ended);
+        }
         if self.queue.is_empty() && self.refreshes.is_empty() {
             tokio::select! {
                 () = self.log.closing.cancelled() => return,
+                Some(ended) = self.background.join_next() => resume(ended),
                 Some(message) = self.inbox.recv() => self.take_in(message),
                 Ok(()) = self.hinted.changed() => self.hear(),
                 () = sleep_until(self.poll_due) => {}
@@ -535,12 +544,7 @@ impl<M: Machine> Actor<M> {
         }
         if self.background.is_empty() {
             let State { machine, number, nonce, .. } = self.state.clone();
-            let work = retention::snapshot(self.log.clone(), machine, number, nonce);
-            let closing = self.log.closing.clone();
-            // Stopping in the middle leaves nothing that a later run does not mend.
-            self.background.spawn(async move {
-                closing.run_until_cancelled(work).await;
-            });
+            self.background.spawn(retention::snapshot(self.log.clone(), machine, number, nonce));
         }
     }
 
@@ -581,7 +585,9 @@ impl<M: Machine> Actor<M> {
             let _ = answer.send(Err(reason.clone()));
         }
         self.log.closing.cancel();
-        while self.background.join_next().await.is_some() {}
+        while let Some(ended) = self.background.join_next().await {
+            resume(ended);
+        }
     }
 }
 

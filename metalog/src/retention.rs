@@ -28,19 +28,27 @@ use crate::{Error, Machine};
 const MARKER: &[u8] =
     b"Entries of this metadata log were deleted; it can be loaded only from a snapshot in meta/snapshot/.\n";
 
-/// Deletes what older snapshots allow, then takes a snapshot of `machine` as of entry `number`. Failures are logged:
-/// the next snapshot makes up for them.
+/// Deletes what older snapshots allow, then takes a snapshot of `machine` as of entry `number`. Failures of the store are
+/// logged: the next snapshot makes up for them. Ends early when the log is closed, and then leaves nothing that a later
+/// run does not mend.
+///
+/// # Panics
+/// If the machine does: it would at the next snapshot too, and nothing would ever be deleted again.
 pub(crate) async fn snapshot<M: Machine>(log: Log, machine: M, number: u64, nonce: Nonce) {
-    let log_start = match trim(&log).await {
-        Ok(log_start) => log_start,
-        Err(error) => {
+    let closing = log.closing.clone();
+    let log_start = match closing.run_until_cancelled(trim(&log)).await {
+        Some(Ok(log_start)) => log_start,
+        Some(Err(error)) => {
             warn!(%error, "old entries of the metadata log could not be deleted");
             1
         }
+        None => return,
     };
+    // To its end, whatever is closed: nothing of a replica outlives it, and a panic is heard of.
     let state = match tokio::task::spawn_blocking(move || machine.snapshot()).await {
         Ok(state) => Bytes::from(state),
-        // The runtime is shutting down, or the machine panicked.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down.
         Err(error) => return warn!(%error, "no snapshot was taken"),
     };
     if state.len() > log.config.snapshot_bytes_max {
@@ -53,9 +61,10 @@ pub(crate) async fn snapshot<M: Machine>(log: Log, machine: M, number: u64, nonc
     let bytes = state.len();
     // A log start beyond the snapshot cannot be: it is bounded by older snapshots.
     let snapshot = Snapshot { number, nonce, log_start: log_start.min(number), state };
-    match save(&log, &snapshot).await {
-        Ok(()) => info!(number, bytes, log_start, "took a snapshot of the metadata"),
-        Err(error) => warn!(number, %error, "no snapshot was taken"),
+    match closing.run_until_cancelled(save(&log, &snapshot)).await {
+        Some(Ok(())) => info!(number, bytes, log_start, "took a snapshot of the metadata"),
+        Some(Err(error)) => warn!(number, %error, "no snapshot was taken"),
+        None => {}
     }
 }
 

@@ -1,9 +1,10 @@
 //! One or a few replicas over a store that behaves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use bytes::Bytes;
-use metalog::{Config, Error, Issuer, Replica};
+use metalog::{Applying, Config, Error, Issuer, Machine, Replica};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
@@ -162,4 +163,55 @@ async fn dropping_the_last_handle_ends_the_replica() {
     let mut polls = replica.polls();
     drop(replica);
     while polls.changed().await.is_ok() {}
+}
+
+/// A machine whose snapshots break an invariant, after they were met at the barrier when they began and again.
+#[derive(Clone, Debug)]
+struct Broken(Arc<Barrier>);
+
+impl Machine for Broken {
+    type Outcome = ();
+
+    fn apply(&mut self, _: &Applying, _: &[u8]) {}
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.0.wait();
+        self.0.wait();
+        panic!("a broken invariant");
+    }
+
+    fn restore(_: &[u8]) -> Result<Broken, Error> {
+        Err(Error::Invalid("there are no snapshots".to_owned()))
+    }
+}
+
+/// F59: without snapshots nothing would ever be deleted again. Heard of at once, by a replica that has nothing to do and by
+/// one that is about to end.
+#[tokio::test]
+async fn a_machine_that_panics_in_a_snapshot_fails_the_replica() {
+    const HANG: Duration = Duration::from_secs(120);
+    let never = Duration::from_secs(1_000_000_000);
+    let config = Config { snapshot_entries: 1, poll_interval: never, ..Config::default() };
+    for closes in [false, true] {
+        let barrier = Arc::new(Barrier::new(2));
+        let met = async || {
+            let barrier = barrier.clone();
+            tokio::task::spawn_blocking(move || barrier.wait()).await.unwrap();
+        };
+        let replica = Replica::open(memory(), config.clone(), Broken(barrier.clone())).await.unwrap();
+        replica.propose(command(0, 0)).await.unwrap();
+        met().await;
+        assert_eq!(replica.failure(), None);
+        if closes {
+            let mut close = Box::pin(replica.close());
+            assert!(futures::poll!(&mut close).is_pending());
+            met().await;
+            tokio::time::timeout(HANG, close).await.expect("it ends");
+        } else {
+            met().await;
+        }
+        let failure = tokio::time::timeout(HANG, replica.failed()).await.expect("it is told");
+        assert!(matches!(failure, Error::Failed(_)), "{failure} (closes: {closes})");
+        assert_eq!(replica.failure(), Some(failure));
+    }
 }
