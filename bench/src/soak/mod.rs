@@ -90,7 +90,15 @@ async fn soak(options: &Options) -> anyhow::Result<()> {
     let program = std::path::absolute(&options.ottla)?;
     let directory = std::env::temp_dir().join(format!("ottla-soak-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
-    let mut ottla = Ottla::new(&program, options.storage, &directory, &options.s3, &options.more).await?;
+    let mut more = options.more.clone();
+    const SWEEP: &str = "--collect-first-sweep";
+    if let Some(seconds) = options.restart_seconds
+        && !more.iter().any(|argument| argument.starts_with(SWEEP))
+    {
+        // What a life leaves behind only a sweep finds, and none lives until the first one is due by default.
+        more.push(format!("{SWEEP}={}s", (seconds / 3.0).ceil()));
+    }
+    let mut ottla = Ottla::new(&program, options.storage, &directory, &options.s3, &more).await?;
     ottla.start().await?;
     let mut world = World::new(ottla.port, options.topics, options.partitions);
     world.batches_per_second = options.batches_per_second;
