@@ -89,21 +89,21 @@ impl Image {
         Standing { naming, owner }
     }
 
-    /// See [`Catalog::garbage`], as of entry `number`, with `now_ms` on the clock of the log's entries.
-    pub fn due_garbage(&self, number: u64, now_ms: i64, look: &Look) -> Due {
-        let age_min_ms = i64::try_from(look.age_min.as_millis()).unwrap_or(i64::MAX);
+    /// See [`Catalog::garbage`], as of entry `number`.
+    pub fn due_garbage(&self, number: u64, look: &Look) -> Due {
         let mut due = Due { state: number, ..Due::default() };
         let from = look.from.map_or(Bound::Unbounded, Bound::Included);
         let mut garbage = self.garbage.range((from, Bound::Unbounded));
-        for (id, garbage) in garbage.by_ref().take(look.limit) {
-            let wait_ms = age_min_ms.saturating_sub(now_ms.saturating_sub(garbage.since_ms));
-            if wait_ms <= 0 || look.known.is_some_and(|known| garbage.since <= known) {
+        for (id, Garbage { since, since_ms, .. }) in garbage.by_ref().take(look.limit) {
+            let aged = look.aged.filter(|aged| *since <= aged.state);
+            let wait_ms = aged.map(|aged| since_ms.saturating_sub(aged.since_ms_max));
+            if look.known.is_some_and(|known| *since <= known) || wait_ms.is_some_and(|wait| wait <= 0) {
                 due.objects.push(*id);
-            } else {
-                // By a clock that was ahead it may be much more: then it is known for long enough before.
-                let wait = Duration::from_millis(wait_ms.min(age_min_ms) as u64);
-                due.next_in = Some(due.next_in.map_or(wait, |next| next.min(wait)));
+                continue;
             }
+            due.waiting = Some(due.waiting.map_or(*since, |lowest| lowest.min(*since)));
+            let wait = wait_ms.map(|wait| Duration::from_millis(wait as u64));
+            due.next_in = [due.next_in, wait].into_iter().flatten().min();
         }
         due.next = garbage.next().map(|(id, _)| *id);
         due
@@ -116,10 +116,15 @@ impl Catalog for Metadata {
         Metadata::changed(self)
     }
 
-    fn garbage(&self, look: &Look) -> Due {
+    fn believed_ms(&self) -> Option<i64> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let now_ms = now.as_millis() as i64;
+        self.clocks.lock().look(self.opened.elapsed(), now_ms).then_some(now_ms)
+    }
+
+    fn garbage(&self, look: &Look) -> Due {
         let image = self.image();
-        image.due_garbage(image.number(), now.as_millis() as i64, look)
+        image.due_garbage(image.number(), look)
     }
 
     fn standing(&self, id: ObjectId) -> Standing {

@@ -46,6 +46,7 @@ use metalog::{Applying, Machine, Replica, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wal::{AckRight, Incarnation};
@@ -59,6 +60,7 @@ use command::{Command, FORMAT_VERSION, NewTopic, Registration};
 use image::{Config, Listener};
 use lease::{Lease, standing};
 
+use crate::clocks::Clocks;
 use crate::tasks::Tasks;
 
 impl Machine for Image {
@@ -226,6 +228,9 @@ pub struct Metadata {
     producer_ids: Mutex<Range<i64>>,
     /// One refill at a time.
     refill: Semaphore,
+    opened: Instant,
+    /// The collector's.
+    clocks: Mutex<Clocks>,
     closing: CancellationToken,
     tasks: Tasks,
 }
@@ -241,6 +246,8 @@ impl Metadata {
             incarnation: OnceLock::new(),
             producer_ids: Mutex::new(0..0),
             refill: Semaphore::new(1),
+            opened: Instant::now(),
+            clocks: Mutex::default(),
             closing: CancellationToken::new(),
             tasks: Tasks::default(),
         };

@@ -13,7 +13,7 @@ use wal::object::Seal;
 
 use super::rules::{Alive, Verdict, judge};
 use super::seen::Seen;
-use super::{Catalog, Config, Counts, Look, LowestInFlight};
+use super::{Aged, Catalog, Config, Counts, Look, LowestInFlight};
 use crate::ObjectId;
 use crate::backoff::Backoff;
 use crate::metadata::Error;
@@ -34,6 +34,8 @@ pub(super) struct Actor {
     counts: Arc<Counts>,
     seals: HashSet<ObjectId>,
     seen: Seen,
+    /// The state at the start: later garbage has readers here (G1).
+    found: u64,
     /// Where the last round gave up.
     resume_from: Option<ObjectId>,
 }
@@ -64,7 +66,9 @@ impl Actor {
         lowest_in_flight: LowestInFlight,
         counts: Arc<Counts>,
     ) -> Actor {
-        let seen = Seen::new(config.delay);
+        let mut seen = Seen::new(config.delay);
+        let found = *catalog.changed().borrow();
+        seen.note(Instant::now(), found);
         Actor {
             config,
             store,
@@ -74,6 +78,7 @@ impl Actor {
             counts,
             seals: HashSet::new(),
             seen,
+            found,
             resume_from: None,
         }
     }
@@ -112,9 +117,10 @@ impl Actor {
                     sweep_at = Instant::now() + wait;
                     sweep
                 }
-                changed = changed.changed(), if garbage_at.is_none() => match changed {
+                change = changed.changed() => match change {
                     Ok(()) => {
-                        garbage_at = Some(Instant::now() + self.config.interval);
+                        self.seen.note(Instant::now(), *changed.borrow_and_update());
+                        garbage_at.get_or_insert(Instant::now() + self.config.interval);
                         Ok(())
                     }
                     Err(_) => Err(Stopped::Fenced("the metadata ended".to_owned())),
@@ -135,10 +141,12 @@ impl Actor {
 
     /// Looks at all garbage once, from where the last round gave up, and deletes what is due. Returns when more will be.
     async fn collect_garbage(&mut self) -> Result<Option<Duration>, Stopped> {
+        let delay_ms = i64::try_from(self.config.delay.as_millis()).unwrap_or(i64::MAX);
+        let aged = |now_ms: i64| Aged { state: self.found, since_ms_max: now_ms.saturating_sub(delay_ms) };
         let mut look = Look {
             from: self.resume_from.take(),
             limit: self.config.batch_objects_max,
-            age_min: self.config.delay,
+            aged: self.catalog.believed_ms().map(aged),
             known: self.seen.for_the_delay(Instant::now()),
         };
         // What lies before is the next round's.
@@ -146,8 +154,14 @@ impl Actor {
         let mut failure = None;
         loop {
             let due = self.catalog.garbage(&look);
-            self.seen.note(Instant::now(), due.state);
-            next_in = [next_in, due.next_in].into_iter().flatten().min();
+            let now = Instant::now();
+            self.seen.note(now, due.state);
+            let known_in = due.waiting.map(|since| match look.aged {
+                // Once the clock is believed some of it may go at once.
+                None if since <= self.found => Duration::ZERO,
+                _ => self.seen.due_in(now, since),
+            });
+            next_in = [next_in, due.next_in, known_in].into_iter().flatten().min();
             let batch = self.delete(&due.objects).await;
             self.counts.garbage_deleted.fetch_add(batch.deleted.len() as u64, Ordering::Relaxed);
             if !batch.deleted.is_empty() {

@@ -15,11 +15,10 @@
 //!
 //! - **G1** What the metadata names is never deleted. What it has listed as garbage is deleted only after
 //!   [`Config::delay`], which outlives any reader that located it before. The delay is a courtesy to readers, no safety
-//!   argument: one that comes too late looks its part up again (F37). The delay is counted twice, and the sooner end
-//!   counts: by the wall clock from the time of the entry that dropped the last name, which a restart does not begin
-//!   anew; and by this process's monotonic clock from a look that found it garbage already, which is never before that
-//!   entry. So an entry of a clock that was ahead keeps its garbage for two delays of a process's life at most, and
-//!   for no reader the second way is the shorter one.
+//!   argument: one that comes too late looks its part up again (F37). It is counted by the monotonic clock, from when
+//!   this process heard of the entry that dropped the last name, so that no wall clock shortens it for a reader of this
+//!   process. What a process finds when it starts goes by its age as well, on the wall clock, so that a restart does not
+//!   begin its delay anew: once that clock is believed, and if that comes sooner.
 //! - **G2** A listing only proposes; [`rules::judge`] decides, on a state that was read after the listing (F27). Age
 //!   plays no part.
 //! - **G3** An unnamed data object goes only if its writer's incarnation has ended (nothing of it can be recovered any
@@ -70,8 +69,12 @@ pub use rules::{Naming, Owner, Standing};
 /// process that was accepted before (M4).
 #[async_trait]
 pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
-    /// Woken by every change.
+    /// The number of the newest state; woken by every change. States are numbered in their order.
     fn changed(&self) -> watch::Receiver<u64>;
+
+    /// What the wall clock shows, in milliseconds since the epoch; `None` if it jumped ahead since the last call, or this
+    /// is the first one: then it is not to be believed.
+    fn believed_ms(&self) -> Option<i64>;
 
     /// What of a stretch of the garbage may go. Its cost is the stretch's.
     fn garbage(&self, look: &Look) -> Due;
@@ -96,10 +99,19 @@ pub struct Look {
     pub from: Option<ObjectId>,
     /// How much to look at.
     pub limit: usize,
-    /// What became garbage at least so long ago may go.
-    pub age_min: Duration,
-    /// So may what was garbage as of this state.
+    /// What was garbage as of this state may go.
     pub known: Option<u64>,
+    /// So may some of what is older than this process.
+    pub aged: Option<Aged>,
+}
+
+/// Garbage that may go by its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aged {
+    /// It was garbage as of this state already.
+    pub state: u64,
+    /// By the clock of the entry that dropped the last name, in milliseconds since the epoch, it became so then or before.
+    pub since_ms_max: i64,
 }
 
 /// Garbage that may go.
@@ -107,11 +119,13 @@ pub struct Look {
 pub struct Due {
     /// Ascending.
     pub objects: Vec<ObjectId>,
-    /// When the next of what was looked at and is not in `objects` falls due by its age; `None` if there is nothing else.
+    /// The lowest state as of which something was garbage that was looked at and may not go yet.
+    pub waiting: Option<u64>,
+    /// When the next of it may go by its age, if any may: [`Look::aged`].
     pub next_in: Option<Duration>,
     /// Where the next look begins; `None` at the garbage's end.
     pub next: Option<ObjectId>,
-    /// The state that was looked at; states are numbered in their order.
+    /// The number of the state that was looked at.
     pub state: u64,
 }
 

@@ -41,6 +41,16 @@ impl Seen {
         }
         self.marks.front().filter(|mark| old(mark)).map(|(_, state)| *state)
     }
+
+    /// When `state` will have been known for the delay; when that can be noted, if it was not yet.
+    pub fn due_in(&self, now: Instant, state: u64) -> Duration {
+        let at = match (self.marks.iter().find(|(_, marked)| *marked >= state), self.marks.back()) {
+            (Some((marked_at, _)), _) => *marked_at + self.delay,
+            (None, Some((last_at, _))) => *last_at + self.delay / MARKS_MAX,
+            (None, None) => now,
+        };
+        at.saturating_duration_since(now)
+    }
 }
 
 #[cfg(test)]
@@ -60,11 +70,21 @@ mod tests {
             seen.note(at(second), second / 2);
             let known = seen.for_the_delay(at(second));
             assert!(known.is_none_or(|known| known + 640 <= second), "{known:?} at {second}");
+            // Whoever comes back when told to finds it known after two waits at most, no earlier and not much later.
+            let noted_in = seen.due_in(at(second), second);
+            assert!(
+                noted_in == delay || noted_in <= delay / MARKS_MAX && !noted_in.is_zero(),
+                "{noted_in:?} at {second}"
+            );
+            let known_in = seen.due_in(at(second), second.saturating_sub(100)).as_secs();
+            assert!((530..=550).contains(&known_in) || second < 110, "{known_in} s at {second}");
             if second >= 660 {
                 assert!(known.is_some_and(|known| known + 640 + 10 >= second), "{known:?} at {second}");
             }
             assert!(seen.marks.len() <= MARKS_MAX as usize + 2);
         }
         assert_eq!(seen.for_the_delay(at(1_000_000)), Some(9_990), "the last one that was noted");
+        assert_eq!(seen.due_in(at(1_000_000), 9_000), Duration::ZERO);
+        assert_eq!(Seen::new(delay).due_in(start, 7), Duration::ZERO);
     }
 }

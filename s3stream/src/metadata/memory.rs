@@ -37,8 +37,10 @@ pub enum Fault {
 }
 
 /// A cluster's streams, objects and incarnations.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryMetadata {
+    /// Time zero of the wall clock.
+    began: Instant,
     state: Mutex<State>,
     looks: AtomicU64,
     /// The number of commands so far.
@@ -54,9 +56,10 @@ struct State {
     streams: BTreeMap<StreamId, StreamState>,
     /// Every object that was ever committed.
     objects: HashMap<ObjectId, u64>,
-    /// Of those, when it was noticed that nothing names them, and as of which change.
-    garbage: BTreeMap<ObjectId, (Instant, u64)>,
-    clock_ahead: Duration,
+    /// Of those, when it was noticed that nothing names them, in milliseconds on the wall clock, and as of which change.
+    garbage: BTreeMap<ObjectId, (i64, u64)>,
+    clock_ahead_ms: i64,
+    clock_doubted: bool,
     /// Of those, what was deleted from the bucket.
     forgotten: HashSet<ObjectId>,
     /// `None` leaves a command alone.
@@ -82,7 +85,12 @@ struct StreamState {
 
 impl MemoryMetadata {
     pub fn new() -> Arc<MemoryMetadata> {
-        Arc::new(MemoryMetadata::default())
+        let (state, looks, changed) = Default::default();
+        Arc::new(MemoryMetadata { began: Instant::now(), state, looks, changed })
+    }
+
+    fn wall_ms(&self, state: &State) -> i64 {
+        self.began.elapsed().as_millis() as i64 + state.clock_ahead_ms
     }
 
     /// A new life of `broker`; all earlier ones are fenced.
@@ -187,9 +195,14 @@ impl MemoryMetadata {
         self.state.lock().faults.clear();
     }
 
-    /// What becomes garbage from now on is said to do so only so much later.
-    pub fn set_clock_ahead(&self, by: Duration) {
-        self.state.lock().clock_ahead = by;
+    /// Sets the wall clock so much ahead of the right time, or behind it.
+    pub fn set_clock_ahead(&self, by_ms: i64) {
+        self.state.lock().clock_ahead_ms = by_ms;
+    }
+
+    /// While set, the wall clock is not to be believed.
+    pub fn doubt_clock(&self, doubted: bool) {
+        self.state.lock().clock_doubted = doubted;
     }
 
     /// While set, no command is applied and all are answered with [`Error::Unavailable`].

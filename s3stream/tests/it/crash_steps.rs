@@ -209,6 +209,10 @@ impl Catalog for Stepped<MemoryMetadata> {
         Catalog::changed(&*self.inner)
     }
 
+    fn believed_ms(&self) -> Option<i64> {
+        self.inner.believed_ms()
+    }
+
     fn garbage(&self, look: &Look) -> Due {
         self.inner.garbage(look)
     }

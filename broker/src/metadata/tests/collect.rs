@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use s3stream::gc::rules::{Alive, Dead, Verdict, judge};
-use s3stream::gc::{Look, Naming, Owner, Standing};
+use s3stream::gc::{Aged, Look, Naming, Owner, Standing};
 
 use super::*;
 
@@ -53,9 +53,10 @@ enum Step {
     Wait {
         seconds: u8,
     },
-    /// Seconds by which the clock of those who append is ahead from here on.
-    SkewClock {
-        ahead: u8,
+    /// Seconds by which the clocks of those who append, and of whoever collects, are ahead of the right time from here on.
+    SkewClocks {
+        appenders: i8,
+        collector: i8,
     },
     CollectGarbage {
         crash: bool,
@@ -84,7 +85,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => pick().prop_map(|pick| Step::LandAgain { pick }),
         2 => pick().prop_map(|pick| Step::Locate { pick }),
         2 => (1..8u8).prop_map(|seconds| Step::Wait { seconds }),
-        1 => (0..100u8).prop_map(|ahead| Step::SkewClock { ahead }),
+        1 => (-100..100i8, -100..100i8)
+            .prop_map(|(appenders, collector)| Step::SkewClocks { appenders, collector }),
         2 => any::<bool>().prop_map(|crash| Step::CollectGarbage { crash }),
         2 => Just(Step::List),
         4 => (0..3u8, 0..4u8).prop_map(|(listing, view)| Step::Sweep { listing, view }),
@@ -95,12 +97,15 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Copy)]
 struct Rules {
     judge: fn(ObjectId, &Standing) -> Verdict,
+    /// So old, garbage of before the process's start may go.
     delay: Duration,
+    /// Up to which state garbage goes by its age, given that at the start and that of now.
+    aged: fn(u64, u64) -> u64,
     /// After so long garbage that was seen may go.
     known_after: Duration,
 }
 
-const RULES: Rules = Rules { judge, delay: DELAY, known_after: DELAY };
+const RULES: Rules = Rules { judge, delay: DELAY, aged: |start, _| start, known_after: DELAY };
 
 /// A life's slots in the bucket.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,14 +128,19 @@ struct World {
     counter: u64,
     /// All objects that were ever put.
     put: Vec<ObjectId>,
-    /// Objects that readers have found, and until when they read them.
+    /// Objects that readers have found, and until when they read them. While clocks are right those of other processes
+    /// count too: they go on when this one ends.
     readers: Vec<(ObjectId, u64)>,
+    skewed: bool,
+    collector_ahead_ms: i64,
     topics: u64,
     /// Newest last.
     listings: Vec<BTreeSet<ObjectId>>,
     views: Vec<(u64, Image)>,
-    /// When the collector looked.
+    /// When this process's collector looked.
     looks: Vec<u64>,
+    /// The state at this process's start.
+    start: u64,
     collected: u64,
 }
 
@@ -147,10 +157,13 @@ impl World {
             counter: 0,
             put: Vec::new(),
             readers: Vec::new(),
+            skewed: false,
+            collector_ahead_ms: 0,
             topics: 0,
             listings: Vec::new(),
             views: Vec::new(),
             looks: Vec::new(),
+            start: 0,
             collected: 0,
         };
         world.register();
@@ -191,6 +204,11 @@ impl World {
             panic!("a registration is accepted")
         };
         self.live = Some(registered.incarnation);
+        self.start = self.now();
+        self.looks.clear();
+        if self.skewed {
+            self.readers.clear();
+        }
         self.in_flight.clear();
         self.counter = 0;
         let needed: BTreeSet<_> = registered.previous.iter().map(|previous| previous.incarnation).collect();
@@ -328,7 +346,11 @@ impl World {
                 }
             }
             Step::Wait { seconds } => self.log.number += u64::from(*seconds),
-            Step::SkewClock { ahead } => self.log.ahead_ms = i64::from(*ahead) * 1000,
+            Step::SkewClocks { appenders, collector } => {
+                self.log.ahead_ms = i64::from(*appenders) * 1000;
+                self.collector_ahead_ms = i64::from(*collector) * 1000;
+                self.skewed = true;
+            }
             Step::CollectGarbage { crash } => self.collect_garbage(*crash),
             Step::List => self.list(),
             Step::Sweep { listing, view } => self.sweep(*listing, *view),
@@ -343,9 +365,12 @@ impl World {
         let old = |look: &u64| *look + self.rules.known_after.as_secs() <= now;
         let known = self.looks.iter().copied().filter(old).max();
         self.looks.push(now);
-        let mut look = Look { from: None, limit: 3, age_min: self.rules.delay, known };
+        let now_ms = now as i64 * 1000 + self.collector_ahead_ms;
+        let since_ms_max = now_ms - self.rules.delay.as_millis() as i64;
+        let aged = Some(Aged { state: (self.rules.aged)(self.start, now), since_ms_max });
+        let mut look = Look { from: None, limit: 3, aged, known };
         loop {
-            let due = self.log.image.due_garbage(now, now as i64 * 1000, &look);
+            let due = self.log.image.due_garbage(now, &look);
             for id in &due.objects {
                 self.bucket.remove(id);
             }
@@ -410,11 +435,9 @@ impl World {
         while self.slots.keys().any(|of| Some(*of) != self.live) {
             self.recover_slot(true);
         }
-        // Whatever the clocks said, in two delays.
-        for _ in 0..2 {
-            self.collect_garbage(false);
-            self.log.number += DELAY.as_secs();
-        }
+        // Whatever the clocks said.
+        self.collect_garbage(false);
+        self.log.number += DELAY.as_secs();
         self.collect_garbage(false);
         assert_eq!(self.log.image.garbage().count(), 0);
         self.list();
@@ -452,7 +475,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
         change(&mut standing);
         judge(id, &standing)
     }
-    let broken: [(&str, Rules); 9] = [
+    let broken: [(&str, Rules); 10] = [
         (
             "what is named stays",
             Rules {
@@ -480,6 +503,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
             },
         ),
         ("garbage waits", Rules { delay: Duration::ZERO, ..RULES }),
+        ("garbage of this process does not go by a clock", Rules { aged: |_, now| now, ..RULES }),
         ("garbage that is known waits", Rules { known_after: Duration::from_secs(5), ..RULES }),
         (
             "lives that a state has not heard of have not ended",
@@ -561,7 +585,7 @@ fn without_any_one_of_the_rules_something_is_lost() {
 
 /// The bound of one look's work, and the next time at which something is due.
 #[test]
-fn garbage_falls_due_by_its_age() {
+fn garbage_falls_due_by_its_age_or_by_what_is_known() {
     let mut log = Log::formatted();
     let by = log.serving(1);
     let topic = log.topic(by, "t", 1);
@@ -572,23 +596,30 @@ fn garbage_falls_due_by_its_age() {
     let (first, first_ms) = (log.number, log.number as i64 * 1000);
     log.number += 4;
     log.apply(Command::DeleteTopics { by, topics: vec![topic.id] }).unwrap();
-    let due_of = |after_ms: i64, from: Option<ObjectId>, limit, known| {
-        let look = Look { from, limit, age_min: DELAY, known };
-        let due = log.image.due_garbage(log.number, first_ms + after_ms, &look);
-        (due.objects.len(), due.next_in.map(|wait| wait.as_millis()), due.next)
+    let last = log.number;
+    let due = |aged: Option<(u64, i64)>, known| {
+        let aged = aged.map(|(state, after_ms)| Aged { state, since_ms_max: first_ms + after_ms });
+        let due = log.image.due_garbage(last, &Look { from: None, limit: 9, known, aged });
+        (due.objects.len(), due.waiting, due.next_in.map(|wait| wait.as_millis()))
     };
-    let due = |after_ms, limit| due_of(after_ms, None, limit, None);
-    assert_eq!(due(0, 9), (0, Some(10_000), None));
-    assert_eq!(due(9_999, 9), (0, Some(1), None));
-    assert_eq!(due(10_000, 9), (1, Some(5_000), None));
-    assert_eq!(due(15_000, 9), (3, None, None));
+    // By their age, what is as old as the process.
+    assert_eq!(due(Some((last, -1)), None), (0, Some(first), Some(1)));
+    assert_eq!(due(Some((last, 0)), None), (1, Some(last), Some(5_000)));
+    assert_eq!(due(Some((last, 5_000)), None), (3, None, None));
+    assert_eq!(due(Some((first, 5_000)), None), (1, Some(last), None));
+    assert_eq!(due(Some((first - 1, 5_000)), None), (0, Some(first), None));
+    assert_eq!(due(Some((last, i64::MIN / 2)), None).0, 0);
+    assert_eq!(due(None, None), (0, Some(first), None));
+    // By what is known of them.
+    assert_eq!(due(None, Some(first - 1)), (0, Some(first), None));
+    assert_eq!(due(None, Some(first)), (1, Some(last), None));
+    assert_eq!(due(None, Some(last)), (3, None, None));
+    assert_eq!(due(Some((last, -1)), Some(first)), (1, Some(last), Some(5_001)));
+    let stretch = |from, limit| {
+        let due = log.image.due_garbage(last, &Look { from, limit, known: Some(last), aged: None });
+        (due.objects.len(), due.next)
+    };
     let third = Some(objects[2].id);
-    assert_eq!(due(15_000, 2), (2, None, third), "there is more");
-    assert_eq!(due_of(15_000, third, 2, None), (1, None, None));
-    // A clock that went back by years does not keep it for years.
-    let back_ms = -1_000_000_000_000;
-    assert_eq!(due(back_ms, 9), (0, Some(10_000), None));
-    assert_eq!(due_of(back_ms, None, 9, Some(first - 1)), (0, Some(10_000), None));
-    assert_eq!(due_of(back_ms, None, 9, Some(first)), (1, Some(10_000), None));
-    assert_eq!(due_of(back_ms, None, 9, Some(log.number)), (3, None, None));
+    assert_eq!(stretch(None, 2), (2, third), "there is more");
+    assert_eq!(stretch(third, 2), (1, None));
 }

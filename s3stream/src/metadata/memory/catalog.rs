@@ -1,12 +1,11 @@
-//! The collector's side of the metadata in memory. When something became garbage is when that is noticed, by a clock that
-//! can be told to be ahead.
+//! The collector's side of the metadata in memory. When something became garbage is when that is noticed, by a wall clock
+//! that can be told to be wrong, and not to be believed.
 
 use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use wal::Incarnation;
 
 use super::{Error, MemoryMetadata, ObjectId, State};
@@ -17,8 +16,7 @@ impl State {
         self.streams.values().any(|stream| stream.parts.iter().any(|part| part.object == id))
     }
 
-    fn note_garbage(&mut self, named: &std::collections::BTreeSet<ObjectId>, state: u64) {
-        let now = (Instant::now() + self.clock_ahead, state);
+    fn note_garbage(&mut self, named: &std::collections::BTreeSet<ObjectId>, now: (i64, u64)) {
         for id in self.objects.keys() {
             if !named.contains(id) && !self.forgotten.contains(id) {
                 self.garbage.entry(*id).or_insert(now);
@@ -45,22 +43,30 @@ impl Catalog for MemoryMetadata {
         self.changed.subscribe()
     }
 
+    fn believed_ms(&self) -> Option<i64> {
+        let state = self.state.lock();
+        (!state.clock_doubted).then(|| self.wall_ms(&state))
+    }
+
     fn garbage(&self, look: &Look) -> Due {
         let named = self.named_objects();
         let mut state = self.state.lock();
         let number = *self.changed.borrow();
-        state.note_garbage(&named, number);
+        let now_ms = self.wall_ms(&state);
+        state.note_garbage(&named, (now_ms, number));
         let mut due = Due { state: number, ..Due::default() };
         let from = look.from.map_or(Bound::Unbounded, Bound::Included);
         let mut garbage = state.garbage.range((from, Bound::Unbounded));
-        for (id, (since, noticed)) in garbage.by_ref().take(look.limit) {
-            let wait = (*since + look.age_min).saturating_duration_since(Instant::now());
-            if wait.is_zero() || look.known.is_some_and(|known| *noticed <= known) {
+        for (id, (since_ms, since)) in garbage.by_ref().take(look.limit) {
+            let aged = look.aged.filter(|aged| *since <= aged.state);
+            let wait_ms = aged.map(|aged| since_ms - aged.since_ms_max);
+            if look.known.is_some_and(|known| *since <= known) || wait_ms.is_some_and(|wait| wait <= 0) {
                 due.objects.push(*id);
-            } else {
-                let wait = wait.min(look.age_min);
-                due.next_in = Some(due.next_in.map_or(wait, |next: Duration| next.min(wait)));
+                continue;
             }
+            due.waiting = Some(due.waiting.map_or(*since, |lowest| lowest.min(*since)));
+            let wait = wait_ms.map(|wait| Duration::from_millis(wait as u64));
+            due.next_in = [due.next_in, wait].into_iter().flatten().min();
         }
         due.next = garbage.next().map(|(id, _)| *id);
         due
