@@ -11,7 +11,6 @@ use s3stream::{ObjectId, StreamId};
 use tokio::time::timeout;
 
 use super::{Error, Options, ProblemKind, Progress, Run};
-use crate::config::{BrokerConfig, TopicConfig};
 use crate::metadata::image::Image;
 
 /// How much of an object's end the first read asks for.
@@ -22,8 +21,6 @@ const TAIL_BYTES: u64 = 64 << 10;
 struct Expected {
     stream: StreamId,
     offsets: Range<u64>,
-    /// A compacted topic's log has gaps.
-    gaps: bool,
 }
 
 /// What one object turned out to be.
@@ -81,28 +78,19 @@ impl Run {
     }
 }
 
+/// Everything without a gap: a log is only ever cut at its start, of topics whose policy is `compact` too, and the groups'
+/// own (decision 0015).
 fn expectations(image: &Image) -> HashMap<ObjectId, Vec<Expected>> {
     let mut expected: HashMap<ObjectId, Vec<Expected>> = HashMap::new();
-    let mut by_leader: HashMap<u32, BrokerConfig> = HashMap::new();
-    for topic in image.topics() {
-        for partition in topic.partitions.iter() {
-            let leader = partition.leader;
-            let broker = by_leader.entry(leader).or_insert_with(|| broker_config(image, leader));
-            let compacted = TopicConfig::of(topic, broker).cleanup().compact;
-            for (stream, gaps) in [(partition.log, compacted), (partition.checkpoint, false)] {
-                for located in image.parts(stream) {
-                    let offsets = located.part.base..located.part.end;
-                    expected.entry(located.object).or_default().push(Expected { stream, offsets, gaps });
-                }
+    for partition in image.topics().flat_map(|topic| topic.partitions.iter()) {
+        for stream in [partition.log, partition.checkpoint] {
+            for located in image.parts(stream) {
+                let offsets = located.part.base..located.part.end;
+                expected.entry(located.object).or_default().push(Expected { stream, offsets });
             }
         }
     }
     expected
-}
-
-/// What the metadata says of a broker's configs. What it was started with stands nowhere.
-fn broker_config(image: &Image, broker: u32) -> BrokerConfig {
-    BrokerConfig::default().with_dynamic(image.broker_configs(None), image.broker_configs(Some(broker)))
 }
 
 /// Why an object could not be checked.
@@ -191,7 +179,7 @@ async fn check_once(
         at = end;
     }
     for (expected, next) in expected.iter().zip(next) {
-        if next < expected.offsets.end && !expected.gaps {
+        if next < expected.offsets.end {
             let (stream, end) = (expected.stream.0, expected.offsets.end);
             return Err(Failure::Corrupt(format!(
                 "offsets {next} to {end} of stream {stream} are not in it"
@@ -208,7 +196,7 @@ fn follow(block: &Block, expected: &Expected, next: &mut u64) -> Result<(), Stri
         if offsets.start >= expected.offsets.end {
             break;
         }
-        if offsets.start > *next && !expected.gaps {
+        if offsets.start > *next {
             return Err(format!(
                 "offsets {next} to {} of stream {} are not in it",
                 offsets.start, expected.stream.0
@@ -249,7 +237,12 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use s3stream::StreamRecord;
     use s3stream::metadata::{Commit, NewObject, StreamPart};
+    use s3stream::object::{Encoded, Identity, ObjectWriter};
     use uuid::Uuid;
     use wal::{Incarnation, Position};
 
@@ -258,15 +251,17 @@ mod tests {
     use crate::metadata::command::{Command, FORMAT_VERSION, NewTopic, Registration};
     use crate::metadata::image::Listener;
 
-    /// An image in which a topic with `cleanup.policy` has a part, and its object.
-    fn image(topic_policy: Option<&str>, cluster: Option<&str>, own: Option<&str>) -> (Image, ObjectId) {
+    const BY: Incarnation = Incarnation { broker: 1, epoch: 2 };
+    const ID: ObjectId = ObjectId::Data { owner: BY, counter: 0 };
+
+    /// What is expected of an object that holds offsets 0 to 5 of a topic.
+    fn expected(configs: Vec<(Arc<str>, Arc<str>)>) -> Vec<Expected> {
         let mut image = Image::empty();
         let mut number = 0;
         let mut apply = |command: Command| {
             number += 1;
             image.apply(At { number, time_ms: 0 }, &command).unwrap();
         };
-        let by = Incarnation { broker: 1, epoch: 2 };
         apply(Command::Format { cluster_id: "cluster".into(), format: FORMAT_VERSION });
         apply(Command::RegisterBroker(Registration {
             broker: 1,
@@ -276,41 +271,51 @@ mod tests {
             rack: None,
             machine: "machine".into(),
         }));
-        apply(Command::OpenLeaderships { by });
-        let set = |name: &str, value: Option<&str>| {
-            value.map(|value| (name.into(), value.into())).into_iter().collect::<Vec<_>>()
-        };
-        let configs = set("cleanup.policy", topic_policy);
+        apply(Command::OpenLeaderships { by: BY });
         let topic = NewTopic { id: Uuid::new_v4(), name: "t".into(), partitions: 1, configs };
-        apply(Command::CreateTopics { by, topics: vec![topic] });
-        for (broker, value) in [(None, cluster), (Some(1), own)] {
-            let shall = set("log.cleanup.policy", value);
-            if !shall.is_empty() {
-                apply(Command::SetBrokerConfigs { by, broker, was: Vec::new(), shall });
-            }
-        }
-        let id = ObjectId::Data { owner: by, counter: 0 };
+        apply(Command::CreateTopics { by: BY, topics: vec![topic] });
         let part = StreamPart { stream: StreamId(0), base: 0, end: 5, max_timestamp: 0, bytes: 50 };
-        let object = NewObject { id, size_bytes: 100, parts: vec![part] };
+        let object = NewObject { id: ID, size_bytes: 100, parts: vec![part] };
         apply(Command::CommitObjects {
-            commit: Commit { owner: by, objects: vec![object], wal_trim: Position(1) },
+            commit: Commit { owner: BY, objects: vec![object], wal_trim: Position(1) },
         });
-        (image, id)
+        expectations(&image).remove(&ID).unwrap()
     }
 
-    #[test]
-    fn gaps_are_expected_where_the_policy_that_holds_compacts() {
-        for (topic, cluster, own, gaps) in [
-            (None, None, None, false),
-            (Some("compact"), None, None, true),
-            (Some("compact,delete"), None, None, true),
-            (None, Some("compact"), None, true),
-            (None, None, Some("compact"), true),
-            (None, Some("compact"), Some("delete"), false),
-            (Some("delete"), Some("compact"), None, false),
-        ] {
-            let (image, id) = image(topic, cluster, own);
-            assert_eq!(expectations(&image)[&id][0].gaps, gaps, "{topic:?} {cluster:?} {own:?}");
+    /// An object that holds these offsets.
+    fn object(records: &[Range<u64>]) -> Encoded {
+        let mut writer = ObjectWriter::new(Identity { object: ID, nonce: 7 }, Default::default());
+        for offsets in records {
+            let body = Bytes::from_static(b"a batch");
+            let record = StreamRecord { base: offsets.start, end: offsets.end, max_timestamp: 0, body };
+            writer.add(StreamId(0), 1, 1, record);
+        }
+        writer.finish()
+    }
+
+    #[tokio::test]
+    async fn offsets_that_are_not_in_an_object_are_damage_whatever_the_policy_of_their_topic() {
+        for configs in [Vec::new(), vec![("cleanup.policy".into(), "compact".into())]] {
+            let expected = expected(configs);
+            for (records, missing) in [
+                (vec![0..2, 2..5], None),
+                (vec![1..2, 2..5], Some("offsets 0 to 1 ")),
+                (vec![0..2, 4..5], Some("offsets 2 to 4 ")),
+                (vec![0..2, 2..3], Some("offsets 3 to 5 ")),
+            ] {
+                let (store, object) = (InMemory::new(), object(&records));
+                store.put(&object_key(ID), object.payload()).await.unwrap();
+                let found =
+                    check(&store, &Options::default(), ID, object.size_bytes, &expected).await.unwrap();
+                match (found, missing) {
+                    (Outcome::Good { .. }, None) => {}
+                    (Outcome::Bad(ProblemKind::Corrupt, detail), Some(missing)) => {
+                        assert!(detail.contains(missing), "{detail}");
+                    }
+                    (Outcome::Good { .. }, Some(missing)) => panic!("{missing}not missed"),
+                    (Outcome::Bad(_, detail), _) => panic!("{detail}"),
+                }
+            }
         }
     }
 }
