@@ -50,7 +50,7 @@ pub struct Options {
     pub queued_bytes_max: usize,
     /// Writes are gathered into batches of about this many bytes.
     pub batch_bytes_target: usize,
-    /// All records of one request or one group's membership, in bytes. Beyond it the request fails. Together with
+    /// All records of one request or one group's membership, in bytes, frames included. Beyond it the request fails. Together with
     /// `batch_bytes_target` it bounds an append, which has to fit the write-ahead log.
     pub record_bytes_max: usize,
     /// Appends under way at a time, per partition.

@@ -280,7 +280,8 @@ pub static ROWS: &[Definition] = &[
     row("group-batch", bytes(KIB, 64 * MIB), |bounds| Field::from(&mut bounds.group.batch_bytes_target),
         "Writes are gathered into batches of about this size."),
     row("group-record", bytes(64 * KIB, 128 * MIB), |bounds| Field::from(&mut bounds.group.record_bytes_max),
-        "The records of one commit, or of one group's membership. A larger request fails."),
+        "The records of one commit, or of one group's membership, their frames in a batch included (24 bytes each). A larger \
+         request fails."),
     row("group-appends-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.group.appends_in_flight_max),
         "Appends under way at once, by partition."),
     row("group-load-chunk", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.group.load_chunk_bytes),

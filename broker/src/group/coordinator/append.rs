@@ -142,7 +142,10 @@ impl Actor {
     fn place_step(&mut self, builder: &mut Builder, landings: &mut Vec<Landing>) {
         // Half of the batch: it comes on whatever else there is, and holds up nothing.
         let target = (self.options.batch_bytes_target / 2).max(1);
-        match self.shard.rewrite(target, self.options.record_bytes_max) {
+        // What is in the log already may have been counted otherwise, or under a higher bound. With the other half a record
+        // of a step takes no more of an append than one of a write may, which the batch is not full in front of.
+        let bytes_max = self.options.record_bytes_max + self.options.batch_bytes_target / 2;
+        match self.shard.rewrite(target, bytes_max) {
             Ok(records) if records.is_empty() => self.history.rewritten(),
             Ok(records) => {
                 push_all(builder, &records);

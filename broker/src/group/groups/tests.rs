@@ -792,3 +792,25 @@ async fn a_log_that_is_too_long_already_is_shortened_after_the_load() {
     assert!(world.log(partition_of("g", 50)).batches.len() <= 2);
     assert_eq!(committed(&self::groups(&world)).await.unwrap().offset, 199);
 }
+
+/// A bound that was lowered, or counted otherwise, when the record was written.
+#[tokio::test(start_paused = true)]
+async fn a_log_is_shortened_although_a_record_in_it_is_a_little_larger_than_a_new_one_may_be() {
+    let world = World::new();
+    let before = groups(&world);
+    let mut request = commit_request(1, world.topic("t"));
+    request.offsets[0].1.metadata = "m".repeat(2_000).into();
+    let key = Key::Offset { group: group(), topic: Arc::from("t"), partition: request.offsets[0].0.1 };
+    let bare_bytes = key.encode().unwrap().len() + request.offsets[0].1.encode().unwrap().len();
+    for _ in 0..10 {
+        before.commit(group(), request.clone()).await.unwrap();
+    }
+    before.shutdown().await;
+    let small = Options { rewrite_log_bytes_min: 5_000, record_bytes_max: bare_bytes, ..options() };
+    let groups = Groups::new(small, Arc::new(Memory(world.clone())));
+    let refused = groups.commit(group(), request).await;
+    assert_eq!(refused, Err(ResponseError::InvalidCommitOffsetSize));
+    let trimmed = tokio::time::timeout(Duration::from_secs(120), world.trimmed(1)).await;
+    trimmed.expect("the log is shortened all the same");
+    assert_eq!(committed(&self::groups(&world)).await.unwrap().metadata.len(), 2_000);
+}
