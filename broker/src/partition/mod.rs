@@ -155,7 +155,7 @@ impl Partitions {
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
         });
-        partitions.tasks.spawn("the closing of deleted partitions", partitions.clone().close_deleted());
+        partitions.tasks.keep("the closing of deleted partitions", partitions.clone().close_deleted());
         partitions
     }
 
@@ -236,7 +236,10 @@ impl Partitions {
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return,
-                change = changed.changed() => if change.is_err() { return },
+                change = changed.changed() => if change.is_err() {
+                    // The metadata ended, and says so itself.
+                    return self.closing.cancelled().await;
+                },
             }
             let image = self.metadata.image();
             let gone: Vec<_> =
