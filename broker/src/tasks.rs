@@ -71,6 +71,11 @@ impl Tasks {
         failure.clone().expect("waited for it")
     }
 
+    /// The first failure so far.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
     /// From here on tasks that were kept may end. To be called before they are asked to.
     pub fn close(&self) {
         self.tracker.close();
@@ -111,9 +116,11 @@ mod tests {
         tasks.close();
         stop.cancel();
         tasks.wait().await;
+        assert_eq!(tasks.failure(), None);
         assert_eq!(tasks.failed().now_or_never(), None);
         let tasks = Tasks::default();
         tasks.keep("a watch", async {});
         assert_eq!(tasks.failed().await, "a watch ended by itself");
+        assert_eq!(tasks.failure().as_deref(), Some("a watch ended by itself"));
     }
 }

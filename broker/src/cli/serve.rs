@@ -34,9 +34,10 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let running = startup::start(options).await?;
+        let signals = startup::signals()?;
         // A broker serves also where nobody reads what it says.
         let _ = writeln!(std::io::stdout(), "{}", running.banner());
-        running.until_stopped().await
+        running.until_stopped(signals).await
     });
     // Whatever still blocks a thread (a store that does not answer) must not hold up the exit.
     runtime.shutdown_background();

@@ -228,6 +228,11 @@ impl Groups {
         self.tasks.failed().await
     }
 
+    /// The first broken invariant so far.
+    pub fn failure(&self) -> Option<String> {
+        self.tasks.failure()
+    }
+
     async fn coordinator_of(&self, group: &str) -> Result<Coordinator, NoAnswer> {
         let partition = self.ensure_partition_of(group).await?;
         let coordinator = self.coordinator(partition);

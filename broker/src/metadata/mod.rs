@@ -232,7 +232,7 @@ pub struct Metadata {
     /// The collector's.
     clocks: Mutex<Clocks>,
     closing: CancellationToken,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
 }
 
 impl Metadata {
@@ -507,15 +507,8 @@ impl Metadata {
         let mut applied = self.replica.applied();
         loop {
             applied.borrow_and_update();
-            let view = self.view();
-            let standing = match self.incarnation() {
-                Some(incarnation) => standing(&view.machine, incarnation).map_err(Error::Fenced),
-                None => Ok(()),
-            };
-            match (view.machine.halted(), standing) {
-                (Some(reason), _) => return Error::Failed(reason.to_string()),
-                (None, Err(error)) => return error,
-                (None, Ok(())) => {}
+            if let Some(error) = self.failure() {
+                return error;
             }
             tokio::select! {
                 error = self.replica.failed() => return error.into(),
@@ -525,8 +518,24 @@ impl Metadata {
         }
     }
 
+    /// Why this process cannot go on, if it cannot.
+    pub fn failure(&self) -> Option<Error> {
+        let view = self.view();
+        if let Some(reason) = view.machine.halted() {
+            return Some(Error::Failed(reason.to_string()));
+        }
+        if let Some(Err(reason)) = self.incarnation().map(|incarnation| standing(&view.machine, incarnation))
+        {
+            return Some(Error::Fenced(reason));
+        }
+        self.replica.failure().map(Error::from).or_else(|| self.tasks.failure().map(Error::Failed))
+    }
+
     /// Stops. With `clean`, says so in the log first: only for a WAL that is empty (everything uploaded, committed and
     /// trimmed), since nobody will ever look into it again. Idempotent.
+    ///
+    /// # Errors
+    /// It could not be said; or something behind the metadata has failed, if only while it ended.
     pub async fn close(&self, clean: bool) -> Result<(), Error> {
         let mut said = Ok(());
         if let (true, Some(by)) = (clean && !self.closing.is_cancelled(), self.incarnation()) {
@@ -536,7 +545,12 @@ impl Metadata {
         self.closing.cancel();
         self.tasks.wait().await;
         self.replica.close().await;
-        said
+        said?;
+        match (self.tasks.failure(), self.replica.failure()) {
+            (Some(reason), _) => Err(Error::Failed(reason)),
+            (None, Some(error)) if error != metalog::Error::Closed => Err(error.into()),
+            (None, _) => Ok(()),
+        }
     }
 }
 

@@ -255,6 +255,11 @@ impl Partitions {
         self.tasks.failed().await
     }
 
+    /// The first broken invariant so far.
+    pub fn failure(&self) -> Option<String> {
+        self.tasks.failure()
+    }
+
     /// Writes the checkpoints that a quick restart wants. To be called when no requests are served any more, before the
     /// storage engine is shut down.
     pub async fn shutdown(&self) {

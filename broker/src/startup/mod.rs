@@ -37,7 +37,7 @@ use address::Addresses;
 use banner::is_loopback;
 use wal_medium::{Media, Opened};
 
-pub use running::Running;
+pub use running::{Running, signals};
 
 /// Between two attempts while the store does not do what a start needs.
 const STORE_PAUSE: Duration = Duration::from_secs(1);

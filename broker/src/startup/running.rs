@@ -8,13 +8,14 @@
 //! | an invariant of ours is broken, in a connection or in a task of the background | the same | 1 |
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
-use futures::FutureExt;
+use anyhow::{Context, anyhow, bail, ensure};
+use futures::{Stream, StreamExt};
 use s3stream::gc::{Collector, LowestInFlight};
 use s3stream::{Storage, StreamMetadata};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wal::AckRight;
@@ -163,11 +164,13 @@ impl Running {
         &self.banner
     }
 
-    /// Serves until it is told to stop or cannot go on.
-    pub async fn until_stopped(mut self) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
+    /// Serves until one of the [`signals`] comes or it cannot go on.
+    pub async fn until_stopped(
+        mut self,
+        mut signals: impl Stream<Item = &'static str> + Unpin,
+    ) -> anyhow::Result<()> {
         let outcome = tokio::select! {
-            name = signals.next() => {
+            Some(name) = signals.next() => {
                 tracing::info!("{name}: stopping; a second one stops at once");
                 Ok(())
             }
@@ -197,7 +200,7 @@ impl Running {
                      from the write-ahead log"
                 ),
             },
-            name = signals.next() => bail!("{name} again: stopped at once; the next start recovers"),
+            Some(name) = signals.next() => bail!("{name} again: stopped at once; the next start recovers"),
         }
     }
 
@@ -209,11 +212,12 @@ impl Running {
         }
         self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
-        if let Some(broken) = broken(&self.broker, &self.collector).now_or_never() {
-            bail!("{broken}; the next start recovers what is in the write-ahead log");
-        }
+        ensure!(!self.collector.has_failed(), "{COLLECTOR_FAILED}");
+        check(&self.broker)?;
         self.collector.shutdown().await;
         self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
+        // Once more: nobody will ever look into the log again when the metadata says that nothing is left.
+        check(&self.broker)?;
         self.broker.metadata.close(true).await?;
         tracing::info!("stopped in {:?}; nothing is left to recover", began.elapsed());
         Ok(())
@@ -226,30 +230,30 @@ async fn broken(broker: &Broker, collector: &Collector) -> String {
     tokio::select! {
         reason = broker.partitions.failed() => reason,
         reason = broker.groups.failed() => reason,
-        () = collector.failed() => "a broken invariant in the collector: see the log".to_owned(),
+        () = collector.failed() => COLLECTOR_FAILED.to_owned(),
     }
 }
 
-/// The signals that ask a process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+const COLLECTOR_FAILED: &str = "a broken invariant in the collector: see the log";
+
+/// Whether all was well so far behind a broker that stops.
+fn check(broker: &Broker) -> anyhow::Result<()> {
+    let failure = broker.partitions.failure().or_else(|| broker.groups.failure());
+    match failure.or_else(|| broker.metadata.failure().map(|error| error.to_string())) {
+        Some(reason) => bail!("{reason}; the next start recovers what is in the write-ahead log"),
+        None => Ok(()),
+    }
 }
 
-impl Signals {
-    fn new() -> anyhow::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+/// The signals that ask a process to end, by name. From here on they do nothing else.
+pub fn signals() -> std::io::Result<impl Stream<Item = &'static str> + Unpin> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(futures::stream::poll_fn(move |context| {
+        if terminate.poll_recv(context).is_ready() {
+            return Poll::Ready(Some("SIGTERM"));
         }
-    }
+        interrupt.poll_recv(context).map(|_| Some("SIGINT"))
+    }))
 }
 
 #[cfg(test)]
@@ -257,7 +261,17 @@ mod tests {
     use super::*;
     use crate::options::{arguments, gather};
 
-    /// F59: a broker never runs on with a part of it dead. The whole start and the whole stop, on a directory.
+    /// A broker on a directory.
+    async fn started() -> (Running, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = format!("--store=file:{}/store", directory.path().display());
+        let given = ["serve", &store, "--wal=object", "--listen=127.0.0.1:0"];
+        let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+        let options = Options::from_values(&gather(&matches, []).unwrap()).unwrap();
+        (crate::startup::start(options).await.unwrap(), directory)
+    }
+
+    /// F59: a broker never runs on with a part of it dead. The whole start and the whole stop.
     #[tokio::test]
     async fn a_broken_invariant_in_the_background_stops_the_broker_at_once() {
         for break_it in [
@@ -266,17 +280,48 @@ mod tests {
             },
             |running: &Running| running.broker.partitions.tasks.keep("a test", async {}),
         ] {
-            let directory = tempfile::tempdir().unwrap();
-            let store = format!("--store=file:{}/store", directory.path().display());
-            let given = ["serve", &store, "--wal=object", "--listen=127.0.0.1:0"];
-            let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
-            let options = Options::from_values(&gather(&matches, []).unwrap()).unwrap();
-            let running = crate::startup::start(options).await.unwrap();
+            let (running, _directory) = started().await;
             break_it(&running);
-            let stopped = tokio::time::timeout(Duration::from_secs(120), running.until_stopped()).await;
+            let stopped = running.until_stopped(futures::stream::pending());
+            let stopped = tokio::time::timeout(Duration::from_secs(120), stopped).await;
             let error = format!("{:#}", stopped.expect("it stops").expect_err("and says why"));
             assert!(error.contains("a test"), "{error}");
         }
+    }
+
+    /// Nor does one that stops say that nothing is left when something has broken meanwhile.
+    #[tokio::test]
+    async fn a_broken_invariant_during_the_stop_is_no_stop_in_order() {
+        for break_it in [
+            |running: &Running| {
+                running.broker.partitions.tasks.spawn("a test", async { panic!("it is broken") })
+            },
+            |running: &Running| {
+                running.broker.metadata.tasks.spawn("a test", async { panic!("it is broken") })
+            },
+        ] {
+            let (running, directory) = started().await;
+            assert!(break_it(&running).await.is_err());
+            let metadata = running.broker.metadata.clone();
+            let stopped = tokio::time::timeout(Duration::from_secs(120), running.stop()).await;
+            let error = format!("{:#}", stopped.expect("it stops").expect_err("and says why"));
+            assert!(error.contains("a test"), "{error}");
+            let incarnation = metadata.incarnation().unwrap();
+            assert!(metadata.refresh().await.unwrap().is_live(incarnation), "its log is to be recovered");
+            let _ = metadata.close(false).await;
+            drop(directory);
+        }
+        let (running, _directory) = started().await;
+        tokio::time::timeout(Duration::from_secs(120), running.stop()).await.unwrap().unwrap();
+    }
+
+    /// And a stream of them that ends says nothing.
+    #[tokio::test]
+    async fn a_signal_stops_the_broker_in_order() {
+        let (running, _directory) = started().await;
+        let signal = futures::stream::iter(["SIGTERM"]);
+        let stopped = tokio::time::timeout(Duration::from_secs(120), running.until_stopped(signal)).await;
+        stopped.expect("it stops").unwrap();
     }
 
     /// Whatever `serve` is told in its own options, and in Kafka's, for one part.

@@ -257,6 +257,11 @@ impl Collector {
         }
     }
 
+    /// Whether it has met a broken invariant so far.
+    pub fn has_failed(&self) -> bool {
+        *self.panicked.borrow()
+    }
+
     pub fn status(&self) -> Status {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Status {

@@ -345,4 +345,5 @@ async fn a_collector_that_panics_is_heard_of() {
     tokio::time::timeout(HOUR, broken.failed()).await.expect("it is told within the first sweep");
     metadata.fence(owner);
     assert!(tokio::time::timeout(24 * HOUR, sound.failed()).await.is_err());
+    assert!(broken.has_failed() && !sound.has_failed());
 }
