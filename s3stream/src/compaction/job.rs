@@ -1,6 +1,6 @@
 //! One job: read, check, write, swap.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::Compactor;
+use super::damage::Why;
 use super::plan::{Job, Run};
 use super::sink::Sink;
 use crate::backoff::Backoff;
@@ -33,15 +34,18 @@ pub(super) enum Failure {
     Final(Error),
     /// The metadata has moved on: plan anew.
     Outdated(String),
-    /// Later.
+    /// Later: the store takes no writes.
     Unavailable(String),
-    /// Not before somebody repaired it: everything that could not be read, of all that the job reads.
+    /// Not with these: everything that could not be read, of all that the job reads.
     Damaged(Vec<Damaged>),
+    /// Later: of all that was tried nothing could be reached. As far as it was.
+    Away(Vec<Damaged>),
 }
 
 /// Something that cannot be read.
 #[derive(Debug)]
 pub(super) struct Damaged {
+    pub why: Why,
     pub object: ObjectId,
     /// If only that is concerned.
     pub stream: Option<StreamId>,
@@ -52,6 +56,9 @@ pub(super) struct Damaged {
 /// Requests of one window at a time; their bytes are the window's. No option: it hides the store's latency.
 const GETS_MAX: usize = 8;
 const INDEXES_MAX: usize = 4;
+/// A job that cannot reach so many objects, and none before, looks for no more: it is not they, it is the store. No
+/// option: it only bounds what an outage costs.
+const UNAVAILABLE_MAX: usize = 8;
 /// How often is looked whether producers still wait for room, and how long compaction stands back for them at most in
 /// one place, where nothing is uploaded either: what it does makes room too, in the end.
 const STAND_BACK_STEP: Duration = Duration::from_millis(20);
@@ -127,7 +134,11 @@ async fn copy(
         let bytes = window.iter().map(|wanted| u64::from(wanted.entry.size)).sum();
         stand_back(compactor, bytes).await;
         tokio::time::sleep_until(compactor.pace.take(Instant::now(), bytes)).await;
-        let blocks = fetch(compactor, &pieces, &whole, window, &mut damaged).await?;
+        let blocks = match fetch(compactor, &pieces, &whole, window, &mut damaged).await {
+            // What was found is not to be found again.
+            Err(_) if !damaged.is_empty() => return Err(Failure::Damaged(damaged)),
+            fetched => fetched?,
+        };
         // From here on the rest is read only to find the rest of the damage: the next job goes around all of it.
         for (wanted, block) in window.iter().zip(blocks) {
             if damaged.is_empty()
@@ -158,7 +169,14 @@ async fn copy(
         .map(|(part, _)| *part)
         .collect();
     if parts.is_empty() {
-        return Err(Failure::Outdated("no record is left".to_owned()));
+        let empty = pieces.iter().map(|piece| piece.located).map(|located| Damaged {
+            why: Why::Empty,
+            object: located.object,
+            stream: Some(located.part.stream),
+            offset: located.part.base,
+            detail: "no record of it is left".to_owned(),
+        });
+        return Err(Failure::Damaged(empty.collect()));
     }
     let bytes = parts.iter().map(|part| part.bytes).sum();
     Ok(Copied { writer: copy.writer, parts, bytes })
@@ -196,17 +214,23 @@ async fn wanted(
         by_object.entry(piece.located.object).or_default().push(at);
     }
     let mut whole = Whole::new();
-    let (mut wanted, mut damaged) = (Vec::new(), Vec::new());
+    let (mut wanted, mut damaged, mut is_reached) = (Vec::new(), Vec::new(), false);
     let indexes = by_object.into_values().map(|of_object| index_of(compactor, pieces, of_object).boxed());
     let mut indexes = futures::stream::iter(indexes).buffer_unordered(INDEXES_MAX);
     while let Some(fetched) = indexes.next().await {
         let (of_object, index) = match fetched {
             Err(Failure::Damaged(found)) => {
+                is_reached |= found.iter().any(|found| found.why != Why::Unavailable);
                 damaged.extend(found);
+                if !is_reached && damaged.len() >= UNAVAILABLE_MAX {
+                    return Err(Failure::Away(damaged));
+                }
                 continue;
             }
+            Err(_) if !damaged.is_empty() => return Err(Failure::Damaged(damaged)),
             other => other?,
         };
+        is_reached = true;
         for at in of_object {
             let Located { object, part, .. } = *pieces[at].located;
             let entries = &index.index.blocks()[index.index.seek(part.stream, part.base)];
@@ -218,7 +242,8 @@ async fn wanted(
                 foreign.map(|entry| format!("a block's kind is {}", entry.kind))
             };
             if let Some(detail) = detail {
-                damaged.push(Damaged { object, stream: Some(part.stream), offset: part.base, detail });
+                let stream = Some(part.stream);
+                damaged.push(Damaged { why: Why::Broken, object, stream, offset: part.base, detail });
                 continue;
             }
             wanted.extend(entries.iter().map(|entry| Wanted { piece: at, entry: *entry }));
@@ -272,8 +297,8 @@ async fn stand_back(compactor: &Compactor, bytes: u64) {
     }
 }
 
-/// The blocks of a window, in its order; `None` for those that are added to `damaged`. What lies together in a source
-/// comes with one GET.
+/// The blocks of a window, in its order; `None` for those that are added to `damaged`, and for the rest of objects that
+/// cannot be reached. What lies together in a source comes with one GET.
 async fn fetch(
     compactor: &Compactor,
     pieces: &[Piece<'_>],
@@ -282,7 +307,9 @@ async fn fetch(
     damaged: &mut Vec<Damaged>,
 ) -> Result<Vec<Option<Block>>, Failure> {
     let object_of = |at: usize| pieces[window[at].piece].located.object;
-    let mut order: Vec<usize> = (0..window.len()).collect();
+    let away: HashSet<ObjectId> =
+        damaged.iter().filter(|found| found.why == Why::Unavailable).map(|found| found.object).collect();
+    let mut order: Vec<usize> = (0..window.len()).filter(|at| !away.contains(&object_of(*at))).collect();
     order.sort_unstable_by_key(|at| (object_of(*at), window[*at].entry.position));
     let get_bytes_max = compactor.inner.config.block_cache.get_bytes_max;
     let mut bytes = 0;
@@ -420,7 +447,7 @@ impl Copy<'_> {
 
     fn damaged(&self, piece: usize, detail: String) -> Damaged {
         let Located { object, part, .. } = *self.pieces[piece].located;
-        Damaged { object, stream: Some(part.stream), offset: part.base, detail }
+        Damaged { why: Why::Broken, object, stream: Some(part.stream), offset: part.base, detail }
     }
 }
 
@@ -433,21 +460,24 @@ fn failure(
 ) -> Failure {
     let stream = entry.map(|entry| entry.stream);
     let offset = entry.map_or(located.part.base, |entry| entry.base);
-    let damaged = |object, stream, detail| Failure::Damaged(vec![Damaged { object, stream, offset, detail }]);
+    let damaged =
+        |why, object, stream, detail| Failure::Damaged(vec![Damaged { why, object, stream, offset, detail }]);
     match error {
-        block_cache::Error::Unavailable { .. } => Failure::Unavailable(error.to_string()),
+        block_cache::Error::Unavailable { object, .. } => {
+            damaged(Why::Unavailable, object, None, error.to_string())
+        }
         block_cache::Error::Missing { object } => {
             // Deleted with its topic, or replaced? Then nobody misses it.
             let part = &located.part;
             let now = compactor.inner.metadata.locate(part.stream, part.base, 1);
             if now.first().is_some_and(|now| now.object == object) {
-                damaged(object, None, "it is not in the store".to_owned())
+                damaged(Why::Broken, object, None, "it is not in the store".to_owned())
             } else {
                 Failure::Outdated(error.to_string())
             }
         }
         block_cache::Error::Corrupt { object, .. } | block_cache::Error::Unsupported { object, .. } => {
-            damaged(object, stream, error.to_string())
+            damaged(Why::Broken, object, stream, error.to_string())
         }
     }
 }

@@ -28,8 +28,9 @@
 //! - **C4** Memory: a job holds `memory_bytes`, or its largest block if that is more, and its index: 64 bytes a block.
 //! - **C5** An upload and a read go first: while producers wait for room, a window is begun only as uploads have paid for
 //!   it, or after a while without any. Producers that always wait are kept up with all the same.
-//! - **C6** A part that cannot be read blocks nothing but itself: others, of the same stream too, are compacted around it.
-//!   A job that meets one reads on to find all of them.
+//! - **C6** A part that cannot be read, or not now, blocks nothing but itself: others, of the same stream too, are
+//!   compacted around it. A job that meets one reads on to find all of them; only where it reaches nothing at all,
+//!   which is the store, does it end, and wait. What waits is the job's own streams: the others go on.
 //! - **C7** A pass over the streams that have changed, or were left with something, plans what a walk over all streams
 //!   would.
 //!
@@ -38,7 +39,8 @@
 //! them reads on until the collector deletes them, much later.
 //!
 //! **Retries.** GETs as everywhere. A write that failed gives up its object (a multipart upload is aborted) and the job;
-//! the next pass plans it again, after a pause that doubles as long as nothing succeeds. A swap of unknown outcome is asked for again until it is known.
+//! its streams are planned again after a pause, which doubles until all that failed has succeeded. A swap of unknown outcome
+//! is asked for again until it is known.
 
 mod damage;
 mod job;
@@ -60,6 +62,7 @@ use crate::backoff::Backoff;
 use crate::block_cache;
 use crate::block_cache::fetch::{CachedIndex, Fetcher};
 use crate::counters::COUNTER_OF_RECOVERY;
+use crate::metadata::Located;
 use crate::storage::Inner;
 use crate::{Error, ObjectId, StreamId};
 use damage::Damage;
@@ -93,7 +96,7 @@ pub struct Options {
     pub sources_max: usize,
     /// How fast is read, in bytes per second; as much is written. Default 256 MiB.
     pub bytes_per_second_max: u64,
-    /// After a failure: how long until the same is tried again; it doubles. Default 60 s.
+    /// After a failure: how long until the same is tried again; it doubles. Others are not held up by it. Default 60 s.
     pub retry_pause_min: Duration,
     /// The longest such pause. Default 1 h.
     pub retry_pause_max: Duration,
@@ -211,13 +214,12 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     // Before a stream is open there is nothing to do.
     let mut has_begun = false;
     loop {
-        let walk_at = compactor.walk_at.filter(|_| has_begun);
+        let due = compactor.walk_at.into_iter().chain(compactor.retry_at).min().filter(|_| has_begun);
         tokio::select! {
             () = inner.compaction_wanted.notified() => {}
-            () = tokio::time::sleep_until(walk_at.unwrap_or_else(Instant::now)), if walk_at.is_some() => {}
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         has_begun = true;
-        let mut backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
         let mut pause = options.interval;
         loop {
             tokio::time::sleep(pause).await;
@@ -229,17 +231,14 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                     return;
                 }
             };
-            if pass.swapped || pass.learned {
-                backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
-            }
-            if pass.failed {
-                // However much there is to do besides: what failed would be tried again with it.
-                pause = backoff.next_pause();
-            } else if pass.swapped || pass.learned || pass.again {
+            if pass.swapped || pass.learned || pass.again {
                 pause = Duration::ZERO;
             } else {
-                // The next one must not follow at once, however often something is committed.
-                tokio::time::sleep(began.elapsed() * PASS_PAUSE).await;
+                // The next one must not follow at once, however often something is committed. One that failed was not
+                // long for what it looked at.
+                if pass.failed.is_empty() {
+                    tokio::time::sleep(began.elapsed() * PASS_PAUSE).await;
+                }
                 break;
             }
         }
@@ -258,6 +257,10 @@ struct Compactor {
     reclaim: Reclaim,
     /// Streams that the last look left something of (C7).
     left: BTreeSet<StreamId>,
+    /// Streams of jobs that failed, and when they are planned again. Of the streams that are left.
+    held: BTreeSet<StreamId>,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
     /// When to walk over all streams: at once, then so long after the first change since the last walk.
     walk_at: Option<Instant>,
 }
@@ -271,8 +274,8 @@ struct Pass {
     learned: bool,
     /// There is more to do at once.
     again: bool,
-    /// Something has to be tried again later.
-    failed: bool,
+    /// Streams of what has to be tried again later.
+    failed: BTreeSet<StreamId>,
 }
 
 impl Compactor {
@@ -299,6 +302,9 @@ impl Compactor {
             indexes,
             reclaim: Reclaim::default(),
             left: BTreeSet::new(),
+            held: BTreeSet::new(),
+            retry_at: None,
+            backoff: Backoff::between(options.retry_pause_min, options.retry_pause_max),
             walk_at: Some(Instant::now()),
             inner,
         }
@@ -313,10 +319,15 @@ impl Compactor {
     /// One look, at all streams or at those that may have something to do. An error is final.
     async fn pass(&mut self) -> Result<Pass, Error> {
         let inner = self.inner.clone();
+        let began = Instant::now();
         let mut pass = Pass::default();
+        if self.retry_at.is_some_and(|at| at <= began) {
+            self.retry_at = None;
+            self.held.clear();
+        }
         let reclaim = std::mem::take(&mut self.reclaim);
         let dirty = std::mem::take(&mut *inner.compaction_dirty.lock());
-        let walks = self.walk_at.is_some_and(|at| at <= Instant::now()) || !reclaim.is_empty();
+        let walks = self.walk_at.is_some_and(|at| at <= began) || !reclaim.is_empty();
         if walks {
             self.walk_at = None;
         } else if !dirty.is_empty() {
@@ -324,6 +335,9 @@ impl Compactor {
         }
         let mut look_at = std::mem::take(&mut self.left);
         look_at.extend(dirty);
+        if !walks {
+            (self.left, look_at) = look_at.into_iter().partition(|stream| self.held.contains(stream));
+        }
         // Left for the next pass: objects whose uploader may not know yet that they are committed (its retry would not be
         // understood as one any more), and those of this pass, not all of whose streams it would see.
         let newest = inner.counters.lowest_in_flight();
@@ -343,8 +357,9 @@ impl Compactor {
             for stream in &streams {
                 let parts = inner.metadata.locate(*stream, 0, usize::MAX);
                 let now = Instant::now();
-                let damage = self.damage.lock();
-                let added = planner.add(&parts, |located| damage.is_known(now, located), is_settled);
+                let (damage, held) = (self.damage.lock(), self.held.contains(stream));
+                let leave = |located: &Located| held || damage.is_known(now, located);
+                let added = planner.add(&parts, leave, is_settled);
                 if added == Added::LeavesSomething {
                     self.left.insert(*stream);
                 }
@@ -364,8 +379,21 @@ impl Compactor {
         let reclaim = if walks { reclaim } else { Reclaim::default() };
         pass.again |= !reclaim.is_empty();
         // A swap leaves less of its sources named; what failed may have been to empty an object.
-        if pass.swapped || pass.failed {
+        if pass.swapped || !pass.failed.is_empty() {
             self.walk_later();
+        }
+        if !pass.failed.is_empty() {
+            self.held.extend(&pass.failed);
+            let backoff = &mut self.backoff;
+            self.retry_at.get_or_insert_with(|| Instant::now() + backoff.next_pause());
+        } else if self.held.is_empty() {
+            let options = &inner.config.compaction;
+            self.backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
+        }
+        // Where nothing else happens.
+        if let Some(again) = self.damage.lock().next(began) {
+            let again = again.max(began + inner.config.compaction.walk_interval);
+            self.walk_at = Some(self.walk_at.map_or(again, |at| at.min(again)));
         }
         self.indexes.invalidate_all();
         self.indexes.run_pending_tasks().await;
@@ -381,7 +409,7 @@ impl Compactor {
             match done? {
                 Next::Swapped => pass.swapped = true,
                 Next::Learned => pass.learned = true,
-                Next::Later => pass.failed = true,
+                Next::Later(streams) => pass.failed.extend(streams),
             }
         }
         Ok(())
@@ -401,32 +429,36 @@ impl Compactor {
             Err(failure) => failure,
         };
         counts.failures.fetch_add(1, Ordering::Relaxed);
+        let streams = || Next::Later(job.runs.iter().map(|run| run.parts[0].part.stream).collect());
         match failure {
             job::Failure::Final(error) => Err(error),
             job::Failure::Outdated(reason) => {
                 tracing::debug!(reason, "a compaction was overtaken");
-                Ok(Next::Later)
+                Ok(streams())
             }
             job::Failure::Unavailable(reason) => {
                 tracing::warn!(reason, "compaction cannot go on now; it will be tried again");
-                Ok(Next::Later)
+                Ok(streams())
             }
-            job::Failure::Damaged(mut found) => {
-                found.sort_by_key(|found| (found.object, found.stream));
-                found.dedup_by_key(|found| (found.object, found.stream));
-                let (mut damage, now) = (self.damage.lock(), Instant::now());
-                let note = |found: &job::Damaged| {
-                    damage.note(now, found.object, found.stream, found.offset, &found.detail)
-                };
-                let remembered = found.iter().map(note).filter(|remembered| *remembered).count();
-                Ok(if remembered == found.len() { Next::Learned } else { Next::Later })
+            job::Failure::Away(found) => {
+                self.note(found);
+                Ok(streams())
             }
+            job::Failure::Damaged(found) => Ok(if self.note(found) { Next::Learned } else { streams() }),
         }
+    }
+
+    /// Says whether all of it is remembered.
+    fn note(&self, mut found: Vec<job::Damaged>) -> bool {
+        found.sort_by_key(|found| (found.object, found.stream));
+        found.dedup_by_key(|found| (found.object, found.stream));
+        let (mut damage, now) = (self.damage.lock(), Instant::now());
+        found.iter().filter(|found| damage.note(now, found)).count() == found.len()
     }
 }
 
 enum Next {
     Swapped,
     Learned,
-    Later,
+    Later(BTreeSet<StreamId>),
 }

@@ -32,7 +32,10 @@ impl Pace {
 }
 
 /// What compaction may move for each byte that was uploaded while producers wait. With uploads of 32 KiB and more of a
-/// partition a byte is rewritten twice at most, so that this keeps up with them, however long they wait.
+/// partition a byte is rewritten twice at most (what `plan` bounds), so that this keeps up with them, however long they
+/// wait. No option: it follows from that bound, as the advice about `bytes_per_second_max` does, which is the option that
+/// limits what compaction moves. With less than 32 KiB of a partition in an upload (a byte is rewritten three times) a
+/// window begins now and then only after the few seconds for which compaction stands back at most.
 const MOVED_PER_UPLOADED: u64 = 2;
 
 /// Shared by the jobs of an engine. Uploads bring it, windows use it up.
@@ -44,7 +47,8 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Saves up to `most` bytes.
+    /// Saves up to `most` bytes: what one job moves ([`object_bytes`](super::Options::object_bytes)), so that one that begins
+    /// after a quiet time need not wait, and none after it goes ahead of the uploads.
     pub fn new(most: u64) -> Credit {
         Credit { most, state: Mutex::new((0, 0)) }
     }
