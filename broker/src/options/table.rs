@@ -382,8 +382,9 @@ static ORDINARY: &[Definition] = &[
         Section::Operation,
         Kind::Switch,
         Some("false"),
-        "Open partitions whose newest checkpoint is damaged or missing, with every record that is there: those that \
-         DeleteRecords deleted since the last pass of retention are back. Once is enough.",
+        "Open partitions whose newest checkpoint is damaged or missing, or the log behind it, with every record that is \
+         there: those that DeleteRecords deleted since the last pass of retention are back, and what a producer sends \
+         again may be there twice. Once is enough: not to be left on.",
     ),
     bound(
         "lease",

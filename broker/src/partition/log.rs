@@ -10,7 +10,7 @@
 //! **The log's start** is the larger of two: the stream's, which [`retention`](super::retention) moves for many partitions
 //! by one entry of the metadata log; and the newest checkpoint's, which [`delete_records`](Partition::delete_records)
 //! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass, by
-//! whole parts. What that means for a checkpoint that is lost says [`open`].
+//! whole parts. What that means for a checkpoint that is lost says `open.rs`.
 //!
 //! **Cancellation.** Dropping an [`Appended`] takes nothing back.
 

@@ -10,7 +10,8 @@
 //!
 //! - **P1** A partition is never opened with a log that begins before where DeleteRecords has answered that it begins,
 //!   unless the operator accepts it.
-//! - **P2** Accepting it is needed once: a new checkpoint is written.
+//! - **P2** Accepting it is needed once: a new checkpoint is written. Damage behind a checkpoint, or before there is one, is
+//!   passed over as well then; a producer that sends a batch from there again is not recognised.
 
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub enum OpenError {
     /// The log is not what this broker wrote. Needs an operator.
     #[error("corrupt partition: {0}")]
     Corrupt(String),
-    /// What says where the log begins is lost. Needs an operator, who can say it anew: [`LogStart::Stated`].
+    /// What says where the log begins is lost. Needs an operator: [`Config::accept_lost_checkpoints`].
     #[error(
         "the newest checkpoint is lost: {0}. It says where the log begins, so that the partition cannot be opened without \
          it: restore the object from a copy of the bucket, or start the version that wrote it, or start with \
@@ -106,10 +107,11 @@ pub(super) async fn open(
             Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 }
         }
     };
-    let replayed = replay(&log, &mut state, lost.then_some(metadata)).await?;
+    let passing_over = (lost || config.accept_lost_checkpoints).then_some(metadata);
+    let Replayed { bytes: replayed, passed_over } = replay(&log, &mut state, passing_over).await?;
     // Not beyond what the checkpoint accounts for, of which the replay has found all.
     log.advance_start(log_start);
-    if lost {
+    if lost || passed_over {
         write_checkpoint(storage, &checkpoints, checkpoint::encode(&state, log.start())).await?;
     }
     waiters.begin_at(state.log_end());
@@ -168,13 +170,19 @@ async fn newest_checkpoint(
         .map_err(|error| lost(error.to_string()))
 }
 
-/// Applies the batches of `log` behind `state`; the bytes that took. With `passing_over`, parts whose objects are damaged
+struct Replayed {
+    bytes: u64,
+    /// Whether a part was damaged and left out.
+    passed_over: bool,
+}
+
+/// Applies the batches of `log` behind `state`. With `passing_over`, parts whose objects are damaged
 /// are passed over: what they would say of producers, a checkpoint would have said.
 async fn replay(
     log: &Stream,
     state: &mut State,
     passing_over: Option<&Arc<Metadata>>,
-) -> Result<u64, OpenError> {
+) -> Result<Replayed, OpenError> {
     let now_ms = wall_clock_ms();
     let (start, end) = (log.start(), log.confirmed_end());
     if state.log_end() > end {
@@ -186,7 +194,7 @@ async fn replay(
     if state.log_end() < start {
         state.skip_to(start);
     }
-    let mut replayed = 0;
+    let (mut replayed, mut passed_over) = (0, false);
     while state.log_end() < end {
         let from = state.log_end();
         let records = match log.read(from, REPLAY_BYTES).await {
@@ -203,6 +211,7 @@ async fn replay(
                 };
                 warn!(log = log.id().0, from, end, detail, "replaying a log without a part of it");
                 state.skip_to(end);
+                passed_over = true;
                 continue;
             }
             read => read?,
@@ -221,7 +230,7 @@ async fn replay(
                 let detail = format!("the batch at offset {} does not end at {}", record.base, record.end);
                 return Err(OpenError::Corrupt(detail));
             }
-            // A log may have gaps, and may begin inside a batch.
+            // A log may begin inside a batch.
             state.skip_to(record.base.max(state.log_end()));
             if record.base == state.log_end() {
                 state.appended(now_ms, &header);
@@ -231,5 +240,5 @@ async fn replay(
             replayed += record.body.len() as u64;
         }
     }
-    Ok(replayed)
+    Ok(Replayed { bytes: replayed, passed_over })
 }

@@ -139,6 +139,12 @@ fn lowest_in_flight(storage: Storage) -> LowestInFlight {
 fn partition_config(options: &Options, config: &BrokerConfig) -> partition::Config {
     let mut partition = options.bounds.partition.clone();
     partition.accept_lost_checkpoints = options.accept_lost_checkpoints;
+    if partition.accept_lost_checkpoints {
+        tracing::warn!(
+            "partition-accept-lost-checkpoints is on: partitions whose newest checkpoint is lost open with what \
+             DeleteRecords deleted lately; take it away once they are open"
+        );
+    }
     partition.limits.producer_expiration_ms = i64::from(config.producer_id_expiration_ms);
     partition
 }

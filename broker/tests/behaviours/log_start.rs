@@ -356,6 +356,35 @@ async fn a_checkpoint_that_is_lost_together_with_records_can_be_done_without() {
     assert_eq!(produce(&mut client, "topic", 0, 1, 2_000).await, 6);
 }
 
+/// The log is damaged where it would be replayed.
+#[tokio::test]
+async fn a_log_that_is_damaged_before_its_first_checkpoint_opens_if_that_is_accepted() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    produce(&mut client, "topic", 0, 3, 1_000).await;
+    flush(&broker).await;
+    let part = broker.broker.metadata.image().parts(topic.partitions[0].log).last().expect("it was uploaded");
+    produce(&mut client, "topic", 0, 3, 1_000).await;
+    broker.stop().await;
+    disk.store.delete(&s3stream::object::object_key(part.object)).await.unwrap();
+
+    let broker = TestBroker::on(&disk.with_new_wal(), Options::default()).await;
+    let mut client = broker.connect().await;
+    assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
+    broker.stop().await;
+    let mut accepting = Options::default();
+    accepting.partitions.accept_lost_checkpoints = true;
+    for (options, end) in [(accepting, 6), (Options::default(), 7)] {
+        let broker = TestBroker::on(&disk.with_new_wal(), options).await;
+        let mut client = broker.connect().await;
+        assert_eq!(produce(&mut client, "topic", 0, 1, 2_000).await, end);
+        assert_eq!(delete(&mut client, 2, "topic", 0, 3).await, (0, 3), "consumers can pass");
+        broker.stop().await;
+    }
+}
+
 /// Records of internal topics are deleted by nobody: their checkpoints are worth no more than the replay that they save.
 #[tokio::test]
 async fn an_internal_topic_is_replayed_whole_when_its_checkpoint_is_lost() {

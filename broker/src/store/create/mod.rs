@@ -11,7 +11,7 @@
 //! ```
 //!
 //! object_store has no calls for any of this, and a broker needs none: only `ottla store create` comes here. Keys,
-//! region, endpoint and time-outs are those of every other command ([`s3::target`](super::s3)).
+//! region, endpoint and time-outs are those of every other command (`s3::target`).
 //!
 //! - C1 A bucket that is there is changed in nothing but its lifecycle rules.
 //! - C2 Of these only the one with our ID for this prefix is ever replaced or added; where another holds anything that the
