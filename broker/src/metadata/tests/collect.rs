@@ -567,7 +567,8 @@ fn without_any_one_of_the_rules_something_is_lost() {
     ];
     for (rule, rules) in broken {
         let config = ProptestConfig {
-            cases: 2_000,
+            // The rarest is found in one of some 700.
+            cases: 20_000,
             max_shrink_iters: 0,
             failure_persistence: None,
             ..ProptestConfig::default()
