@@ -63,6 +63,13 @@ async fn produce(client: &mut Client, topic: &str, partition: i32, count: i32, t
     client.produced(topic, partition, &testing::batch(count, |spec| spec.base_timestamp = timestamp)).await
 }
 
+/// Of an operator who does without lost checkpoints.
+fn accepting() -> Options {
+    let mut options = Options::default();
+    options.partitions.accept_lost_checkpoints = true;
+    options
+}
+
 async fn flush(broker: &TestBroker) {
     broker.broker.partitions.storage().flush().await.expect("flush");
 }
@@ -313,9 +320,7 @@ async fn behaviour_78_what_was_deleted_does_not_come_back_when_the_checkpoint_is
     assert_eq!(delete(&mut client, 2, "topic", 0, 2).await, (STORAGE_ERROR, -1));
     broker.stop().await;
     // The operator may, once.
-    let mut accepting = Options::default();
-    accepting.partitions.accept_lost_checkpoints = true;
-    for (options, end) in [(accepting, 10), (Options::default(), 12)] {
+    for (options, end) in [(accepting(), 10), (Options::default(), 12)] {
         let broker = TestBroker::on(&disk.with_new_wal(), options).await;
         let mut client = broker.connect().await;
         assert_eq!(start_of(&mut client, "topic").await, (0, 0));
@@ -346,9 +351,7 @@ async fn a_checkpoint_that_is_lost_together_with_records_can_be_done_without() {
     let mut client = broker.connect().await;
     assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
     broker.stop().await;
-    let mut accepting = Options::default();
-    accepting.partitions.accept_lost_checkpoints = true;
-    let broker = TestBroker::on(&disk.with_new_wal(), accepting).await;
+    let broker = TestBroker::on(&disk.with_new_wal(), accepting()).await;
     let mut client = broker.connect().await;
     assert_eq!(start_of(&mut client, "topic").await, (0, 0));
     assert_ne!(client.fetch("topic", 0, 0).await.error_code, 0, "lost is lost");
@@ -374,9 +377,7 @@ async fn a_log_that_is_damaged_before_its_first_checkpoint_opens_if_that_is_acce
     let mut client = broker.connect().await;
     assert_eq!(start_of(&mut client, "topic").await.0, STORAGE_ERROR);
     broker.stop().await;
-    let mut accepting = Options::default();
-    accepting.partitions.accept_lost_checkpoints = true;
-    for (options, end) in [(accepting, 6), (Options::default(), 7)] {
+    for (options, end) in [(accepting(), 6), (Options::default(), 7)] {
         let broker = TestBroker::on(&disk.with_new_wal(), options).await;
         let mut client = broker.connect().await;
         assert_eq!(produce(&mut client, "topic", 0, 1, 2_000).await, end);

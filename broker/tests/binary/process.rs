@@ -31,6 +31,22 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
 }
 
+/// A Java client that is one file beside the tests: compiled as it is started.
+pub fn java(class: &str) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
+    command.arg(format!("{}/*", installed("java/lib").display()));
+    command.arg(source(&format!("clients/java/src/main/java/ottla/{class}.java")));
+    command
+}
+
+/// A Python client beside the tests.
+pub fn python(module: &str) -> Command {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg(source(&format!("clients/python/{module}.py")));
+    command
+}
+
 /// Runs to the end, and panics with everything it printed unless it succeeds.
 pub fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::process::{Ottla, Storage, installed, run, source};
+use crate::process::{self, Ottla, Storage, run};
 
 fn scenario(storage: Storage, crash: bool, client: impl Fn() -> Command) {
     let mut broker = Ottla::new(storage);
@@ -24,19 +24,12 @@ fn scenario(storage: Storage, crash: bool, client: impl Fn() -> Command) {
     broker.stop();
 }
 
-/// Compiled as it is started: it is one file.
 fn java() -> Command {
-    let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
-    command.arg(format!("{}/*", installed("java/lib").display()));
-    command.arg(source("clients/java/src/main/java/ottla/GroupScenario.java"));
-    command
+    process::java("GroupScenario")
 }
 
 fn librdkafka() -> Command {
-    let mut command = Command::new(installed("venv/bin/python"));
-    command.arg(source("clients/python/confluent_groups.py"));
-    command
+    process::python("confluent_groups")
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
-use crate::process::{DEADLINE, Ottla, Storage, exit_within, installed, run, source};
+use crate::process::{self, DEADLINE, Ottla, Storage, exit_within, run};
 
 fn scenario(storage: Storage, crash: bool, client: impl Fn() -> Command) {
     // Retention believes no clock before its second look.
@@ -44,19 +44,12 @@ fn scenario(storage: Storage, crash: bool, client: impl Fn() -> Command) {
     broker.stop();
 }
 
-/// Compiled as it is started: it is one file.
 fn java() -> Command {
-    let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
-    command.arg(format!("{}/*", installed("java/lib").display()));
-    command.arg(source("clients/java/src/main/java/ottla/PositionScenario.java"));
-    command
+    process::java("PositionScenario")
 }
 
 fn librdkafka() -> Command {
-    let mut command = Command::new(installed("venv/bin/python"));
-    command.arg(source("clients/python/confluent_positions.py"));
-    command
+    process::python("confluent_positions")
 }
 
 #[test]
