@@ -9,7 +9,9 @@
 //!   config/      Kafka topic and broker configs: one table
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
 //!   cli/         the `ottla` command: serve, and a small Kafka client
-//!   store/       the object store: from URL to clients
+//!   store/       the object store: from URL to clients, and the count of what is asked of it
+//!   admin.rs     HTTP for whoever runs the broker
+//!   usage.rs     what a broker has used of its store: what `ottla cost` prices
 //!   clocks.rs    whether the wall clock may be believed
 //!   startup/     from options to a running broker, and back
 //!   tasks.rs     what runs in the background, none of which dies unnoticed
@@ -18,6 +20,7 @@
 //!
 //! Reading order: `broker.rs`, `server/connection.rs`, `api/produce.rs`, `partition/mod.rs`, `api/fetch.rs`.
 
+mod admin;
 pub mod api;
 pub mod broker;
 pub mod cli;
@@ -33,4 +36,5 @@ pub mod server;
 pub mod startup;
 pub mod store;
 mod tasks;
+mod usage;
 pub mod verify;

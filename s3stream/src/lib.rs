@@ -70,5 +70,5 @@ pub use error::{Error, ReadError};
 pub use log_cache::RECORD_OVERHEAD_BYTES;
 pub use metadata::{ObjectId, StreamId, StreamMetadata};
 pub use record::StreamRecord;
-pub use storage::{Admission, Listener, Status, Storage};
-pub use stream::{Appending, Stream};
+pub use storage::{Admission, Listener, Status, Storage, Stores};
+pub use stream::{Appending, Stream, Traffic};

@@ -33,7 +33,7 @@ use crate::budget::{Asked, Budget, Granted};
 use crate::counters::Counters;
 use crate::log_cache::{Blocks, RECORD_OVERHEAD_BYTES};
 use crate::record::META_BYTES;
-use crate::stream::{Shared, Stream};
+use crate::stream::{Counted, Shared, Stream, Traffic};
 use crate::{Config, Error, StreamId, StreamMetadata, compaction};
 
 /// Is told how far a stream is confirmed.
@@ -41,6 +41,22 @@ pub trait Listener: Send + Sync {
     /// Everything below `end` is durable and readable. Called in order, from the one task that acknowledges every
     /// append: it must not block, and it must not call back into the engine with anything that waits.
     fn confirmed(&self, end: u64);
+}
+
+/// One bucket, as each part of the engine reaches it: so that whoever hands it out can tell who asks.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    pub upload: Arc<dyn ObjectStore>,
+    pub compaction: Arc<dyn ObjectStore>,
+    /// For the block cache.
+    pub read: Arc<dyn ObjectStore>,
+}
+
+/// Where nobody asks who asks.
+impl From<Arc<dyn ObjectStore>> for Stores {
+    fn from(store: Arc<dyn ObjectStore>) -> Stores {
+        Stores { upload: store.clone(), compaction: store.clone(), read: store }
+    }
 }
 
 /// The storage engine of one incarnation. A cheap handle.
@@ -56,7 +72,7 @@ pub struct Storage {
 pub(crate) struct Inner {
     pub config: Config,
     pub owner: Incarnation,
-    pub store: Arc<dyn ObjectStore>,
+    pub stores: Stores,
     pub metadata: Arc<dyn StreamMetadata>,
     pub wal: Arc<dyn Wal>,
     pub block_cache: BlockCache,
@@ -76,6 +92,8 @@ pub(crate) struct Inner {
     pub counters: Counters,
     pub compaction: compaction::Counts,
     pub bytes_uploaded: AtomicU64,
+    /// Of all streams, those that are gone included.
+    pub traffic: Counted,
     failure: watch::Sender<Option<Error>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -144,6 +162,8 @@ pub struct Status {
     pub streams: usize,
     /// Bodies uploaded and committed since the start.
     pub bytes_uploaded: u64,
+    /// Of all streams, those that are gone included.
+    pub traffic: Traffic,
     pub compaction: compaction::Status,
     pub wal: wal::Status,
     pub failure: Option<Error>,
@@ -156,7 +176,7 @@ impl Storage {
     /// If `config` is not valid.
     pub fn start(
         config: Config,
-        store: Arc<dyn ObjectStore>,
+        stores: impl Into<Stores>,
         metadata: Arc<dyn StreamMetadata>,
         wal: Arc<dyn Wal>,
         owner: Incarnation,
@@ -173,11 +193,12 @@ impl Storage {
             pending: VecDeque::new(),
             streams: HashMap::new(),
         };
+        let stores = stores.into();
         let inner = Arc::new(Inner {
-            block_cache: BlockCache::new(store.clone(), config.block_cache.clone()),
+            block_cache: BlockCache::new(stores.read.clone(), config.block_cache.clone()),
             config,
             owner,
-            store,
+            stores,
             metadata,
             wal,
             ledger: Mutex::new(ledger),
@@ -190,6 +211,7 @@ impl Storage {
             counters: Counters::default(),
             compaction: compaction::Counts::default(),
             bytes_uploaded: AtomicU64::new(0),
+            traffic: Counted::default(),
             failure: watch::Sender::new(None),
             tasks: TaskTracker::new(),
             cancel: cancel.clone(),
@@ -304,6 +326,16 @@ impl Storage {
         self.inner.counters.lowest_in_flight()
     }
 
+    /// Of each of `streams`, since it was opened in this process; nothing of those that are not open.
+    pub fn traffic(&self, streams: impl IntoIterator<Item = StreamId>) -> Traffic {
+        let ledger = self.inner.ledger.lock();
+        let open = streams.into_iter().filter_map(|id| ledger.streams.get(&id));
+        open.map(|shared| shared.traffic()).fold(Traffic::default(), |sum, traffic| Traffic {
+            appended_bytes: sum.appended_bytes + traffic.appended_bytes,
+            read_bytes: sum.read_bytes + traffic.read_bytes,
+        })
+    }
+
     pub fn status(&self) -> Status {
         let wal = self.inner.wal.status();
         let ledger = self.inner.ledger.lock();
@@ -316,6 +348,7 @@ impl Storage {
             admissions_waiting: ledger.budget.waiting() + self.inner.wal_waiters.load(Ordering::Relaxed),
             streams: ledger.streams.len(),
             bytes_uploaded: self.inner.bytes_uploaded.load(Ordering::Relaxed),
+            traffic: self.inner.traffic.traffic(),
             compaction: self.inner.compaction.status(),
             wal,
             failure: ledger.failure.clone(),

@@ -5,6 +5,7 @@ mod read;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
@@ -23,6 +24,38 @@ use crate::{Error, StreamId, StreamRecord};
 pub(crate) struct Shared {
     id: StreamId,
     state: Mutex<State>,
+    traffic: Counted,
+}
+
+/// Bodies that went in, and that came out of data objects, since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub appended_bytes: u64,
+    /// For readers beyond the log cache, whether the block cache had it or the store was asked.
+    pub read_bytes: u64,
+}
+
+/// [`Traffic`] as it is counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    appended: AtomicU64,
+    read: AtomicU64,
+}
+
+impl Counted {
+    pub fn appended(&self, bytes: usize) {
+        self.appended.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        let (appended_bytes, read_bytes) =
+            (self.appended.load(Ordering::Relaxed), self.read.load(Ordering::Relaxed));
+        Traffic { appended_bytes, read_bytes }
+    }
 }
 
 struct State {
@@ -54,11 +87,15 @@ impl Shared {
     pub fn new(view: &StreamView) -> Shared {
         let tail = Tail::new(view.start, view.committed_end);
         let state = State { epoch: view.epoch, opening: 0, open: false, listener: None, tail };
-        Shared { id: view.id, state: Mutex::new(state) }
+        Shared { id: view.id, state: Mutex::new(state), traffic: Counted::default() }
     }
 
     pub fn id(&self) -> StreamId {
         self.id
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.traffic()
     }
 
     /// The number of this opening, or `None` if it is open already.
@@ -196,6 +233,9 @@ impl Stream {
             Err(full @ AppendError::OverCapacity { .. }) => return Err(Error::Full(full.to_string())),
         };
         admission.take(charge);
+        for counted in [&inner.traffic, &self.shared.traffic] {
+            counted.appended(record.body.len());
+        }
         let (base, end) = (record.base, record.end);
         let opens_block = ledger.blocks.active_since().is_none();
         let block = ledger.blocks.append(now, self.shared.id, state.epoch, &record, charge);

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod config;
 mod consume;
+mod cost;
 mod failure;
 mod group;
 mod inspect;

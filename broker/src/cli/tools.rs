@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
-use super::{config, consume, group, produce, topic};
+use super::{config, consume, cost, group, produce, topic};
 
 /// The client half of the command.
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,8 @@ enum Tool {
     Consume(consume::Consume),
     /// List, describe, delete and reset consumer groups
     Group(group::Group),
+    /// Tell what a broker asks of its store, and what that costs
+    Cost(cost::Cost),
 }
 
 /// Adds the tools' subcommands.
@@ -39,6 +41,7 @@ fn run_tool(tool: Tool) -> anyhow::Result<()> {
             Tool::Produce(produce) => produce::run(produce).await,
             Tool::Consume(consume) => consume::run(consume).await,
             Tool::Group(group) => group::run(group).await,
+            Tool::Cost(cost) => cost::run(cost).await,
         }
     });
     // A read of standard input that nobody waits for any more must not hold the process.
@@ -85,6 +88,9 @@ mod tests {
             "ottla consume t -p 0 -p 1 -o 17 -k =",
             "ottla consume t -g readers",
             "ottla group list",
+            "ottla cost",
+            "ottla cost --admin [::1]:9644 --price-list gcs --json",
+            "ottla cost --prices file.toml --over 1m",
             "ottla group describe readers",
             "ottla group delete readers others",
             "ottla group delete-offsets readers --topic t --topic u:0,2",
@@ -120,6 +126,9 @@ mod tests {
             "ottla consume t --count 0",
             "ottla consume t --json --key-separator :",
             "ottla consume t --timeout soon",
+            "ottla cost --price-list cheap",
+            "ottla cost --price-list s3 --prices file.toml",
+            "ottla cost --admin nowhere",
             "ottla group delete",
             "ottla group delete-offsets readers",
             "ottla group delete-offsets readers --topic t:x",

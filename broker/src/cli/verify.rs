@@ -11,7 +11,7 @@ use serde_json::json;
 use super::output;
 use super::store::store_arguments;
 use crate::options::{Options, gather};
-use crate::store;
+use crate::store::{self, Purpose};
 use crate::verify::{self, Progress, Report, Sum};
 
 pub(super) fn command() -> Command {
@@ -54,7 +54,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<std::process::ExitCode
     let report = runtime
         .block_on(verify::verify(
             stores.metadata.clone(),
-            stores.data.clone(),
+            stores.data(Purpose::Read),
             options.bounds.metadata.log.clone(),
             verify_options,
             &bar,

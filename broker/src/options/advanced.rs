@@ -166,6 +166,11 @@ pub static ROWS: &[Definition] = &[
     row("read-retry-pause-max", PAUSE, |bounds| Field::from(&mut bounds.engine.block_cache.backoff_max),
         "Reads: the longest pause between attempts."),
 
+    row("admin-connections", count(1, 10_000), |bounds| Field::from(&mut bounds.admin.connections_max),
+        "Admin endpoint: requests under way at once; further ones wait."),
+    row("admin-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.admin.request_timeout),
+        "Admin endpoint: a request and its answer."),
+
     row("collect-delay", millis(1_000, 365 * DAY_MS), |bounds| Field::from(&mut bounds.collector.delay),
         "Collector: how long an object stays in the store once nothing names it any more. Longer than the longest read."),
     row("collect-interval", millis(100, DAY_MS), |bounds| Field::from(&mut bounds.collector.interval),

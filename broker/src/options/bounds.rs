@@ -17,7 +17,7 @@ use super::source::Values;
 use super::table::{definitions, find};
 use super::{Error, advanced};
 use crate::api::fetch_session;
-use crate::{group, metadata, partition, server, store};
+use crate::{admin, group, metadata, partition, server, store};
 
 /// See the module. Kafka's configs are not in it yet.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,7 @@ pub struct Bounds {
     pub partition: partition::Config,
     pub group: group::Options,
     pub fetch_session: fetch_session::Limits,
+    pub admin: admin::Config,
 }
 
 /// A field that an option sets.

@@ -21,8 +21,9 @@ pub use docs::{markdown, plain_text};
 pub use source::Values;
 pub use source::{arguments, gather};
 pub use value::parse_bytes;
+pub(crate) use value::parse_host_port;
 #[cfg(feature = "fuzzing")]
-pub(crate) use value::{parse_duration, parse_host_port, parse_pair, parse_switch};
+pub(crate) use value::{parse_duration, parse_pair, parse_switch};
 
 use crate::store::{Access, AzureOptions, GcsOptions, Location, S3Options};
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub wal: WalChoice,
     pub listen: HostPort,
     pub advertise: Option<HostPort>,
+    /// Of the admin endpoint; there is none without it.
+    pub admin_listen: Option<HostPort>,
     pub node_id: i32,
     pub rack: Option<String>,
     pub bounds: Bounds,
@@ -136,6 +139,7 @@ impl Options {
             wal,
             listen: values.parsed("listen", value::parse_host_port)?,
             advertise: values.optional("advertise", value::parse_host_port)?,
+            admin_listen: values.optional("admin-listen", value::parse_host_port)?,
             node_id: values.number("node-id")? as i32,
             rack: values.text("rack").map(str::to_owned),
             bounds,

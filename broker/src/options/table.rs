@@ -319,6 +319,14 @@ static ORDINARY: &[Definition] = &[
          wildcard.",
     ),
     option(
+        "admin-listen",
+        Section::Network,
+        text("HOST:PORT"),
+        None,
+        "Where the broker tells its operator about itself, over HTTP: /usage, which `ottla cost` reads. It needs no \
+         password: keep it on loopback or behind a firewall. Without it there is no such endpoint.",
+    ),
+    option(
         "node-id",
         Section::Network,
         Kind::Number { min: 0, max: i32::MAX as u64 },

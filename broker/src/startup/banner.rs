@@ -9,6 +9,7 @@ pub(super) struct Banner<'a> {
     pub options: &'a Options,
     pub listening: &'a HostPort,
     pub advertised: &'a HostPort,
+    pub admin: Option<&'a HostPort>,
     pub cluster_id: &'a str,
     pub wal: &'a str,
     pub recovered: bool,
@@ -24,6 +25,9 @@ impl Banner<'_> {
         line(format!("  listening  {}", self.listening));
         if self.advertised != self.listening {
             line(format!("  advertised {}", self.advertised));
+        }
+        if let Some(admin) = self.admin {
+            line(format!("  admin      http://{admin}"));
         }
         line(format!("  store      {}  (cluster {})", self.options.store, self.cluster_id));
         line(format!("  wal        {}", self.wal));

@@ -27,11 +27,12 @@ use anyhow::{Context, bail, ensure};
 use s3stream::StreamMetadata;
 use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
 
+use crate::admin;
 use crate::config::BrokerConfig;
 use crate::metadata::image::Listener;
 use crate::metadata::{self, Metadata, cluster_id};
 use crate::options::Options;
-use crate::store::{self, Stores};
+use crate::store::{self, Purpose, Stores};
 
 use address::Addresses;
 use banner::is_loopback;
@@ -56,10 +57,21 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
             .map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
     );
     let addresses = Addresses::resolve(&options).await?;
+    let admin = match &options.admin_listen {
+        Some(at) => {
+            if !is_loopback(&at.host) {
+                tracing::warn!(
+                    "the admin endpoint on {at} asks nobody for a password: keep it behind a firewall"
+                );
+            }
+            Some(admin::Bound::new(at, options.bounds.admin.clone()).await?)
+        }
+        None => None,
+    };
     let stores = store::open(options.store.clone(), &options.access)?;
     store_ready::until_ready(&stores).await?;
     let metadata = open_metadata(&options, &stores).await?;
-    match assemble(&options, config, addresses, stores, metadata.clone(), began).await {
+    match assemble(&options, config, Doors { addresses, admin }, stores, metadata.clone(), began).await {
         Ok(running) => Ok(running),
         Err(error) => {
             // What was registered stays in the log as it is; the next start deals with it.
@@ -96,18 +108,18 @@ async fn open_metadata(options: &Options, stores: &Stores) -> anyhow::Result<Arc
 async fn assemble(
     options: &Options,
     config: Arc<BrokerConfig>,
-    addresses: Addresses,
+    doors: Doors,
     stores: Stores,
     metadata: Arc<Metadata>,
     began: Instant,
 ) -> anyhow::Result<Running> {
     let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
     refuse_beside_a_living_broker(options, &metadata).await?;
-    let media = Media { options, cluster, store: stores.data.clone() };
+    let media = Media { options, cluster, stores: &stores };
     // A2.
     let ours = media.ours()?;
     let right = Arc::new(AckRight::leased());
-    let advertised = addresses.advertised();
+    let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
     let rack = options.rack.as_deref().map(Arc::from);
     let machine = host::machine();
@@ -149,7 +161,7 @@ async fn assemble(
         .await
         .context("the write-ahead log cannot be opened")?;
     let parts = Parts { options, config, stores, metadata, wal, right, incarnation, engine };
-    parts.serve(addresses, recovered, began).await
+    parts.serve(doors, recovered, began).await
 }
 
 /// Refuses to start where the registered broker of this id answers on its address (unless told to take over).
@@ -201,8 +213,9 @@ async fn recover(
     let mut from = from;
     loop {
         let streams = metadata.clone() as Arc<dyn StreamMetadata>;
+        let store = stores.data(Purpose::Recovery);
         tracing::info!("recovering what epoch {} of broker {} left in {}", of.epoch, of.broker, medium.uri());
-        match s3stream::recovery::recover(engine, stores.data.clone(), streams, medium, by, of, from).await {
+        match s3stream::recovery::recover(engine, store, streams, medium, by, of, from).await {
             Ok(vacated) => {
                 tracing::info!(
                     "recovered what epoch {} of broker {} left in {}, in {:?}",
@@ -227,6 +240,12 @@ async fn recover(
             Err(error) => return Err(error).with_context(|| format!("{} cannot be recovered", medium.uri())),
         }
     }
+}
+
+/// Where people and programs come in.
+struct Doors {
+    addresses: Addresses,
+    admin: Option<admin::Bound>,
 }
 
 /// What [`assemble`] has gathered once the log is open.

@@ -21,14 +21,16 @@ use tokio_util::sync::CancellationToken;
 use wal::AckRight;
 
 use super::banner::Banner;
-use super::{Addresses, Parts};
+use super::{Doors, Parts};
+use crate::admin::{Admin, Pages};
 use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::options::Options;
 use crate::server::{self, Server};
-use crate::store::Stores;
+use crate::store::{Meter, Purpose, Stores};
+use crate::usage::Usage;
 use crate::{group, partition};
 
 /// How long a broker that cannot go on waits for its metadata's tasks to end.
@@ -43,6 +45,7 @@ pub struct Running {
     right: Arc<AckRight>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), server::Error>>,
+    admin: Option<Admin>,
     shutdown_timeout: Duration,
     banner: String,
     /// Keeps a directory locked until everything has ended.
@@ -53,18 +56,24 @@ impl Parts<'_> {
     /// Opens the partitions, and lets clients in (A4).
     pub(super) async fn serve(
         self,
-        addresses: Addresses,
+        doors: Doors,
         recovered: bool,
         began: Instant,
     ) -> anyhow::Result<Running> {
+        let Doors { addresses, admin } = doors;
         let Parts { options, config, stores, metadata, wal, right, incarnation, engine } = self;
         metadata.open_leaderships().await.context("the partitions cannot be opened")?;
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let wal_name = options.wal.to_string();
-        let storage = Storage::start(engine, stores.data.clone(), streams, wal, incarnation);
+        let engine_stores = s3stream::Stores {
+            upload: stores.data(Purpose::Upload),
+            compaction: stores.data(Purpose::Compaction),
+            read: stores.data(Purpose::Read),
+        };
+        let storage = Storage::start(engine, engine_stores, streams, wal, incarnation);
         let collector = Collector::start(
             options.bounds.collector.clone(),
-            stores.data.clone(),
+            stores.data(Purpose::Collection),
             metadata.clone(),
             incarnation,
             lowest_in_flight(storage.clone()),
@@ -107,10 +116,13 @@ impl Parts<'_> {
             .with_context(|| format!("listen: {} cannot be listened on", addresses.listening))?;
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.run(shutdown.clone()));
+        let admin =
+            admin.map(|bound| bound.serve(pages(broker.clone(), stores.meter.clone()))).transpose()?;
         let banner = Banner {
             options,
             listening: &addresses.listening,
             advertised,
+            admin: admin.as_ref().map(Admin::address),
             cluster_id: &broker.cluster_id,
             wal: &wal_name,
             recovered,
@@ -125,11 +137,23 @@ impl Parts<'_> {
             right,
             shutdown,
             serving,
+            admin,
             shutdown_timeout,
             banner,
             _stores: stores,
         })
     }
+}
+
+/// What the admin endpoint shows.
+fn pages(broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
+    Arc::new(move |path| match path {
+        "/usage" => {
+            let usage = Usage::of(&broker, &meter);
+            Some(serde_json::to_vec(&usage).expect("numbers and text"))
+        }
+        _ => None,
+    })
 }
 
 fn lowest_in_flight(storage: Storage) -> LowestInFlight {
@@ -182,7 +206,7 @@ impl Running {
             }
             error = self.storage.failed() => Err(anyhow!(error).context("the storage engine cannot go on")),
             error = self.broker.metadata.failed() => Err(anyhow!(error).context("this broker cannot go on")),
-            broken = broken(&self.broker, &self.collector) => Err(anyhow!(broken).context("this broker cannot go on")),
+            broken = broken(&self.broker, &self.collector, self.admin.as_ref()) => Err(anyhow!(broken).context("this broker cannot go on")),
             served = &mut self.serving => Err(match served {
                 Ok(Ok(())) => anyhow!("the server ended by itself"),
                 Ok(Err(error)) => anyhow!(error).context("the server cannot go on"),
@@ -216,6 +240,9 @@ impl Running {
         if !self.serving.is_finished() {
             (&mut self.serving).await.context("a connection panicked")??;
         }
+        if let Some(admin) = &self.admin {
+            admin.shutdown().await;
+        }
         self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
         ensure!(!self.collector.has_failed(), "{COLLECTOR_FAILED}");
@@ -232,10 +259,17 @@ impl Running {
 
 /// Resolves once a task that nobody waits for has met a broken invariant, with the reason. (The storage engine, the
 /// metadata and the server tell of theirs by themselves.)
-async fn broken(broker: &Broker, collector: &Collector) -> String {
+async fn broken(broker: &Broker, collector: &Collector, admin: Option<&Admin>) -> String {
+    let admin = async {
+        match admin {
+            Some(admin) => admin.failed().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         reason = broker.partitions.failed() => reason,
         reason = broker.groups.failed() => reason,
+        reason = admin => reason,
         () = collector.failed() => COLLECTOR_FAILED.to_owned(),
     }
 }

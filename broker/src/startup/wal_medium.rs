@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use object_store::ObjectStore;
 use s3stream::object::ObjectSlotCodec;
 use uuid::Uuid;
 use wal::block::BlockMedium;
@@ -14,12 +13,13 @@ use wal::uri::Target;
 use wal::{Medium, Uri};
 
 use crate::options::{Options, WalChoice};
+use crate::store::{Purpose, Stores};
 
 /// What any WAL of this cluster is opened with.
 pub(super) struct Media<'a> {
     pub options: &'a Options,
     pub cluster: Uuid,
-    pub store: Arc<dyn ObjectStore>,
+    pub stores: &'a Stores,
 }
 
 /// A medium, and whether nobody else can have it open.
@@ -60,7 +60,7 @@ impl Media<'_> {
         // Epochs alone make it safe; there is nothing to wait for.
         Opened {
             medium: Arc::new(ObjectMedium::new(
-                self.store.clone(),
+                self.stores.data(Purpose::Wal),
                 codec,
                 self.options.bounds.object_wal.clone(),
             )),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::azure::MicrosoftAzureBuilder;
 
+use super::metered::Connector;
 use super::{Error, Patience, check_endpoint, from_environment};
 
 /// How to reach Azure Blob Storage.
@@ -22,6 +23,7 @@ pub(super) fn client(
     container: &str,
     options: &AzureOptions,
     patience: &Patience<'_>,
+    connector: Connector,
 ) -> Result<Arc<dyn ObjectStore>, Error> {
     let client_error = |detail: String| Error::Client { store: format!("az://{container}"), detail };
     let endpoint = options.endpoint.clone().or_else(|| from_environment("AZURE_ENDPOINT"));
@@ -29,7 +31,8 @@ pub(super) fn client(
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(container)
         .with_retry(patience.retry())
-        .with_client_options(patience.client(options.allow_http));
+        .with_client_options(patience.client(options.allow_http))
+        .with_http_connector(connector);
     if let Some(account) = &options.account {
         builder = builder.with_account(account);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::{ObjectStore, StaticCredentialProvider};
 
+use super::metered::Connector;
 use super::{Error, Patience, check_endpoint, from_environment};
 
 /// How to reach Google Cloud Storage.
@@ -20,6 +21,7 @@ pub(super) fn client(
     bucket: &str,
     options: &GcsOptions,
     patience: &Patience<'_>,
+    connector: Connector,
 ) -> Result<Arc<dyn ObjectStore>, Error> {
     let client_error = |detail: String| Error::Client { store: format!("gs://{bucket}"), detail };
     let endpoint = options.endpoint.clone().or_else(|| from_environment("STORAGE_EMULATOR_HOST"));
@@ -27,7 +29,8 @@ pub(super) fn client(
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket)
         .with_retry(patience.retry())
-        .with_client_options(patience.client(options.allow_http));
+        .with_client_options(patience.client(options.allow_http))
+        .with_http_connector(connector);
     if let Some(endpoint) = endpoint {
         if endpoint.starts_with("http://") {
             // Unencrypted is never Google: whoever it is gets no token of Google's.

@@ -10,6 +10,8 @@
 //!                         data:     a few retries, for bulk transfer }
 //! ```
 //!
+//! Whatever is asked of them is counted by purpose: see [`meter`].
+//!
 //! Two clients, because a hidden retry of a conditional create can report one's own success as "already exists"
 //! (object_store retries 5xx even for those), and because a metadata append must not sit in a three-minute retry loop.
 
@@ -20,6 +22,8 @@ pub mod create;
 mod gcs;
 mod location;
 mod lock;
+pub mod meter;
+mod metered;
 mod rotating_keys;
 mod s3;
 
@@ -36,7 +40,10 @@ pub use azure::AzureOptions;
 pub use gcs::GcsOptions;
 pub use location::{Cloud, Location};
 pub use lock::DirectoryLock;
+pub use meter::{Meter, Purpose};
 pub use s3::S3Options;
+
+use metered::{Connector, Metered};
 
 /// Clients for one store, scoped to the cluster's prefix.
 #[derive(Debug)]
@@ -44,10 +51,33 @@ pub struct Stores {
     pub location: Location,
     /// For conditional creates whose outcome the caller resolves: no hidden retries, short time-out.
     pub metadata: Arc<dyn ObjectStore>,
-    /// For data objects: a few retries, a time-out that fits a large object.
-    pub data: Arc<dyn ObjectStore>,
+    /// What is asked of the store, and why.
+    pub meter: Arc<Meter>,
     /// Held for a directory store: a second process is refused.
     pub lock: Option<DirectoryLock>,
+    data: Arc<dyn ObjectStore>,
+    /// Where calls are counted, as there is no wire.
+    calls: Option<Arc<Meter>>,
+}
+
+impl Stores {
+    fn new(
+        location: Location,
+        metadata: Arc<dyn ObjectStore>,
+        data: Arc<dyn ObjectStore>,
+        meter: Arc<Meter>,
+        lock: Option<DirectoryLock>,
+    ) -> Stores {
+        let calls = matches!(location, Location::Directory(_)).then(|| meter.clone());
+        let metadata = Arc::new(Metered::new(metadata, Purpose::Metadata, calls.clone()));
+        Stores { location, metadata, meter, lock, data, calls }
+    }
+
+    /// For data objects and slots: a few retries, a time-out that fits a large object. What is asked through it counts
+    /// as `purpose`'s.
+    pub fn data(&self, purpose: Purpose) -> Arc<dyn ObjectStore> {
+        Arc::new(Metered::new(self.data.clone(), purpose, self.calls.clone()))
+    }
 }
 
 /// How to reach the store, beyond what the URL says. Each cloud reads its own.
@@ -130,16 +160,19 @@ pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
                 // What a broker acknowledges or trims rests on these files.
                 .with_fsync(true);
             let store: Arc<dyn ObjectStore> = Arc::new(local);
-            Ok(Stores { metadata: store.clone(), data: store, lock: Some(lock), location })
+            Ok(Stores::new(location, store.clone(), store, Arc::default(), Some(lock)))
         }
         Location::Bucket { cloud, bucket, prefix } => {
+            let meter = Arc::<Meter>::default();
+            let connector = Connector::new(bucket, meter.clone());
             let client = |patience: &Patience| match cloud {
                 Cloud::S3 => {
-                    let client = s3::client(bucket, s3::target(bucket, &access.s3)?, patience)?;
+                    let target = s3::target(bucket, &access.s3)?;
+                    let client = s3::client(bucket, target, patience, connector.clone())?;
                     Ok(Arc::new(client) as Arc<dyn ObjectStore>)
                 }
-                Cloud::Gcs => gcs::client(bucket, &access.gcs, patience),
-                Cloud::Azure => azure::client(bucket, &access.azure, patience),
+                Cloud::Gcs => gcs::client(bucket, &access.gcs, patience, connector.clone()),
+                Cloud::Azure => azure::client(bucket, &access.azure, patience, connector.clone()),
             };
             let limits = &access.limits;
             let metadata = client(&Patience { limits, timeout: limits.metadata_timeout, retries_max: 0 })?;
@@ -149,7 +182,8 @@ pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
                 "" => store,
                 prefix => Arc::new(PrefixStore::new(store, prefix)),
             };
-            Ok(Stores { metadata: scoped(metadata), data: scoped(data), lock: None, location })
+            let (metadata, data) = (scoped(metadata), scoped(data));
+            Ok(Stores::new(location, metadata, data, meter, None))
         }
     }
 }
@@ -167,7 +201,7 @@ pub fn open_for_reading(location: Location, access: &Access) -> Result<Stores, E
         },
     })?;
     let store: Arc<dyn ObjectStore> = Arc::new(local);
-    Ok(Stores { metadata: store.clone(), data: store, lock: None, location })
+    Ok(Stores::new(location, store.clone(), store, Arc::default(), None))
 }
 
 /// What tells the two clients of a bucket apart.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 
 use super::aws_profile::Keys;
+use super::metered::Connector;
 use super::rotating_keys::RotatingKeys;
 use super::{Error, Patience, aws_profile, check_endpoint, from_environment};
 
@@ -67,13 +68,19 @@ pub(super) fn target(bucket: &str, options: &S3Options) -> Result<Target, Error>
     })
 }
 
-/// The client of `bucket` at `target`.
-pub(super) fn client(bucket: &str, target: Target, patience: &Patience<'_>) -> Result<AmazonS3, Error> {
+/// The client of `bucket` at `target`, on connections of `connector`'s.
+pub(super) fn client(
+    bucket: &str,
+    target: Target,
+    patience: &Patience<'_>,
+    connector: Connector,
+) -> Result<AmazonS3, Error> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(patience.retry())
-        .with_client_options(patience.client(target.allow_http));
+        .with_client_options(patience.client(target.allow_http))
+        .with_http_connector(connector);
     if zone(bucket).is_some() {
         // Sessions instead of a signature with long-lived keys, and the endpoint of the bucket's zone.
         builder = builder.with_s3_express(true);
@@ -122,7 +129,8 @@ mod tests {
         let options = S3Options { region: Some("us-west-2".to_owned()), ..S3Options::default() };
         let shown = |bucket| {
             let target = target(bucket, &options).unwrap();
-            format!("{:?}", client(bucket, target, &patience).unwrap())
+            let connector = Connector::new(bucket, Arc::default());
+            format!("{:?}", client(bucket, target, &patience, connector).unwrap())
         };
         let zonal = shown("ottla--usw2-az1--x-s3");
         assert!(zonal.contains("s3express-usw2-az1.us-west-2.amazonaws.com"), "{zonal}");

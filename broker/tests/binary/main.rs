@@ -3,6 +3,7 @@
 mod bad_input;
 mod clouds;
 mod collect;
+mod cost;
 mod crash;
 mod faults;
 mod first_minute;

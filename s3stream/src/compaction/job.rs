@@ -81,7 +81,7 @@ pub(super) async fn run(compactor: &Compactor, job: &Job) -> Result<Done, Failur
     let inner = &compactor.inner;
     let writing = inner.counters.begin();
     let id = ObjectId::Data { owner: inner.owner, counter: writing.next() };
-    let mut sink = Sink::new(&inner.config, inner.store.as_ref(), id);
+    let mut sink = Sink::new(&inner.config, inner.stores.compaction.as_ref(), id);
     let copied = match copy(compactor, job, id, &mut sink).await {
         Ok(copied) => copied,
         Err(failure) => {

@@ -286,7 +286,7 @@ impl Compactor {
             in_flight_bytes_max: options.memory_bytes / 2 * options.jobs_max as u64,
             ..inner.config.block_cache.clone()
         };
-        let fetcher = Fetcher::new(inner.store.clone(), &reads);
+        let fetcher = Fetcher::new(inner.stores.compaction.clone(), &reads);
         let pace = Pace::new(options.bytes_per_second_max);
         let credit = Credit::new(options.object_bytes);
         let damage = Mutex::new(Damage::new(options));

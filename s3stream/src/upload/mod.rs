@@ -120,7 +120,7 @@ async fn upload(
     let next_id = || ObjectId::Data { owner: inner.owner, counter: writing.next() };
     let puts = plan::plan(contents, &inner.config)
         .into_iter()
-        .map(|contents| put::put(&inner.config, inner.store.as_ref(), &next_id, contents));
+        .map(|contents| put::put(&inner.config, inner.stores.upload.as_ref(), &next_id, contents));
     let objects = futures::stream::iter(puts).buffered(inner.config.puts_in_flight_max).collect().await;
     (block, Uploaded { objects, _writing: writing })
 }

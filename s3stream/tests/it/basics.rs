@@ -79,6 +79,28 @@ async fn listeners_run_before_the_append_resolves() {
 }
 
 #[tokio::test]
+async fn traffic_is_counted_by_stream_and_outlives_it_in_the_sum() {
+    let world = World::new(small());
+    let (one, other) = (world.metadata.create_stream(), world.metadata.create_stream());
+    let broker = world.start(&[one, other]).await;
+    broker.fill(0, 10, 100).await;
+    broker.fill(1, 2, 100).await;
+    let traffic = |appended_bytes, read_bytes| s3stream::Traffic { appended_bytes, read_bytes };
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), 10);
+    assert_eq!(broker.storage.traffic([one]), traffic(1_000, 0), "from the log cache");
+    assert_eq!(broker.storage.traffic([one, other]), traffic(1_200, 0));
+    broker.storage.shutdown().await.expect("shuts down");
+
+    let broker = world.start(&[one, other]).await;
+    assert_eq!(broker.storage.traffic([one, other]), traffic(0, 0), "of this life");
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), 10);
+    assert_eq!(broker.storage.traffic([one, other]), traffic(0, 1_000));
+    broker.streams[0].close();
+    assert_eq!(broker.storage.traffic([one]), traffic(0, 0));
+    assert_eq!(broker.storage.status().traffic, traffic(0, 1_000));
+}
+
+#[tokio::test]
 async fn timestamps_are_found_in_objects_and_in_the_cache() {
     let world = World::new(small());
     let id = world.metadata.create_stream();

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::{Out, time};
 use crate::metadata::command::Command as MetadataCommand;
 use crate::metadata::image::Image;
+use crate::store::Purpose;
 
 const ENTRIES: &str = "meta/log";
 const SNAPSHOTS: &str = "meta/snapshot";
@@ -52,11 +53,11 @@ pub(super) async fn run(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<(
     let from = matches.get_one::<u64>("from").copied().unwrap_or(0);
     let to = matches.get_one::<u64>("to").copied().unwrap_or(u64::MAX);
     let prefix = if matches.get_flag("snapshots") { SNAPSHOTS } else { ENTRIES };
-    let listed = numbered(&*stores.data, prefix, from, to).await?;
+    let listed = numbered(&*stores.data(Purpose::Read), prefix, from, to).await?;
     let faults = if matches.get_flag("snapshots") {
-        snapshots(&*stores.data, listed, out).await?
+        snapshots(&*stores.data(Purpose::Read), listed, out).await?
     } else {
-        entries(&*stores.data, listed, out).await?
+        entries(&*stores.data(Purpose::Read), listed, out).await?
     };
     if faults > 0 {
         bail!(

@@ -13,6 +13,7 @@ use wal::object::Seal;
 
 use super::{Out, time};
 use crate::metadata::observer::Observer;
+use crate::store::Purpose;
 
 /// Far above what is written; a larger file is something else.
 const OBJECT_BYTES_MAX: u64 = 8 << 30;
@@ -51,8 +52,11 @@ pub(super) async fn run(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<(
     } else {
         let stores = super::stores(matches)?;
         let key = object_store::path::Path::parse(name)?;
-        let found =
-            stores.data.get(&key).await.with_context(|| format!("{name} is neither a file nor a key"))?;
+        let found = stores
+            .data(Purpose::Read)
+            .get(&key)
+            .await
+            .with_context(|| format!("{name} is neither a file nor a key"))?;
         if found.meta.size > OBJECT_BYTES_MAX {
             bail!("{name} has {} bytes, which no object has", found.meta.size);
         }

@@ -15,6 +15,7 @@ use wal::uri::Target;
 use wal::{Incarnation, Record, Uri};
 
 use super::{Out, time};
+use crate::store::Purpose;
 
 /// Larger slots are no seals.
 const SEAL_BYTES_MAX: u64 = 4 << 10;
@@ -203,7 +204,7 @@ fn show_record(record: &Record, out: &mut Out) -> anyhow::Result<()> {
 async fn slots(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<()> {
     let stores = super::stores(matches)?;
     let mut lives: BTreeMap<Incarnation, BTreeMap<u64, u64>> = BTreeMap::new();
-    let mut listing = stores.data.list(Some(&"wal".into()));
+    let mut listing = stores.data(Purpose::Read).list(Some(&"wal".into()));
     while let Some(meta) = listing.try_next().await.context("the store cannot be listed")? {
         if let Some((owner, slot)) = parse_slot_key(&meta.location) {
             lives.entry(owner).or_default().insert(slot, meta.size);
@@ -217,7 +218,7 @@ async fn slots(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<()> {
         // A seal is the last one, unless somebody filled slots of a life that had ended.
         for (slot, size) in slots.iter().rev().filter(|(_, size)| **size <= SEAL_BYTES_MAX) {
             let key = wal::object::slot_key(owner, *slot);
-            let bytes = stores.data.get(&key).await?.bytes().await?;
+            let bytes = stores.data(Purpose::Read).get(&key).await?.bytes().await?;
             if Seal::decode(&bytes).is_some_and(|seal| seal.is_ok()) {
                 seal = Some((*slot, *size));
                 break;

@@ -18,6 +18,7 @@ use super::elements::KnownElements;
 use super::http::Http;
 use super::rules::{Decision, decide};
 use super::{Error, Plan, s3};
+use crate::store::metered::Connector;
 use crate::store::{Access, Patience};
 
 /// How many pages of an account's buckets are looked through: a thousand buckets each where there are many.
@@ -68,7 +69,8 @@ async fn connect(plan: &Plan, access: &Access) -> Result<Client, Error> {
     let http = ReqwestConnector::default().connect(&patience.client(target.allow_http)).map_err(failed)?;
     let path_style = target.path_style;
     // The object_store client is asked for its keys alone: they are found as for every other command.
-    let keys = s3::client(&plan.bucket, target, &patience)?.credentials().get_credential().await;
+    let connector = Connector::new(&plan.bucket, Default::default());
+    let keys = s3::client(&plan.bucket, target, &patience, connector)?.credentials().get_credential().await;
     let keys = keys.map_err(failed)?;
     let keys = Credentials::new(&keys.key_id, &keys.secret_key, keys.token.clone(), None, "ottla");
     Ok(client(plan, keys, path_style, Http(http), &patience))

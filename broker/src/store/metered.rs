@@ -1,0 +1,307 @@
+//! A store that says why it is asked, and the connector below the client that counts it.
+//!
+//! The purpose travels as a task-local: object_store calls its HTTP client in the task that waits for the answer, and so
+//! do streams while they are polled, which is why those are wrapped too. A body that breaks off is asked for again in the
+//! middle of such a poll.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector,
+};
+use object_store::path::Path;
+use object_store::{
+    ClientOptions, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+
+use super::meter::{Meter, Purpose, Request};
+
+tokio::task_local! {
+    static PURPOSE: Purpose;
+}
+
+/// One purpose's view of a store.
+#[derive(Debug)]
+pub(super) struct Metered {
+    inner: Arc<dyn ObjectStore>,
+    purpose: Purpose,
+    /// For a store without a wire: calls are counted here.
+    calls: Option<Arc<Meter>>,
+}
+
+impl Metered {
+    pub fn new(inner: Arc<dyn ObjectStore>, purpose: Purpose, calls: Option<Arc<Meter>>) -> Metered {
+        Metered { inner, purpose, calls }
+    }
+
+    fn called(&self, request: Request, sent_bytes: usize) {
+        if let Some(meter) = &self.calls {
+            meter.request(self.purpose, request, sent_bytes as u64);
+        }
+    }
+
+    fn scoped<T: 'static>(&self, mut stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
+        let purpose = self.purpose;
+        futures::stream::poll_fn(move |context| {
+            PURPOSE.sync_scope(purpose, || stream.poll_next_unpin(context))
+        })
+        .boxed()
+    }
+}
+
+impl fmt::Display for Metered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(formatter)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Metered {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.called(Request::Put, payload.content_length());
+        PURPOSE.scope(self.purpose, self.inner.put_opts(location, payload, options)).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.called(Request::Put, 0);
+        let begin = self.inner.put_multipart_opts(location, options);
+        let inner = PURPOSE.scope(self.purpose, begin).await?;
+        Ok(Box::new(MeteredUpload { inner, purpose: self.purpose, calls: self.calls.clone() }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.called(Request::Get, 0);
+        let head = options.head;
+        let mut result = PURPOSE.scope(self.purpose, self.inner.get_opts(location, options)).await?;
+        if let Some(meter) = &self.calls
+            && !head
+        {
+            // All of it, as a bucket would send it.
+            meter.received(self.purpose, result.range.end - result.range.start);
+        }
+        result.payload = match result.payload {
+            GetResultPayload::Stream(body) => GetResultPayload::Stream(self.scoped(body)),
+            file => file,
+        };
+        Ok(result)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (purpose, calls) = (self.purpose, self.calls.clone());
+        let counted = locations.inspect_ok(move |_| {
+            if let Some(meter) = &calls {
+                meter.request(purpose, Request::Delete, 0);
+            }
+        });
+        self.scoped(self.inner.delete_stream(counted.boxed()))
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.called(Request::List, 0);
+        self.scoped(self.inner.list(prefix))
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.called(Request::List, 0);
+        self.scoped(self.inner.list_with_offset(prefix, offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.called(Request::List, 0);
+        PURPOSE.scope(self.purpose, self.inner.list_with_delimiter(prefix)).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.called(Request::Put, 0);
+        PURPOSE.scope(self.purpose, self.inner.copy_opts(from, to, options)).await
+    }
+}
+
+#[derive(Debug)]
+struct MeteredUpload {
+    inner: Box<dyn MultipartUpload>,
+    purpose: Purpose,
+    calls: Option<Arc<Meter>>,
+}
+
+impl MeteredUpload {
+    fn called(&self, request: Request, sent_bytes: usize) {
+        if let Some(meter) = &self.calls {
+            meter.request(self.purpose, request, sent_bytes as u64);
+        }
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for MeteredUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.called(Request::Put, data.content_length());
+        PURPOSE.scope(self.purpose, self.inner.put_part(data)).boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.called(Request::Put, 0);
+        PURPOSE.scope(self.purpose, self.inner.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.called(Request::Delete, 0);
+        PURPOSE.scope(self.purpose, self.inner.abort()).await
+    }
+}
+
+/// Makes clients that count what they send to one bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    bucket: String,
+    meter: Arc<Meter>,
+}
+
+impl Connector {
+    pub fn new(bucket: &str, meter: Arc<Meter>) -> Connector {
+        Connector { bucket: bucket.to_owned(), meter }
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
+        let client = ReqwestConnector::default().connect(options)?;
+        Ok(HttpClient::new(Counting { client, bucket: self.bucket.clone(), meter: self.meter.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct Counting {
+    client: HttpClient,
+    bucket: String,
+    meter: Arc<Meter>,
+}
+
+#[async_trait]
+impl HttpService for Counting {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let uri = request.uri();
+        if !is_for_bucket(&self.bucket, uri.host().unwrap_or_default(), uri.path()) {
+            // For credentials.
+            return self.client.execute(request).await;
+        }
+        let purpose =
+            PURPOSE.try_with(|purpose| *purpose).expect("stores are handed out with a purpose (M1)");
+        let kind = kind_of(request.method().as_str(), uri.query().unwrap_or_default());
+        self.meter.request(purpose, kind, request.body().content_length() as u64);
+        let answer = self.client.execute(request).await?;
+        let meter = self.meter.clone();
+        Ok(answer.map(|body| {
+            HttpResponseBody::new(body.map_frame(move |frame| {
+                meter.received(purpose, frame.data_ref().map_or(0, Bytes::len) as u64);
+                frame
+            }))
+        }))
+    }
+}
+
+/// The bucket stands in the name of the host, or in the path: first, or behind an account.
+fn is_for_bucket(bucket: &str, host: &str, path: &str) -> bool {
+    let in_host = host.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.'));
+    in_host || path.trim_start_matches('/').split('/').take(2).any(|part| part == bucket)
+}
+
+/// By what all three clouds' clients send. A batch of deletions is a POST to S3.
+fn kind_of(method: &str, query: &str) -> Request {
+    let has = |parameter: &str| query.split('&').any(|part| part == parameter);
+    match method {
+        "GET" if has("list-type=2") || has("comp=list") => Request::List,
+        "GET" | "HEAD" => Request::Get,
+        "DELETE" => Request::Delete,
+        "POST" if has("delete") || has("delete=") => Request::Delete,
+        _ => Request::Put,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::store::meter::Totals;
+
+    #[test]
+    fn requests_to_the_bucket_are_told_from_those_for_credentials() {
+        for (host, path) in [
+            ("127.0.0.1", "/logs/prefix/key"),
+            ("127.0.0.1", "/logs"),
+            ("logs.s3.us-east-1.amazonaws.com", "/prefix/key"),
+            ("storage.googleapis.com", "/logs/key"),
+            ("account.blob.core.windows.net", "/logs/key"),
+            ("127.0.0.1", "/devstoreaccount1/logs/key"),
+        ] {
+            assert!(is_for_bucket("logs", host, path), "{host}{path}");
+        }
+        for (host, path) in [
+            ("169.254.169.254", "/latest/meta-data/iam/security-credentials/role"),
+            ("sts.us-east-1.amazonaws.com", "/"),
+            ("oauth2.googleapis.com", "/token"),
+            ("logs2.s3.us-east-1.amazonaws.com", "/key"),
+            ("127.0.0.1", "/a/b/logs"),
+        ] {
+            assert!(!is_for_bucket("logs", host, path), "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_apart_as_they_are_billed() {
+        for (method, query, expected) in [
+            ("PUT", "", Request::Put),
+            ("PUT", "partNumber=1&uploadId=a", Request::Put),
+            ("POST", "uploads=", Request::Put),
+            ("POST", "uploadId=delete", Request::Put),
+            ("POST", "delete", Request::Delete),
+            ("DELETE", "uploadId=a", Request::Delete),
+            ("GET", "", Request::Get),
+            ("HEAD", "", Request::Get),
+            ("GET", "list-type=2&prefix=data", Request::List),
+            ("GET", "restype=container&comp=list", Request::List),
+        ] {
+            assert_eq!(kind_of(method, query), expected, "{method} {query}");
+        }
+    }
+
+    /// A store without a wire: every kind of call, each under its purpose.
+    #[tokio::test]
+    async fn calls_are_counted_by_purpose() {
+        let (inner, meter) = (Arc::new(InMemory::new()), Arc::new(Meter::default()));
+        let store = |purpose| Metered::new(inner.clone(), purpose, Some(meter.clone()));
+        let (wal, read) = (store(Purpose::Wal), store(Purpose::Read));
+        let key = Path::from("a");
+        wal.put(&key, "12345".into()).await.unwrap();
+        let mut upload = wal.put_multipart(&Path::from("b")).await.unwrap();
+        upload.put_part("123".into()).await.unwrap();
+        upload.complete().await.unwrap();
+        assert_eq!(read.get_range(&key, 1..4).await.unwrap(), Bytes::from("234"));
+        read.head(&key).await.unwrap();
+        assert_eq!(read.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 2);
+        read.delete(&key).await.unwrap();
+        let written = Totals { puts: 4, sent_bytes: 8, ..Totals::default() };
+        assert_eq!(meter.totals(Purpose::Wal), written);
+        let taken = Totals { lists: 1, gets: 2, deletes: 1, received_bytes: 3, ..Totals::default() };
+        assert_eq!(meter.totals(Purpose::Read), taken);
+        assert_eq!(meter.totals(Purpose::Upload).requests(), 0);
+    }
+}

@@ -1,0 +1,194 @@
+//! `ottla cost`, and whether what it counts is what reaches the store: against the count of a door in front of it.
+
+use faults::{Counts, Fault, Operation, Port, Rule};
+use serde_json::Value;
+
+use crate::faults::store::behind_a_proxy;
+use crate::process::{Ottla, Storage, run, wait_for, wait_until};
+
+/// A broker with an admin endpoint on a port that is free as long as `Port` lives.
+fn with_admin(broker: Ottla) -> (Ottla, Port) {
+    let port = Port::reserve();
+    let broker = broker.with(&["--admin-listen", &format!("127.0.0.1:{port}")]);
+    (broker, port)
+}
+
+fn cost(broker: &Ottla, port: &Port, arguments: &[&str]) -> String {
+    let admin = format!("127.0.0.1:{port}");
+    run(broker.cli(&["cost", "--admin", &admin]).args(arguments))
+}
+
+fn report(broker: &Ottla, port: &Port) -> Value {
+    serde_json::from_str(&cost(broker, port, &["--json"])).unwrap()
+}
+
+/// Of one purpose, or of all.
+fn asked(report: &Value, purpose: Option<&str>) -> Counts {
+    let mut counts = Counts::default();
+    for asked in report["requests"].as_array().unwrap() {
+        if purpose.is_none_or(|purpose| asked["purpose"] == purpose) {
+            counts.puts += asked["puts"].as_u64().unwrap();
+            counts.gets += asked["gets"].as_u64().unwrap();
+            counts.deletes += asked["deletes"].as_u64().unwrap();
+            counts.lists += asked["lists"].as_u64().unwrap();
+        }
+    }
+    counts
+}
+
+fn topic<'a>(report: &'a Value, name: &str) -> Option<&'a Value> {
+    report["by_topic"].as_array().unwrap().iter().find(|row| row["topic"] == name)
+}
+
+fn produce(broker: &Ottla, topic: &str, count: usize) {
+    let values: Vec<String> = (0..count).map(|number| format!("{number:0>1000}")).collect();
+    let mut arguments = vec!["produce", topic];
+    arguments.extend(values.iter().map(String::as_str));
+    run(&mut broker.cli(&arguments));
+}
+
+/// M1: through a start on an empty store, load, refusals and lost answers, uploads, compaction, reads, listings and
+/// deletions. The client repeats what failed by itself: those attempts are requests, too.
+fn nothing_goes_uncounted(storage: Storage) {
+    let (broker, proxy) = behind_a_proxy(storage);
+    let (mut broker, port) = with_admin(broker.with(&[
+        // So that there are moments in which nothing is under way.
+        "--metadata-poll",
+        "5s",
+        "--lease",
+        "30s",
+        "--upload-interval",
+        "1s",
+        "--compaction-fan-in",
+        "2",
+        "--compaction-interval",
+        "100ms",
+        "--collect-delay",
+        "1s",
+        "--collect-interval",
+        "100ms",
+        "--collect-first-sweep",
+        "300ms",
+        "--collect-sweep-interval",
+        "3s",
+        "--log-cache",
+        "8MiB",
+        "--upload-bytes",
+        "1MiB",
+    ]));
+    broker.start();
+    produce(&broker, "kept", 50);
+    for kind in [Operation::Put, Operation::Get] {
+        for fault in [Fault::Refuse, Fault::LoseReply] {
+            proxy.add(Rule::new(kind, fault).with_probability(0.2));
+        }
+    }
+    let mut rounds = 0;
+    while proxy.struck() < 20 || asked(&report(&broker, &port), Some("compaction")).puts == 0 {
+        produce(&broker, "kept", 50);
+        rounds += 1;
+        assert!(rounds < 1_000, "{}", proxy.struck());
+    }
+    proxy.heal();
+    produce(&broker, "doomed", 50);
+    run(&mut broker.cli(&["topic", "delete", "doomed"]));
+    // Between two equal counts of the door nothing was under way for as long as the broker was asked.
+    let (counted, reported) = wait_for(|| {
+        let before = proxy.counts();
+        let report = report(&broker, &port);
+        let asked = asked(&report, None);
+        let all = |counts: &Counts| (counts.puts, counts.gets, counts.deletes, counts.lists);
+        if all(&before) == all(&asked) && before.deletes > 0 && before.lists > 2 {
+            return Ok((before, report));
+        }
+        Err(format!("{before:?} came through, {asked:?} were counted"))
+    });
+    println!("{storage:?}: {counted:?}, {} struck", proxy.struck());
+    for (purpose, at_least) in [("upload", 1), ("compaction", 1), ("metadata", 1)] {
+        assert!(asked(&reported, Some(purpose)).puts >= at_least, "{purpose}: {reported:#}");
+    }
+    let slots = proxy.log().into_iter().filter(|seen| {
+        let is_slot = seen.key.as_ref().starts_with("wal/");
+        seen.operation == Operation::Put && is_slot
+    });
+    assert_eq!(asked(&reported, Some("wal")).puts, slots.count() as u64, "{reported:#}");
+    assert!(asked(&reported, Some("collection")).lists > 0, "{reported:#}");
+    broker.stop();
+}
+
+#[test]
+fn nothing_goes_uncounted_with_an_object_wal() {
+    nothing_goes_uncounted(Storage::BucketObject);
+}
+
+#[test]
+fn nothing_goes_uncounted_with_a_block_wal() {
+    nothing_goes_uncounted(Storage::BucketBlock);
+}
+
+/// By topic, at prices of one's own, and where a topic is gone.
+#[test]
+fn topics_share_the_cost_by_their_bytes() {
+    let (mut broker, port) =
+        with_admin(Ottla::new(Storage::DirectoryObject).with(&["--upload-interval", "1s"]));
+    broker.start();
+    produce(&broker, "large", 90);
+    produce(&broker, "small", 30);
+    wait_until("they are never uploaded", || {
+        let report = report(&broker, &port);
+        let stored = |name| topic(&report, name).unwrap()["stored_bytes"].as_u64().unwrap();
+        stored("large") > 90_000 && stored("small") > 30_000
+    });
+    let prices = broker.directory.path().join("prices.toml");
+    std::fs::write(&prices, "put-1000 = 1000\nlist-1000 = 0\nget-1000 = 0\nstored-gib-month = 0").unwrap();
+    let prices = ["--json", "--prices", prices.to_str().unwrap()];
+    let priced: Value = serde_json::from_str(&cost(&broker, &port, &prices)).unwrap();
+    // A dollar for each PUT.
+    assert_eq!(priced["cost"].as_f64().unwrap(), asked(&priced, None).puts as f64);
+    let (large, small) = (topic(&priced, "large").unwrap(), topic(&priced, "small").unwrap());
+    let ratio = large["cost"].as_f64().unwrap() / small["cost"].as_f64().unwrap();
+    assert!((2.5..3.5).contains(&ratio), "{large} {small}");
+
+    run(&mut broker.cli(&["topic", "delete", "large"]));
+    let written = wait_for(|| {
+        let report = report(&broker, &port);
+        match (topic(&report, "large"), topic(&report, "(deleted)")) {
+            (None, Some(gone)) => Ok(gone["appended_bytes"].as_u64().unwrap()),
+            _ => Err(format!("{report:#}")),
+        }
+    });
+    assert!((90_000..120_000).contains(&written), "{written}");
+
+    let table = cost(&broker, &port, &[]);
+    for text in [
+        "FOR ",
+        "wal ",
+        "total ",
+        "TOPIC ",
+        "small ",
+        "(deleted) ",
+        "(cluster) ",
+        "a month: ",
+        "Nobody bills",
+    ] {
+        assert!(table.contains(text), "{text:?} in\n{table}");
+    }
+    let watched = cost(&broker, &port, &["--over", "10ms"]);
+    assert!(watched.contains("watched for"), "{watched}");
+    broker.stop();
+}
+
+#[test]
+fn without_an_endpoint_it_says_what_to_do() {
+    let mut broker = Ottla::new(Storage::DirectoryBlock);
+    broker.start();
+    let port = Port::reserve();
+    let admin = format!("127.0.0.1:{port}");
+    let output = broker.cli(&["cost", "--admin", &admin]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains(&format!("--admin-listen {admin}")), "{told}");
+    // Kafka's port is not it.
+    let output = broker.cli(&["cost", "--timeout", "5s", "--admin", &broker.bootstrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
