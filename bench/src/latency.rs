@@ -21,13 +21,30 @@ impl Latencies {
         self.0.len()
     }
 
-    /// Quantiles in microseconds.
+    /// In microseconds; 0 for nothing.
+    pub fn mean(&self) -> f64 {
+        self.0.iter().map(|us| f64::from(*us)).sum::<f64>() / self.0.len().max(1) as f64
+    }
+
+    /// One quantile in microseconds; 0 for nothing.
+    pub fn at(&self, quantile: f64) -> f64 {
+        let mut all = self.0.clone();
+        all.sort_unstable();
+        f64::from(quantile_of(&all, quantile).unwrap_or(0))
+    }
+
+    /// The mean and quantiles in microseconds.
     pub fn summary(mut self) -> Value {
         self.0.sort_unstable();
-        let at = |quantile: f64| {
-            let index = (self.0.len() as f64 * quantile) as usize;
-            self.0.get(index.min(self.0.len().saturating_sub(1))).copied()
-        };
-        json!({ "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0) })
+        let at = |quantile| quantile_of(&self.0, quantile);
+        json!({
+            "mean_us": self.mean() as u64,
+            "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
+        })
     }
+}
+
+fn quantile_of(sorted: &[u32], quantile: f64) -> Option<u32> {
+    let index = (sorted.len() as f64 * quantile) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied()
 }

@@ -56,6 +56,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use record::{Meta, Record};
+#[cfg(feature = "any-order")]
+pub use release::any_order;
 pub use right::AckRight;
 pub use uri::Uri;
 

@@ -134,8 +134,12 @@ impl Releaser {
         let slot = &mut queue.slots[index as usize];
         assert!(!slot.durable, "a write became durable twice");
         slot.durable = true;
+        #[cfg(feature = "any-order")]
+        let early = any_order::take(slot);
         queue.extend_run();
         drop(queue);
+        #[cfg(feature = "any-order")]
+        any_order::complete(early);
         self.shared.release();
     }
 
@@ -180,6 +184,32 @@ impl Releaser {
         self.shared.stop.cancel();
         let mut ended = self.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+}
+
+/// Breaks W2 where a benchmark asks for it: each write is acknowledged when it is durable, whatever lies before it.
+#[cfg(feature = "any-order")]
+pub mod any_order {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::{AppendCompletion, Position, Slot};
+
+    static WANTED: AtomicBool = AtomicBool::new(false);
+
+    /// For every log of this process, from now on.
+    pub fn want(wanted: bool) {
+        WANTED.store(wanted, Ordering::Relaxed);
+    }
+
+    pub(super) fn take(slot: &mut Slot) -> (Position, Vec<AppendCompletion>) {
+        let wanted = WANTED.load(Ordering::Relaxed);
+        (slot.position, if wanted { std::mem::take(&mut slot.completions) } else { Vec::new() })
+    }
+
+    pub(super) fn complete((position, completions): (Position, Vec<AppendCompletion>)) {
+        for completion in completions {
+            completion.complete(Ok(position));
+        }
     }
 }
 

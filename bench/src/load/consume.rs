@@ -14,11 +14,12 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::Decodable;
 use serde_json::{Value, json};
 
+use super::Target;
 use super::connection::Connection;
-use super::cpu::{Meter, round};
-use super::{GIB, Target};
+use crate::GIB;
 use crate::batch;
 use crate::client::{Frame, topic_name};
+use crate::cpu::{Meter, round};
 
 /// The last version without sessions' topic ids and tagged fields.
 const VERSION: i16 = 11;

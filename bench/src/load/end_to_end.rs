@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use super::Target;
 use super::connection::Connection;
 use super::consume::fetch;
-use super::cpu::Meter;
 use super::produce::request;
 use crate::batch::{self, Producer};
 use crate::client::Frame;
+use crate::cpu::Meter;
 use crate::latency::Latencies;
 
 const VERSION: i16 = 8;

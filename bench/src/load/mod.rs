@@ -12,7 +12,6 @@
 
 mod connection;
 mod consume;
-mod cpu;
 mod end_to_end;
 mod produce;
 
@@ -93,4 +92,3 @@ impl Target {
 
 /// How long the partitions of a new topic may take to serve.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-const GIB: f64 = (1u64 << 30) as f64;

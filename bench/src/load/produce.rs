@@ -9,11 +9,12 @@ use kafka_protocol::messages::ProduceRequest;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use serde_json::{Value, json};
 
+use super::Target;
 use super::connection::Connection;
-use super::cpu::{Meter, round};
-use super::{GIB, Target};
+use crate::GIB;
 use crate::batch::{self, Producer};
 use crate::client::{Frame, topic_name};
+use crate::cpu::{Meter, round};
 use crate::latency::Latencies;
 
 /// The last version whose answer has a fixed layout.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::GIB;
+use crate::GIB;
 
 /// What this process and the broker's have used up since a moment.
 #[derive(Debug)]
@@ -32,6 +32,12 @@ impl Meter {
         }
         Ok(said)
     }
+}
+
+/// What all threads of this process have used so far, in seconds; finer than what [`Meter`] reads.
+pub fn own_seconds() -> f64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
 
 /// Three decimals.
