@@ -104,7 +104,8 @@ async fn log_cache(bytes: usize, seconds: f64) -> anyhow::Result<()> {
     );
     let owner = metadata.register(1);
     let wal = medium.open(owner, Vacated::nothing_left(), Arc::new(AckRight::unlimited())).await?;
-    let storage = Storage::start(config, Arc::new(InMemory::new()), metadata.clone(), wal, owner);
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let storage = Storage::start(config, store, metadata.clone(), wal, owner);
     let id = metadata.create_stream();
     metadata.open_stream(id, owner);
     let stream = storage.open_stream(id, None)?;
