@@ -87,8 +87,9 @@ pub(crate) struct Inner {
     pub compaction_dirty: Mutex<BTreeSet<StreamId>>,
     /// All blocks with an id below are committed, and the WAL was told so.
     pub committed: watch::Sender<u64>,
-    /// Requests that wait for the WAL to have room.
+    /// Requests that wait for the WAL to have room, and their bytes.
     wal_waiters: AtomicUsize,
+    wal_waiting_bytes: AtomicU64,
     pub counters: Counters,
     pub compaction: compaction::Counts,
     pub bytes_uploaded: AtomicU64,
@@ -208,6 +209,7 @@ impl Storage {
             compaction_dirty: Mutex::default(),
             committed: watch::Sender::new(0),
             wal_waiters: AtomicUsize::new(0),
+            wal_waiting_bytes: AtomicU64::new(0),
             counters: Counters::default(),
             compaction: compaction::Counts::default(),
             bytes_uploaded: AtomicU64::new(0),
@@ -465,11 +467,13 @@ impl Inner {
         self.wal_waiters.load(Ordering::Relaxed) > 0 || self.ledger.lock().budget.waiting() > 0
     }
 
-    /// Seals the active block if the WAL needs room and nothing is on its way that would make some.
+    /// Seals the active block if the WAL needs room that only a trim gives, and nothing is on its way that would make some.
+    /// Those who wait for writes under way are no reason: many small uploads would make nothing faster.
     pub fn relieve_wal(&self) {
         let status = self.wal.status();
         let threshold = self.config.wal_used_fraction_max * status.capacity_bytes as f64;
-        if self.wal_waiters.load(Ordering::SeqCst) == 0 && (status.used_bytes as f64) <= threshold {
+        let waiting = self.wal_waiting_bytes.load(Ordering::SeqCst);
+        if (waiting == 0 || !status.may_need_trim(waiting)) && (status.used_bytes as f64) <= threshold {
             return;
         }
         let mut ledger = self.ledger.lock();
@@ -512,7 +516,7 @@ impl Inner {
         let admitted = match first {
             std::task::Poll::Ready(admitted) => admitted,
             std::task::Poll::Pending => {
-                let _waiter = WalWaiter::new(&self.wal_waiters);
+                let _waiter = WalWaiter::new(self, bytes);
                 self.relieve_wal();
                 tokio::select! {
                     biased;
@@ -541,18 +545,24 @@ impl Drop for Departure<'_> {
     }
 }
 
-struct WalWaiter<'a>(&'a AtomicUsize);
+struct WalWaiter<'a> {
+    inner: &'a Inner,
+    bytes: u64,
+}
 
 impl WalWaiter<'_> {
-    fn new(count: &AtomicUsize) -> WalWaiter<'_> {
-        count.fetch_add(1, Ordering::SeqCst);
-        WalWaiter(count)
+    fn new(inner: &Inner, bytes: usize) -> WalWaiter<'_> {
+        let bytes = bytes as u64;
+        inner.wal_waiters.fetch_add(1, Ordering::SeqCst);
+        inner.wal_waiting_bytes.fetch_add(bytes, Ordering::SeqCst);
+        WalWaiter { inner, bytes }
     }
 }
 
 impl Drop for WalWaiter<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.inner.wal_waiters.fetch_sub(1, Ordering::SeqCst);
+        self.inner.wal_waiting_bytes.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 

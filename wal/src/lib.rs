@@ -42,6 +42,7 @@ pub mod conformance;
 pub mod fuzzing;
 pub mod memory;
 pub mod object;
+mod queued;
 pub mod record;
 mod release;
 pub mod right;
@@ -78,7 +79,8 @@ pub struct Position(pub u64);
 #[async_trait]
 pub trait Wal: Send + Sync + std::fmt::Debug + 'static {
     /// Waits until `bytes` of record (meta and body) would fit (W1). A hint that is fair and bounded, not a
-    /// reservation: an [`append`](Wal::append) that follows may still meet [`AppendError::OverCapacity`].
+    /// reservation: an [`append`](Wal::append) that follows may still meet [`AppendError::OverCapacity`]. Waits for a trim
+    /// only where [`Status::may_need_trim`] says so.
     async fn admit(&self, bytes: usize) -> Result<(), Error>;
 
     /// Fixes `record`'s place in the log and returns at once (W1). Dropping the future does not take the append back.
@@ -229,6 +231,18 @@ pub struct Status {
     pub used_bytes: u64,
     /// Bytes that the medium can hold; `u64::MAX` where there is no bound but the bill.
     pub capacity_bytes: u64,
+}
+
+/// What a record may take on the medium besides its bytes: headers, and padding to a block.
+const FRAMING_BYTES_MAX: u64 = 128 << 10;
+
+impl Status {
+    /// Whether an admission of `bytes` that waits may be waiting for a trim. If not, what it waits for are writes under
+    /// way: nobody has to do anything about it.
+    pub fn may_need_trim(&self, bytes: u64) -> bool {
+        // Twice: where a record does not fit before the end of a ring, less than its own size stays unused there.
+        self.used_bytes.saturating_add(2 * (bytes + FRAMING_BYTES_MAX)) > self.capacity_bytes
+    }
 }
 
 /// Why an append was not taken. The record is not in the log.

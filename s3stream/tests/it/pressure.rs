@@ -7,6 +7,9 @@ use futures::FutureExt;
 
 use s3stream::{Config, Error, RECORD_OVERHEAD_BYTES, StreamMetadata};
 use tokio::time::timeout;
+use uuid::Uuid;
+use wal::Uri;
+use wal::block::BlockMedium;
 use wal::memory::{MemoryMedium, Options};
 
 use crate::world::{World, read_all, record, small};
@@ -108,6 +111,46 @@ async fn an_idle_engine_does_nothing_and_an_old_block_is_uploaded() {
     tokio::time::sleep(LONG).await;
     assert_eq!(world.metadata.named_objects().len(), 1);
     assert!(broker.streams[0].read_cached(0, 1, u64::MAX).is_some(), "what is uploaded stays as tail cache");
+}
+
+/// Many appends at once wait for each other's writes, not for room that an upload would make.
+#[tokio::test]
+async fn appends_that_wait_for_writes_under_way_start_no_upload() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let uri = Uri::block(&directory.path().join("volume"), Some(64 << 20)).expect("a path");
+    let config = wal::block::Config {
+        frame_bytes_max: 64 << 10,
+        frame_bytes_target: 16 << 10,
+        pending_bytes_max: 64 << 10,
+        ..wal::block::Config::default()
+    };
+    let medium = BlockMedium::new(&uri, Uuid::from_u128(7), config).expect("a volume");
+    let config = Config { log_cache_bytes: 64 << 20, upload_bytes: 32 << 20, ..small() };
+    let world = World::on(config, Arc::new(object_store::memory::InMemory::new()), Arc::new(medium));
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let mut waited = 0;
+    for round in 0..10 {
+        let (base, mut appending) = (round * 50, Vec::new());
+        for at in 0..50 {
+            let mut admission = Box::pin(broker.storage.admit(10_000));
+            let admission = match (&mut admission).now_or_never() {
+                Some(admission) => admission,
+                None => {
+                    waited += 1;
+                    admission.await
+                }
+            };
+            let record = record(0, base + at, 1, 10_000);
+            appending.push(broker.streams[0].append(admission.expect("admitted"), record).expect("appends"));
+        }
+        for appending in appending {
+            appending.await.expect("durable");
+        }
+    }
+    assert!(waited > 0, "nothing waited");
+    let status = broker.storage.status();
+    assert_eq!((status.cache_blocks, status.bytes_uploaded), (1, 0), "after {waited} waits");
 }
 
 #[tokio::test(start_paused = true)]

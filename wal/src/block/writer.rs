@@ -21,8 +21,8 @@
 //! they are in, what was queued is not in the log. `close` writes everything and then, if the right still holds, a
 //! superblock that says how far the log was durable.
 
-use std::sync::Arc;
-use std::sync::Weak;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -33,6 +33,7 @@ use super::frame::Header;
 use super::layout::{Frame, Geometry, Layout};
 use super::superblock::{RING_OFFSET, Superblock};
 use super::volume::Volume;
+use crate::queued::Queued;
 use crate::release::{Releaser, Ticket};
 use crate::{AckRight, Append, AppendCompletion, AppendError, Error, Position, Record, Status, Wal};
 
@@ -42,6 +43,8 @@ pub(super) struct BlockWal {
     shared: Arc<Shared>,
     /// Waiters of `admit`, first come, first served.
     turnstile: tokio::sync::Mutex<()>,
+    /// How many those are. While there are none, whoever comes need not queue.
+    queued: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -116,7 +119,7 @@ impl BlockWal {
             ended: watch::Sender::new(false),
         });
         // From here on the drop of the handle ends whatever was started.
-        let wal = BlockWal { shared, turnstile: tokio::sync::Mutex::new(()) };
+        let wal = BlockWal { shared, turnstile: tokio::sync::Mutex::new(()), queued: AtomicUsize::new(0) };
         wal.spawn("wal-keep", Shared::keep)?;
         for index in 0..geometry.writes_max {
             wal.shared.state.lock().writers += 1;
@@ -171,17 +174,16 @@ impl Drop for BlockWal {
 #[async_trait]
 impl Wal for BlockWal {
     async fn admit(&self, bytes: usize) -> Result<(), Error> {
+        if self.queued.load(Ordering::Relaxed) == 0 && self.shared.has_room(bytes)? {
+            return Ok(());
+        }
+        let _queued = Queued::new(&self.queued);
         let _turn = self.turnstile.lock().await;
         let mut room = self.shared.room.subscribe();
         loop {
             room.mark_unchanged();
-            {
-                let state = self.shared.state.lock();
-                self.shared.check_open(&state)?;
-                // What can never fit need not wait to be told so by `append`.
-                if bytes > state.layout.geometry().record_max() || state.layout.fits(bytes) {
-                    return Ok(());
-                }
+            if self.shared.has_room(bytes)? {
+                return Ok(());
             }
             tokio::select! {
                 _ = room.changed() => {}
@@ -282,6 +284,13 @@ impl Shared {
         let mut ended = self.ended.subscribe();
         // The sender is in `self`, so it cannot be gone.
         let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Whether `append` would take a record of `bytes`, or refuse it at any time, which it is to say itself.
+    fn has_room(&self, bytes: usize) -> Result<bool, Error> {
+        let state = self.state.lock();
+        self.check_open(&state)?;
+        Ok(bytes > state.layout.geometry().record_max() || state.layout.fits(bytes))
     }
 
     fn check_open(&self, state: &State) -> Result<(), Error> {

@@ -44,6 +44,7 @@ pub async fn a_full_medium_refuses_until_it_is_trimmed(harness: &dyn Harness) {
     assert!(taken.len() >= 3, "the medium holds {} records", taken.len());
     let mut admission = std::pin::pin!(wal.admit(bytes));
     assert!(poll!(&mut admission).is_pending(), "admitted to a full log");
+    assert!(wal.status().may_need_trim(bytes as u64), "only a trim gives room");
     let kept = taken.len() - 1;
     within("trim", wal.trim(taken[kept].1)).await.expect("trimmed");
     within("admission after a trim", admission).await.expect("healthy");
