@@ -53,8 +53,8 @@ pub static ROWS: &[Definition] = &[
     row("block-wal-frame-target", bytes(4 * KIB, 256 * MIB), |bounds| Field::from(&mut bounds.block_wal.frame_bytes_target),
         "Block WAL: a frame of this size takes no more records."),
     row("block-wal-gather", bytes(4 * KIB, 256 * MIB), |bounds| Field::from(&mut bounds.block_wal.gather_bytes),
-        "Block WAL: while a write is under way the next one waits until it has so much. Raise it for a volume that \
-         limits operations per second."),
+        "Block WAL: while a write is under way the next one waits until it has so much, the one after it for four times as \
+         much, and so on. Raise it for a volume that limits operations per second."),
     row("block-wal-pending", bytes(64 * KIB, 2 * GIB), |bounds| Field::from(&mut bounds.block_wal.pending_bytes_max),
         "Block WAL: records appended and not yet written. Producers wait beyond it."),
     row("block-wal-zeroing-time", millis(0, 600_000), |bounds| Field::from(&mut bounds.block_wal.zeroing_time_max),

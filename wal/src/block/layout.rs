@@ -19,6 +19,9 @@ use std::collections::VecDeque;
 use super::frame::{HEADER_BYTES, RECORD_HEADER_BYTES, frame_bytes, record_bytes};
 use crate::Record;
 
+/// See [`Geometry::gather`]. From 32 KiB on, a third write under way has 128 KiB, a fourth 512 KiB.
+const GATHER_GROWTH: usize = 4;
+
 /// The bounds of a layout, in bytes where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
@@ -27,7 +30,8 @@ pub(super) struct Geometry {
     pub frame_max: usize,
     /// A frame that has reached this takes no more records.
     pub frame_target: usize,
-    /// While writes are under way, the open frame is written before it is the oldest only if it has reached this.
+    /// While a write is under way, the open frame is written only once it has reached this; with each further one,
+    /// [`GATHER_GROWTH`] times as much.
     pub gather: usize,
     /// Writes under way at once.
     pub writes_max: usize,
@@ -182,6 +186,14 @@ impl<T> Layout<T> {
         }
     }
 
+    /// What the open frame waits for. Little while little is under way, so that no append waits for another's write where
+    /// the medium has time for both; more and more where it has not, since few large writes cost less than many small ones.
+    fn gather(&self) -> usize {
+        let Some(further) = self.under_way.checked_sub(1) else { return 0 };
+        let growth = GATHER_GROWTH.saturating_pow(further as u32);
+        self.geometry.gather.saturating_mul(growth).min(self.geometry.frame_target)
+    }
+
     /// Whether [`Layout::take`] would give a frame.
     pub(super) fn ready(&self, durable: u64) -> bool {
         let geometry = &self.geometry;
@@ -190,9 +202,7 @@ impl<T> Layout<T> {
         }
         let next = match (self.closed.front(), &self.open) {
             (Some(frame), _) => frame,
-            (None, Some(open)) if self.under_way == 0 || open.bytes(geometry.block) >= geometry.gather => {
-                open
-            }
+            (None, Some(open)) if open.bytes(geometry.block) >= self.gather() => open,
             (None, _) => return false,
         };
         // L3.
@@ -286,6 +296,22 @@ mod tests {
         layout.written(10);
         layout.written(5020);
         assert_eq!(layout.take(12 << 10).unwrap().tokens, vec![4]);
+    }
+
+    #[test]
+    fn with_each_write_under_way_the_next_one_gathers_more() {
+        let geometry = Geometry { gather: 4 << 10, frame_target: 64 << 10, frame_max: 64 << 10, ..GEOMETRY };
+        let geometry = Geometry { ring: 1 << 20, window: 1 << 20, pending_max: 1 << 20, ..geometry };
+        let mut layout = Layout::new(Geometry { writes_max: 4, ..geometry });
+        for (gathers, token) in [(1, 0), (4 << 10, 1), (16 << 10, 2), (64 << 10, 3)] {
+            let mut bytes = 0;
+            while layout.take(0).is_none() {
+                assert!(bytes < gathers, "{gathers}");
+                layout.append(record(2000), token).unwrap();
+                bytes = layout.open.as_ref().map_or(gathers, |frame| frame.bytes(4096));
+            }
+            assert!(bytes >= gathers, "{bytes} of {gathers}");
+        }
     }
 
     #[test]

@@ -70,8 +70,9 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// A frame that has reached this many bytes takes no more records. Default 1 MiB.
     pub frame_bytes_target: usize,
-    /// While a write is under way, the next one waits until it has this many bytes (or the first one is done). Raise it
-    /// where the volume limits operations per second rather than latency. Default 4 KiB, the smallest frame: no wait.
+    /// While a write is under way, the next one waits until it has this many bytes (or one is done); the one after it for
+    /// four times as much, and so on. Raise it where the volume limits operations per second rather than latency. Default
+    /// 32 KiB.
     pub gather_bytes: usize,
     /// Bytes of records that are appended but not yet written. Default 64 MiB.
     pub pending_bytes_max: usize,
@@ -87,7 +88,7 @@ impl Default for Config {
             in_flight_bytes_max: 8 << 20,
             frame_bytes_max: 8 << 20,
             frame_bytes_target: 1 << 20,
-            gather_bytes: BLOCK_BYTES_MIN,
+            gather_bytes: 32 << 10,
             pending_bytes_max: 64 << 20,
             zeroing_time_max: Duration::from_millis(200),
         }
