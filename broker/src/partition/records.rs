@@ -15,7 +15,7 @@
 
 use std::io::{self, BufRead};
 
-use super::batch::{BatchHeader, HEADER_BYTES};
+use super::batch::{BatchHeader, Codec, HEADER_BYTES};
 use super::codec;
 
 /// What the walk sees of a record.
@@ -52,21 +52,35 @@ pub fn walk(
     mut visit: impl FnMut(RecordView) -> bool,
 ) -> Result<(), Invalid> {
     let codec = header.codec().ok_or(Invalid::Codec(header.attributes & 7))?;
-    codec::decompressed(codec, &bytes[HEADER_BYTES..header.size], limit_bytes, |from| {
-        let mut walk = Walk { from, left: limit_bytes };
-        for index in 0..header.count {
-            let view = walk.record(header, index).map_err(|problem| problem.at(index, limit_bytes))?;
-            if !visit(view) {
-                return Ok(());
-            }
+    let mut records = &bytes[HEADER_BYTES..header.size];
+    match codec {
+        // As what it is rather than behind a trait object: most of what a broker is sent is not compressed.
+        Codec::None => walk_records(header, &mut records, limit_bytes, &mut visit),
+        _ => codec::decompressed(codec, records, limit_bytes, |from| {
+            walk_records(header, from, limit_bytes, &mut visit)
+        })
+        .map_err(Invalid::Decompression)?,
+    }
+}
+
+fn walk_records<R: BufRead + ?Sized>(
+    header: &BatchHeader,
+    from: &mut R,
+    limit_bytes: u64,
+    visit: &mut impl FnMut(RecordView) -> bool,
+) -> Result<(), Invalid> {
+    let mut walk = Walk { from, left: limit_bytes };
+    for index in 0..header.count {
+        let view = walk.record(header, index).map_err(|problem| problem.at(index, limit_bytes))?;
+        if !visit(view) {
+            return Ok(());
         }
-        match walk.from.fill_buf() {
-            Ok([]) => Ok(()),
-            Ok(_) => Err(Invalid::Trailing),
-            Err(error) => Err(Invalid::Decompression(error)),
-        }
-    })
-    .map_err(Invalid::Decompression)?
+    }
+    match walk.from.fill_buf() {
+        Ok([]) => Ok(()),
+        Ok(_) => Err(Invalid::Trailing),
+        Err(error) => Err(Invalid::Decompression(error)),
+    }
 }
 
 enum Problem {
@@ -88,12 +102,12 @@ impl Problem {
     }
 }
 
-struct Walk<'a> {
-    from: &'a mut dyn BufRead,
+struct Walk<'a, R: ?Sized> {
+    from: &'a mut R,
     left: u64,
 }
 
-impl Walk<'_> {
+impl<R: BufRead + ?Sized> Walk<'_, R> {
     fn record(&mut self, header: &BatchHeader, index: i32) -> Result<RecordView, Problem> {
         let length = self.varint()?;
         let length = u64::try_from(length).map_err(|_| Problem::Detail("negative length"))?;
@@ -139,12 +153,28 @@ impl Walk<'_> {
     }
 
     fn varint(&mut self) -> Result<i64, Problem> {
+        if self.left == 0 {
+            return Err(Problem::Limit);
+        }
+        // Most are one or two bytes, and whole in what is buffered.
+        let buffered = self.from.fill_buf().map_err(Problem::Io)?;
+        let known = (buffered.len() as u64).min(self.left).min(2) as usize;
+        let short = match buffered[..known] {
+            [only, ..] if only & 0x80 == 0 => Some((u64::from(only), 1)),
+            [low, high] if high & 0x80 == 0 => Some((u64::from(low & 0x7f) | u64::from(high) << 7, 2)),
+            _ => None,
+        };
+        if let Some((value, bytes)) = short {
+            self.left -= bytes as u64;
+            self.from.consume(bytes);
+            return Ok(decoded(value));
+        }
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+                return Ok(decoded(value));
             }
         }
         Err(Problem::Detail("a number is too long"))
@@ -171,10 +201,14 @@ impl Walk<'_> {
     }
 }
 
+/// Zigzag.
+fn decoded(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::batch::Codec;
     use crate::partition::testing;
 
     fn views(bytes: &[u8]) -> Result<Vec<RecordView>, Invalid> {
