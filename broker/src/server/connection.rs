@@ -94,6 +94,9 @@ impl Connection {
         loop {
             let idle_at = *progress.lock() + self.config.idle_timeout;
             let begun = tokio::select! {
+                // In this order: where the next request is there already, no timer is touched.
+                biased;
+                () = self.closing.cancelled() => return,
                 begun = frames.begun() => begun,
                 () = tokio::time::sleep_until(idle_at) => {
                     let quiet = *progress.lock() + self.config.idle_timeout <= Instant::now();
@@ -107,7 +110,6 @@ impl Connection {
                     }
                     continue;
                 }
-                () = self.closing.cancelled() => return,
             };
             let frame = match begun {
                 Ok(false) => return,
