@@ -19,6 +19,8 @@ pub struct Usage {
     pub started_ms: u64,
     /// How long it has gone on.
     pub seconds: f64,
+    /// PUTs and LISTs a second that the object WAL keeps the broker inside; absent with a block WAL.
+    pub puts_per_second_max: Option<f64>,
     /// One for each purpose.
     pub requests: Vec<Asked>,
     /// Appended to all partitions, those of topics that are gone included.
@@ -49,7 +51,7 @@ pub struct TopicUsage {
 
 impl Usage {
     /// As it is now. Costs time in proportion to the partitions and objects of the cluster.
-    pub fn of(broker: &Broker, meter: &Meter) -> Usage {
+    pub fn of(broker: &Broker, meter: &Meter, puts_per_second_max: Option<f64>) -> Usage {
         let image = broker.metadata.image();
         let storage = broker.partitions.storage();
         let topics = image.topics().map(|topic| {
@@ -74,6 +76,7 @@ impl Usage {
             store: broker.data_location.clone(),
             started_ms: meter.started_ms(),
             seconds: meter.seconds(),
+            puts_per_second_max,
             requests: Purpose::ALL.into_iter().map(asked).collect(),
             appended_bytes: traffic.appended_bytes,
             read_bytes: traffic.read_bytes,

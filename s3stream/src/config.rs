@@ -20,7 +20,8 @@ pub struct Config {
     pub uploads_in_flight_max: usize,
     /// PUTs of one block that run at the same time. Default 4.
     pub puts_in_flight_max: usize,
-    /// A stream with at least this much in a block gets an object of its own. Default 8 MiB.
+    /// A stream with at least this much in a block gets an object of its own, and streams share one until it has so
+    /// much: a busy engine's PUTs are of this size and more. Default 32 MiB.
     pub stream_object_bytes: usize,
     /// Streams that share one object, at most; bounds the size of an index and of a metadata entry. Default 4096.
     pub object_streams_max: usize,
@@ -51,7 +52,7 @@ impl Default for Config {
             wal_used_fraction_max: 0.5,
             uploads_in_flight_max: 2,
             puts_in_flight_max: 4,
-            stream_object_bytes: 8 << 20,
+            stream_object_bytes: 32 << 20,
             object_streams_max: 4096,
             commit_parts_max: 4096,
             object_block_bytes: 512 << 10,

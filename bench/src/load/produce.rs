@@ -1,4 +1,4 @@
-//! As many batches as the broker takes, from connections that each keep a number of requests under way.
+//! As many batches as the broker takes, or as a rate asks for, from connections that each keep a number of requests under way.
 
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,9 @@ pub struct Options {
     /// -1 waits until the batch is durable, 1 as well where the broker is alone
     #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
     acks: i16,
+    /// MiB of batches a second, of all connections together; without it as many as the broker takes
+    #[arg(long)]
+    rate: Option<f64>,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Before anything is measured
@@ -77,7 +80,7 @@ pub fn run(options: &Options) -> anyhow::Result<Value> {
     Ok(json!({
         "bench": "produce", "label": target.label,
         "connections": options.connections, "in_flight": options.in_flight, "partitions": target.partitions,
-        "record_bytes": options.record_bytes, "records": options.records,
+        "record_bytes": options.record_bytes, "records": options.records, "rate": options.rate,
         "gib": round(done.bytes as f64 / GIB),
         "mb_per_second": round(done.bytes as f64 / 1e6 / seconds),
         "requests_per_second": (done.requests as f64 / seconds) as u64,
@@ -110,19 +113,34 @@ fn connection(options: &Options, nth: usize, measured_from: Instant, until: Inst
     // Topics, its name, partitions, index; see the schema of the answer's version.
     let error_at = 4 + 2 + target.topic.len() + 4 + 4;
     let mut done = Done::default();
+    let mut pace = options.rate.map(|rate| Pace::new(rate, options.connections, nth, batch.len()));
     let mut at = 0;
     loop {
         let now = Instant::now();
         let free = options.in_flight - connection.under_way();
-        if now < until && free > 0 {
-            let run = free.min((frames.len() - at) / frame_bytes) * frame_bytes;
-            connection.send(&mut frames[at..at + run], frame_bytes, now)?;
-            at = (at + run) % frames.len();
+        let due = pace.as_ref().map_or(usize::MAX, |pace| pace.due(now));
+        let run = if now < until { free.min(due).min((frames.len() - at) / frame_bytes) } else { 0 };
+        if run > 0 {
+            connection.send(&mut frames[at..at + run * frame_bytes], frame_bytes, now)?;
+            at = (at + run * frame_bytes) % frames.len();
+            pace.iter_mut().for_each(|pace| pace.sent(run));
         }
-        if connection.under_way() == 0 {
+        if connection.under_way() == 0 && now >= until {
             return Ok(done);
         }
-        let mut answer = Some(connection.receive()?);
+        let mut answer = match &pace {
+            // The next one may be due before there is an answer.
+            Some(pace) if now < until && connection.under_way() < options.in_flight => {
+                match connection.received()? {
+                    None => {
+                        connection.wait(pace.next.min(until))?;
+                        connection.received()?
+                    }
+                    received => received,
+                }
+            }
+            _ => Some(connection.receive()?),
+        };
         while let Some((body, took)) = answer {
             let code = body.get(error_at..error_at + 2).map(|code| i16::from_be_bytes([code[0], code[1]]));
             ensure!(code == Some(0), "a batch was refused: error {code:?}");
@@ -134,6 +152,31 @@ fn connection(options: &Options, nth: usize, measured_from: Instant, until: Inst
             }
             answer = connection.received()?;
         }
+    }
+}
+
+/// When a connection's batches are due. Those that could not be sent in time are made up for.
+struct Pace {
+    next: Instant,
+    interval: Duration,
+}
+
+impl Pace {
+    /// The `nth` of so many connections, each of which takes its turn.
+    fn new(mib_per_second: f64, connections: usize, nth: usize, batch_bytes: usize) -> Pace {
+        let turn = Duration::from_secs_f64(batch_bytes as f64 / (mib_per_second * (1u64 << 20) as f64));
+        Pace { next: Instant::now() + turn * nth as u32, interval: turn * connections as u32 }
+    }
+
+    fn due(&self, now: Instant) -> usize {
+        match now.checked_duration_since(self.next) {
+            Some(late) => 1 + (late.as_secs_f64() / self.interval.as_secs_f64()) as usize,
+            None => 0,
+        }
+    }
+
+    fn sent(&mut self, batches: usize) {
+        self.next += self.interval * batches as u32;
     }
 }
 

@@ -94,7 +94,7 @@ pub static ROWS: &[Definition] = &[
     row("upload-puts-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.engine.puts_in_flight_max),
         "PUTs of one such part at once."),
     row("upload-stream-object", bytes(64 * KIB, 4 * GIB), |bounds| Field::from(&mut bounds.engine.stream_object_bytes),
-        "A partition with this much in an upload gets an object of its own; others share one."),
+        "A partition with this much in an upload gets an object of its own; others share one until it has so much."),
     row("upload-object-streams", count(1, 32_768), |bounds| Field::from(&mut bounds.engine.object_streams_max),
         "Partitions that share one object."),
     row("upload-commit-streams", count(1, 65_536), |bounds| Field::from(&mut bounds.engine.commit_parts_max),
@@ -118,7 +118,7 @@ pub static ROWS: &[Definition] = &[
     row("compaction-memory", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.engine.compaction.memory_bytes),
         "Compaction: memory of one job. More of it means fewer, larger GETs."),
     row("compaction-piece", bytes(5 * MIB, GIB), |bounds| Field::from(&mut bounds.engine.compaction.piece_bytes),
-        "Compaction: larger objects are written in pieces of this size (multipart uploads)."),
+        "Compaction: objects of more than three times this size are written in pieces of it (multipart uploads)."),
     row("compaction-fan-in", count(2, 1_024), |bounds| Field::from(&mut bounds.engine.compaction.fan_in),
         "Compaction: so many parts of a partition of about one size become one. More: less is rewritten, and more \
          requests are needed for a cold read."),

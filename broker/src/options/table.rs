@@ -281,12 +281,14 @@ static ORDINARY: &[Definition] = &[
         "Allow such a server without TLS: data and signatures travel unencrypted.",
     ),
     bound(
-        "wal-puts-per-second",
+        "puts-per-second",
         Section::Storage,
         Kind::Number { min: 1, max: 10_000 },
         |bounds| Field::from(&mut bounds.object_wal.puts_per_second_max),
-        "For --wal object: how many PUTs a second a busy log sends on average, since they cost money. More mean shorter \
-         waits for acknowledgements; full batches (8 MiB) are not counted, and an idle log sends nothing.",
+        "The budget of a broker with --wal object: how many PUTs and LISTs a second it sends on average, whatever for. At \
+         $0.005 for 1,000, one a second all month is $13. Uploads, compaction and metadata send what they must; the log \
+         gathers acknowledgements for longer as it gets less of the budget, but always has a quarter of it. Batches that \
+         are full (object-wal-batch) do not wait, and an idle broker sends none.",
     ),
     bound(
         "upload-bytes",

@@ -27,7 +27,7 @@ use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
 use crate::config::{BrokerConfig, CurrentConfig};
-use crate::options::Options;
+use crate::options::{Options, WalChoice};
 use crate::server::{self, Server};
 use crate::store::{Meter, Purpose, Stores};
 use crate::usage::Usage;
@@ -116,8 +116,9 @@ impl Parts<'_> {
             .with_context(|| format!("listen: {} cannot be listened on", addresses.listening))?;
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.run(shutdown.clone()));
-        let admin =
-            admin.map(|bound| bound.serve(pages(broker.clone(), stores.meter.clone()))).transpose()?;
+        let admin = admin
+            .map(|bound| bound.serve(pages(options, broker.clone(), stores.meter.clone())))
+            .transpose()?;
         let banner = Banner {
             options,
             listening: &addresses.listening,
@@ -146,10 +147,14 @@ impl Parts<'_> {
 }
 
 /// What the admin endpoint shows.
-fn pages(broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
+fn pages(options: &Options, broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
+    let puts_per_second_max = match &options.wal {
+        WalChoice::Object => Some(options.bounds.object_wal.puts_per_second_max),
+        WalChoice::Block(_) => None,
+    };
     Arc::new(move |path| match path {
         "/usage" => {
-            let usage = Usage::of(&broker, &meter);
+            let usage = Usage::of(&broker, &meter, puts_per_second_max);
             Some(serde_json::to_vec(&usage).expect("numbers and text"))
         }
         _ => None,

@@ -57,15 +57,12 @@ impl Media<'_> {
 
     fn object(&self) -> Opened {
         let codec = Arc::new(ObjectSlotCodec::default());
+        let store = self.stores.data(Purpose::Wal);
+        let meter = self.stores.meter.clone();
+        let medium = ObjectMedium::new(store, codec, self.options.bounds.object_wal.clone())
+            .beside(Arc::new(move || meter.puts()));
         // Epochs alone make it safe; there is nothing to wait for.
-        Opened {
-            medium: Arc::new(ObjectMedium::new(
-                self.stores.data(Purpose::Wal),
-                codec,
-                self.options.bounds.object_wal.clone(),
-            )),
-            exclusive: true,
-        }
+        Opened { medium: Arc::new(medium), exclusive: true }
     }
 
     fn block(&self, uri: &Uri) -> anyhow::Result<Opened> {
@@ -123,6 +120,13 @@ fn is_regular_file(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use object_store::ObjectStoreExt;
+    use s3stream::record::{KIND_DATA, RecordMeta};
+    use wal::{AckRight, Incarnation, Record, Vacated};
+
     use super::*;
     use crate::options::{arguments, gather};
 
@@ -139,6 +143,48 @@ mod tests {
         assert_eq!(limit(&["--block-wal-frame=6MiB"]), (6 << 20) - (64 << 10));
         assert_eq!(limit(&["--wal=block:///wal?capacity=16MiB"]), (4 << 20) - (64 << 10));
         assert_eq!(limit(&["--wal=object"]), (112 << 20) - (64 << 10));
+    }
+
+    /// The budget is the broker's: what uploads send is what the log does not.
+    #[tokio::test(start_paused = true)]
+    async fn the_log_shares_its_budget_with_everybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = format!("--store=file:{}", directory.path().display());
+        let options = options(&[&store, "--wal=object", "--puts-per-second=16"]);
+        let stores = crate::store::open(options.store.clone(), &options.access).unwrap();
+        let media = Media { options: &options, cluster: Uuid::nil(), stores: &stores };
+        let owner = Incarnation { broker: 1, epoch: 1 };
+        let right = Arc::new(AckRight::unlimited());
+        let wal = media.ours().unwrap().medium.open(owner, Vacated::nothing_left(), right).await.unwrap();
+        let mut next = 0;
+        let mut sent_by_the_log = async |for_ms: u64| {
+            let before = stores.meter.totals(Purpose::Wal).puts;
+            let mut appended = Vec::new();
+            for _ in 0..for_ms / 10 {
+                next += 1;
+                let stream = s3stream::StreamId(1);
+                let meta =
+                    RecordMeta { stream, stream_epoch: 1, base: next, end: next + 1, max_timestamp: -1 };
+                let body = Bytes::from_static(b"a body");
+                appended.push(wal.append(Record { kind: KIND_DATA, meta: meta.encode(), body }).unwrap());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            for append in appended {
+                append.await.unwrap();
+            }
+            stores.meter.totals(Purpose::Wal).puts - before
+        };
+        // Until what was saved up is spent.
+        sent_by_the_log(2_000).await;
+        let alone = sent_by_the_log(4_000).await;
+        let upload = stores.data(Purpose::Upload);
+        for number in 0..100 {
+            upload.put(&format!("object-{number}").into(), "it".into()).await.unwrap();
+        }
+        let beside = sent_by_the_log(4_000).await;
+        println!("{alone} slots alone, {beside} beside uploads");
+        assert!((60..=70).contains(&alone), "16 a second: {alone}");
+        assert!((16..=40).contains(&beside), "10 a second less, and then somewhat more: {beside}");
     }
 
     #[test]

@@ -158,6 +158,15 @@ impl Meter {
         }
     }
 
+    /// What counts for the budget of PUTs: those, and LISTs, which cost as much.
+    pub fn puts(&self) -> u64 {
+        let of = |counters: &Counters| {
+            [Request::Put, Request::List]
+                .map(|request| counters.requests[request as usize].load(Ordering::Relaxed))
+        };
+        self.counters.iter().flat_map(of).sum()
+    }
+
     /// Milliseconds since the Unix epoch at which counting began.
     pub fn started_ms(&self) -> u64 {
         self.started_ms

@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::faults::store::behind_a_proxy;
 use crate::process::{Ottla, Storage, run, wait_for, wait_until};
+use crate::testing;
+use crate::wire::Wire;
 
 /// A broker with an admin endpoint on a port that is free as long as `Port` lives.
 fn with_admin(broker: Ottla) -> (Ottla, Port) {
@@ -175,6 +177,102 @@ fn topics_share_the_cost_by_their_bytes() {
     }
     let watched = cost(&broker, &port, &["--over", "10ms"]);
     assert!(watched.contains("watched for"), "{watched}");
+    broker.stop();
+}
+
+/// Between two readings of a broker that has nothing to do, of at least `polls` polls of its metadata.
+fn idle(storage: Storage, polls: u64) {
+    // Ten times as often as by default, and so is everything that goes by time: what is counted is the same.
+    let (mut broker, port) = with_admin(Ottla::new(storage).with(&[
+        "--metadata-poll",
+        "100ms",
+        "--metadata-verify-interval",
+        "1s",
+        "--collect-interval",
+        "1s",
+        "--compaction-interval",
+        "1s",
+        "--compaction-walk-interval",
+        "2s",
+        "--upload-interval",
+        "1s",
+    ]));
+    broker.start();
+    run(&mut broker.cli(&["topic", "create", "quiet", "--partitions", "50"]));
+    produce(&broker, "quiet", 50);
+    // Until what that leads to is over: nothing but polls in as many as a tenth of those that are counted then.
+    let settled = |polls: u64| {
+        let before = report(&broker, &port);
+        wait_for(|| {
+            let after = report(&broker, &port);
+            let gets = |report: &Value| asked(report, Some("metadata")).gets;
+            if gets(&after) < gets(&before) + polls { Err("few polls".to_owned()) } else { Ok(after) }
+        });
+        let after = report(&broker, &port);
+        (before, after)
+    };
+    let but_gets = |report: &Value| {
+        let Counts { puts, deletes, lists, .. } = asked(report, None);
+        (puts, deletes, lists)
+    };
+    wait_for(|| {
+        let (before, after) = settled(polls / 10);
+        if but_gets(&before) == but_gets(&after) { Ok(()) } else { Err(format!("{after:#}")) }
+    });
+    let (before, after) = settled(polls);
+    assert_eq!(but_gets(&before), but_gets(&after), "{storage:?}: {before:#} {after:#}");
+    let gets = |purpose| asked(&after, purpose).gets - asked(&before, purpose).gets;
+    assert_eq!(gets(None), gets(Some("metadata")), "{storage:?}: {before:#} {after:#}");
+    // A poll is one GET, and the verification two, at every tenth.
+    let seconds = after["seconds"].as_f64().unwrap() - before["seconds"].as_f64().unwrap();
+    let allowed = seconds / 0.1 * 1.2 + 10.0;
+    println!("{storage:?}: {} GETs in {seconds:.1} s", gets(None));
+    assert!(gets(None) as f64 <= allowed, "{storage:?}: {} GETs in {seconds} s", gets(None));
+    broker.stop();
+}
+
+/// With nothing to do: the polls of the metadata, and nothing else. At one a second a month of them is $1.26.
+#[test]
+fn an_idle_broker_polls_its_metadata_and_asks_for_nothing_else() {
+    for storage in [Storage::DirectoryBlock, Storage::DirectoryObject] {
+        idle(storage, 100);
+    }
+}
+
+/// All that a broker sends, whatever for, while it is kept busy with little at a time.
+#[test]
+fn puts_stay_inside_their_budget() {
+    let arguments = ["--puts-per-second", "10", "--upload-interval", "1s"];
+    let (mut broker, port) = with_admin(Ottla::new(Storage::DirectoryObject).with(&arguments));
+    broker.start();
+    produce(&broker, "busy", 1);
+    let before = report(&broker, &port);
+    // Each waits for its batch, which could have a slot of its own.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let mut connection = Wire::connect(&broker);
+            scope.spawn(move || {
+                for number in 0..100 {
+                    let batch = testing::batch(1, |spec| spec.base_timestamp = 1_000_000 + number);
+                    let answer = connection.produce("busy", &batch).unwrap();
+                    assert_eq!(answer.error_code, 0);
+                }
+            });
+        }
+    });
+    let after = report(&broker, &port);
+    let puts = |report: &Value| {
+        let Counts { puts, lists, .. } = asked(report, None);
+        puts + lists
+    };
+    let seconds = after["seconds"].as_f64().unwrap() - before["seconds"].as_f64().unwrap();
+    // What was saved up, and the most that may be owed at the end: 7.5 seconds' worth.
+    let (sent, allowed) = (puts(&after) - puts(&before), 10.0 * (1.0 + seconds + 7.5));
+    println!("{sent} PUTs in {seconds:.1} s, {allowed:.0} allowed");
+    assert!(sent as f64 <= allowed, "{sent} PUTs in {seconds} s, {allowed} are allowed");
+    assert_eq!(after["budget"]["per_second"], 10.0);
+    let table = cost(&broker, &port, &[]);
+    assert!(table.contains("The budget is 10 PUTs and LISTs a second, $131.40 a month at most"), "{table}");
     broker.stop();
 }
 

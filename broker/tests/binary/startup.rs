@@ -27,7 +27,7 @@ const BUSY: [&str; 18] = [
     "64KiB",
     "--partition-checkpoint-interval",
     "64KiB",
-    "--wal-puts-per-second",
+    "--puts-per-second",
     "10000",
     "--collect-delay",
     "1s",

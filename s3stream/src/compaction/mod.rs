@@ -88,7 +88,7 @@ pub struct Options {
     pub object_bytes: u64,
     /// Memory of one job. Default 128 MiB.
     pub memory_bytes: u64,
-    /// An object is written in pieces of this size. Default 8 MiB; what S3 takes is between 5 MiB and 5 GiB.
+    /// An object of more than three times this size is written in pieces of it. Default 32 MiB; what S3 takes is between 5 MiB and 5 GiB.
     pub piece_bytes: u64,
     /// Parts that one job reads, a count: bounds what it knows, and the work of the swap. Default 16,384.
     pub parts_max: usize,
@@ -114,7 +114,7 @@ impl Default for Options {
             full_bytes: 32 << 20,
             object_bytes: 256 << 20,
             memory_bytes: 128 << 20,
-            piece_bytes: 8 << 20,
+            piece_bytes: 32 << 20,
             parts_max: 16_384,
             sources_max: 256,
             bytes_per_second_max: 256 << 20,

@@ -1,7 +1,7 @@
 //! One object into the bucket, while it is being made.
 //!
-//! An object of up to one piece is created as any upload. A larger one is written as a multipart upload in pieces of equal
-//! size, some in flight. Multipart uploads know no "only if nothing is there"; they need none, since no key is used twice:
+//! An object of up to three pieces is created as any upload. A larger one is written as a multipart upload in pieces of equal
+//! size, some in flight: that is two PUTs more. Multipart uploads know no "only if nothing is there"; they need none, since no key is used twice:
 //! each attempt has an id of its own, and one that failed in any way is given up, whatever became of it (F24, F26).
 
 use std::collections::VecDeque;
@@ -21,6 +21,9 @@ use crate::{Config, ObjectId};
 
 /// Pieces in flight at a time; with the one that is being filled three quarters of a job's memory at most (C4).
 const PIECES_IN_FLIGHT_MAX: usize = 2;
+
+/// Of an object that is one PUT: as many as are held otherwise.
+pub(super) const SINGLE_PIECES_MAX: u64 = PIECES_IN_FLIGHT_MAX as u64 + 1;
 
 pub(super) struct Sink<'a> {
     config: &'a Config,
@@ -52,9 +55,13 @@ impl<'a> Sink<'a> {
     pub async fn push(&mut self, chunks: Vec<Bytes>) -> Result<(), String> {
         self.waiting_bytes += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
         self.waiting.extend(chunks.into_iter().filter(|chunk| !chunk.is_empty()));
+        let piece_bytes = self.config.compaction.piece_bytes;
+        if self.upload.is_none() && self.waiting_bytes <= SINGLE_PIECES_MAX * piece_bytes {
+            return Ok(());
+        }
         // More than a piece: the last one, which may be shorter, is not empty.
-        while self.waiting_bytes > self.config.compaction.piece_bytes {
-            self.send(self.config.compaction.piece_bytes).await?;
+        while self.waiting_bytes > piece_bytes {
+            self.send(piece_bytes).await?;
         }
         Ok(())
     }

@@ -13,22 +13,29 @@ pub(crate) struct StreamRecords {
     pub records: Vec<StreamRecord>,
 }
 
-/// Streams with much data get an object of their own, so that reading them needs few requests and compaction leaves
-/// them alone; all others share objects, so that many small streams cost few PUTs.
+/// Which streams of a block share an object.
 pub(crate) fn plan(contents: Vec<StreamRecords>, config: &Config) -> Vec<Vec<StreamRecords>> {
+    share(contents, |records| records.body_bytes, config)
+}
+
+/// Streams with much data get an object of their own, so that reading them needs few requests and compaction leaves
+/// them alone; all others share objects, so that many small streams cost few PUTs. What is shared is closed once it is
+/// as large, so that the objects of one block can be sent side by side.
+pub(crate) fn share<T>(contents: Vec<T>, bytes: impl Fn(&T) -> usize, config: &Config) -> Vec<Vec<T>> {
     let (large, small): (Vec<_>, Vec<_>) =
-        contents.into_iter().partition(|records| records.body_bytes >= config.stream_object_bytes);
-    let mut objects: Vec<Vec<StreamRecords>> = large.into_iter().map(|records| vec![records]).collect();
-    for records in small {
-        match objects.last_mut() {
-            Some(shared)
-                if shared.len() < config.object_streams_max
-                    && shared[0].body_bytes < config.stream_object_bytes =>
-            {
-                shared.push(records);
-            }
-            _ => objects.push(vec![records]),
+        contents.into_iter().partition(|stream| bytes(stream) >= config.stream_object_bytes);
+    let mut objects: Vec<Vec<T>> = large.into_iter().map(|stream| vec![stream]).collect();
+    let (mut shared, mut shared_bytes) = (Vec::new(), 0);
+    for stream in small {
+        if shared.len() == config.object_streams_max || shared_bytes >= config.stream_object_bytes {
+            objects.push(std::mem::take(&mut shared));
+            shared_bytes = 0;
         }
+        shared_bytes += bytes(&stream);
+        shared.push(stream);
+    }
+    if !shared.is_empty() {
+        objects.push(shared);
     }
     objects
 }
@@ -67,5 +74,8 @@ mod tests {
         let contents = vec![run(1, 10), run(2, 100), run(3, 99), run(4, 5), run(5, 700)];
         assert_eq!(shape(plan(contents, &config)), [vec![2], vec![5], vec![1, 3], vec![4]]);
         assert!(plan(Vec::new(), &config).is_empty());
+        let config = Config { object_streams_max: 100, ..config };
+        let contents = (1..=7).map(|stream| run(stream, 40)).collect();
+        assert_eq!(shape(plan(contents, &config)), [vec![1, 2, 3], vec![4, 5, 6], vec![7]]);
     }
 }

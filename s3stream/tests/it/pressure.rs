@@ -212,7 +212,8 @@ async fn many_small_streams_share_an_object_and_a_large_one_has_its_own() {
     let ids: Vec<_> = (0..20).map(|_| world.metadata.create_stream()).collect();
     let broker = world.start(&ids).await;
     for stream in 0..20 {
-        broker.fill(stream, if stream == 7 { 10 } else { 1 }, 1000).await;
+        let (records, bytes) = if stream == 7 { (10, 1000) } else { (1, 100) };
+        broker.fill(stream, records, bytes).await;
     }
     broker.storage.flush().await.expect("flushes");
     assert_eq!(world.metadata.named_objects().len(), 2);

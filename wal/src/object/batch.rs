@@ -4,20 +4,22 @@
 //!   nothing waits                          ─► idle
 //!   every PUT place is taken               ─► wait for a place
 //!   a full batch waits                     ─► cut         (a full PUT is worth its money, budget or not)
-//!   no token                               ─► wait for it (the linger that the budget imposes)
+//!   the budget has nothing left            ─► wait for it (the linger that it imposes)
 //!   nothing is under way                   ─► cut         (an idle writer flushes at once)
 //!   the oldest has waited for `linger`     ─► cut
 //!   otherwise                              ─► wait for that
 //! ```
 //!
 //! - **C1** A batch is a prefix of what waits, in append order, at least one record.
-//! - **C2** Batches that are not full take a token each; tokens come at `puts_per_second_max`, up to `puts_burst_max`.
+//! - **C2** A batch that is not full goes only with a token of the [budget](super::budget); a full one needs none, and is
+//!   charged to it all the same.
 //! - **C3** What waits is cut as soon as the conditions allow; a wake-up time is never beyond that.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Config;
+use super::budget::Budget;
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,14 +39,11 @@ pub(super) enum Decision {
 pub(super) struct Batcher {
     batch_bytes_max: usize,
     puts_in_flight_max: usize,
-    tokens_per_second: f64,
-    tokens_max: f64,
     linger: Duration,
+    budget: Budget,
     waiting: VecDeque<(usize, Duration)>,
     waiting_bytes: usize,
     in_flight: usize,
-    tokens: f64,
-    refilled: Duration,
 }
 
 impl Batcher {
@@ -52,14 +51,11 @@ impl Batcher {
         Batcher {
             batch_bytes_max: config.batch_bytes_max,
             puts_in_flight_max: config.puts_in_flight_max,
-            tokens_per_second: config.puts_per_second_max,
-            tokens_max: config.puts_burst_max,
             linger: config.linger,
+            budget: Budget::new(config, now),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             in_flight: 0,
-            tokens: config.puts_burst_max,
-            refilled: now,
         }
     }
 
@@ -74,6 +70,11 @@ impl Batcher {
         self.in_flight -= 1;
     }
 
+    /// `all` PUTs were sent since the beginning, by this log and by everybody else who has part in its budget.
+    pub(super) fn sent(&mut self, all: u64) {
+        self.budget.sent(all);
+    }
+
     /// What waits is given up.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
@@ -82,26 +83,21 @@ impl Batcher {
 
     /// What to do now. A [`Decision::Cut`] is carried out: the batch counts as under way.
     pub(super) fn decide(&mut self, now: Duration) -> Decision {
-        let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
-        self.tokens = (self.tokens + elapsed * self.tokens_per_second).min(self.tokens_max);
-        self.refilled = self.refilled.max(now);
-
+        self.budget.advance(now);
         let Some(&(_, oldest)) = self.waiting.front() else { return Decision::Idle };
         if self.in_flight == self.puts_in_flight_max {
             return Decision::Full;
         }
         let full = self.waiting_bytes >= self.batch_bytes_max;
         if !full {
-            if self.tokens < 1.0 {
-                // Rounded up, so that the token is there at that time.
-                let nanos = ((1.0 - self.tokens) / self.tokens_per_second * 1e9).ceil();
-                return Decision::At(now + Duration::from_nanos(nanos as u64 + 1));
+            if let Some(wait) = self.budget.wait() {
+                return Decision::At(now + wait);
             }
             if self.in_flight > 0 && now < oldest + self.linger {
                 return Decision::At(oldest + self.linger);
             }
-            self.tokens -= 1.0;
         }
+        self.budget.spend();
         self.cut()
     }
 
@@ -168,6 +164,38 @@ mod tests {
         assert!(matches!(batcher.decide(ms(0)), Decision::At(_)), "no token is left");
         batcher.push(ms(0), 700);
         assert_eq!(batcher.decide(ms(0)), Decision::Cut { records: 1, bytes: 700 });
+    }
+
+    /// C2: what others send, and full batches, make what is not full wait.
+    #[test]
+    fn whoever_sends_the_log_waits_for_it() {
+        fn send(batcher: &mut Batcher, bytes: usize) {
+            batcher.push(ms(0), bytes);
+            assert!(matches!(batcher.decide(ms(0)), Decision::Cut { .. }));
+        }
+        let wait = |prepare: fn(&mut Batcher)| {
+            let config = Config { puts_burst_max: 1.0, puts_in_flight_max: 9, ..config() };
+            let mut batcher = Batcher::new(&config, ms(0));
+            prepare(&mut batcher);
+            batcher.push(ms(0), 1);
+            match batcher.decide(ms(0)) {
+                Decision::At(time) => time,
+                other => panic!("{other:?}"),
+            }
+        };
+        let near = |time, expected: f64| {
+            let seconds = Duration::as_secs_f64(&time);
+            assert!((seconds - expected).abs() < 1e-6, "{seconds}, not {expected}");
+        };
+        near(wait(|batcher| send(batcher, 1)), 0.1);
+        // 50 of others, to be paid back over 10 s: half of the rate.
+        let beside_others = wait(|batcher| {
+            batcher.sent(50);
+            send(batcher, 1);
+        });
+        near(beside_others, 0.2);
+        // The first has the token, the others are a debt.
+        near(wait(|batcher| (0..6).for_each(|_| send(batcher, 1_000))), 1.0 / 9.5);
     }
 
     #[test]

@@ -30,6 +30,7 @@
 pub mod key;
 
 mod batch;
+mod budget;
 mod put;
 mod recovery;
 mod seal;
@@ -74,7 +75,7 @@ pub struct SlotId {
 /// Bounds of an object WAL.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A batch is cut at this size, bytes of meta and body; a larger record is a batch of its own. Default 8 MiB.
+    /// A batch is cut at this size, bytes of meta and body; a larger record is a batch of its own. Default 16 MiB.
     pub batch_bytes_max: usize,
     /// The largest record, meta and body. Default 112 MiB.
     pub record_bytes_max: usize,
@@ -85,9 +86,10 @@ pub struct Config {
     pub slot_bytes_max: usize,
     /// PUTs under way at the same time. Default 8.
     pub puts_in_flight_max: usize,
-    /// How many PUTs a second a busy writer sends on average, full batches not counted. Default 20.
+    /// How many PUTs a second the log, and whoever else is [counted](ObjectMedium::beside), sends on average. Full batches
+    /// do not wait for it. Default 16.
     pub puts_per_second_max: f64,
-    /// PUTs that may be sent in a burst after a quiet time. Default 20.
+    /// PUTs that may be sent in a burst after a quiet time. Default 16.
     pub puts_burst_max: f64,
     /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
     pub linger: Duration,
@@ -102,30 +104,30 @@ pub struct Config {
     pub retry_pause_max: Duration,
     /// How long after its trim a slot is deleted. Far longer than any lease (O4, O5). Default 10 min.
     pub delete_delay: Duration,
-    /// Slots fetched ahead in recovery. Default 8.
+    /// Slots fetched ahead in recovery. Default 6.
     pub recovery_read_ahead: usize,
     /// Bytes that slots fetched ahead may hold together, in equal shares: a slot over its share is fetched when its turn
-    /// comes. Default 128 MiB.
+    /// comes: so that a full batch fits into one. Default 128 MiB.
     pub recovery_read_ahead_bytes: usize,
 }
 
 impl Default for Config {
     fn default() -> Config {
         Config {
-            batch_bytes_max: 8 << 20,
+            batch_bytes_max: 16 << 20,
             record_bytes_max: 112 << 20,
             pending_bytes_max: 128 << 20,
             slot_bytes_max: 256 << 20,
             puts_in_flight_max: 8,
-            puts_per_second_max: 20.0,
-            puts_burst_max: 20.0,
+            puts_per_second_max: 16.0,
+            puts_burst_max: 16.0,
             linger: Duration::from_millis(5),
             request_timeout: Duration::from_secs(10),
             bytes_per_second_min: 1 << 20,
             retry_pause: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(2),
             delete_delay: Duration::from_secs(600),
-            recovery_read_ahead: 8,
+            recovery_read_ahead: 6,
             recovery_read_ahead_bytes: 128 << 20,
         }
     }
@@ -182,6 +184,9 @@ impl Config {
     }
 }
 
+/// How many PUTs were sent so far, whatever for, those of the log included. Only ever grows.
+pub type PutCount = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// The slots of one broker's incarnations in one bucket. `store` is scoped to the cluster's prefix.
 #[derive(Clone, Debug)]
 pub struct ObjectMedium {
@@ -190,11 +195,18 @@ pub struct ObjectMedium {
 }
 
 /// What writer and recovery share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Parts {
     store: Arc<dyn ObjectStore>,
     codec: Arc<dyn SlotCodec>,
     config: Arc<Config>,
+    all_puts: PutCount,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Parts").field("store", &self.store).finish_non_exhaustive()
+    }
 }
 
 impl ObjectMedium {
@@ -206,8 +218,15 @@ impl ObjectMedium {
         }
         ObjectMedium {
             uri: Uri("object:".to_owned()),
-            parts: Parts { store, codec, config: Arc::new(config) },
+            // Nothing but the log's own.
+            parts: Parts { store, codec, config: Arc::new(config), all_puts: Arc::new(|| 0) },
         }
+    }
+
+    /// The same, for a log whose budget is that of everything that `all_puts` counts.
+    pub fn beside(mut self, all_puts: PutCount) -> ObjectMedium {
+        self.parts.all_puts = all_puts;
+        self
     }
 
     /// The first key at or beyond `owner`'s first slot: whatever lies there is of this life or of a later one.

@@ -58,6 +58,8 @@ struct Shared {
     closing: watch::Sender<bool>,
     /// Of the batcher's and the slots' times.
     epoch: Instant,
+    /// Of [`PutCount`](super::PutCount), at that moment.
+    puts_before: u64,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -87,6 +89,7 @@ impl ObjectWal {
                 cut: VecDeque::new(),
             }),
             slots: Mutex::new(Slots::new(parts.config.delete_delay)),
+            puts_before: (parts.all_puts)(),
             parts,
             owner,
             right,
@@ -195,8 +198,10 @@ async fn give_up(shared: Arc<Shared>) {
 async fn cut(shared: Arc<Shared>) {
     let mut next_slot = 0;
     loop {
+        let puts = (shared.parts.all_puts)().saturating_sub(shared.puts_before);
         let decision = {
             let mut queue = shared.queue.lock();
+            queue.batcher.sent(puts);
             let decision = queue.batcher.decide(shared.now());
             match decision {
                 Decision::Cut { records, bytes } => {

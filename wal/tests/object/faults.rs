@@ -1,6 +1,7 @@
 //! One writer over a store that misbehaves: nothing is acknowledged that is not there, nothing is there twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -201,6 +202,36 @@ async fn puts_stay_inside_their_budget() {
     let puts = store.counts().puts;
     assert!(puts <= 5 + 10 * 11, "{puts} PUTs in ten seconds");
     assert!(puts >= 90, "{puts} PUTs: the budget is there to be used");
+}
+
+/// The budget is everybody's: what others send while the log is busy it does not.
+#[tokio::test(start_paused = true)]
+async fn what_others_send_the_log_does_not() {
+    let store = FaultStore::in_memory(1);
+    let budget = Config { puts_per_second_max: 10.0, puts_burst_max: 10.0, ..config() };
+    let others = Arc::new(AtomicU64::new(1_000_000));
+    let count = {
+        let (store, others) = (store.clone(), others.clone());
+        Arc::new(move || store.counts().puts + others.load(Ordering::Relaxed))
+    };
+    let medium = medium_with(&store, budget).beside(count);
+    let right = Arc::new(AckRight::unlimited());
+    let wal = medium.open(OWNER, Vacated::new_medium(), right).await.unwrap();
+    let mut appends = Vec::new();
+    for number in 0..100_000 {
+        appends.push(wal.append(record(number)).unwrap());
+        // Five a second.
+        others.fetch_add(u64::from(number % 200 == 0), Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for append in appends {
+        append.await.unwrap();
+    }
+    let (own, others) = (store.counts().puts, others.load(Ordering::Relaxed) - 1_000_000);
+    // What was saved up, and what is owed at the end: 5 a second for 10 s.
+    assert_eq!(others, 500);
+    assert!(own + others <= 10 * 100 + 10 + 50 + 10, "{own} PUTs beside {others} of others");
+    assert!(own >= 450, "{own} PUTs: the rest of the budget is there to be used");
 }
 
 /// O5: trimmed slots go after the delay, the rest stays, and so do seals.

@@ -118,6 +118,15 @@ fn print(out: &mut impl Write, report: &Report, is_difference: bool) -> std::io:
         let written = HumanBytes(report.usage.appended_bytes);
         writeln!(out, "For each GiB written {} ({written} were).", money(cost))?;
     }
+    if let Some(budget) = &report.budget {
+        writeln!(
+            out,
+            "The budget is {} PUTs and LISTs a second, {} a month at most; {:.1} a second were sent.",
+            budget.per_second,
+            money(budget.month),
+            budget.sent_per_second
+        )?;
+    }
     if let (Some(month), Some(requests)) = (report.month, report.requests_month) {
         writeln!(
             out,

@@ -35,8 +35,9 @@ pub struct Prices {
 }
 
 impl PriceList {
-    /// <https://aws.amazon.com/s3/pricing/> and <https://cloud.google.com/storage/pricing>, as of 2025: storage of the
-    /// first 50 TB, requests from within the region. (AWS's GB is a GiB.)
+    /// <https://aws.amazon.com/s3/pricing/> (Express: the example in <https://aws.amazon.com/s3/faqs/>) and
+    /// <https://cloud.google.com/storage/pricing-examples>, as published in 2025: storage of the first 50 TB, requests from
+    /// within the region. (A GB in all of them is a GiB. Google's class A are PUT, POST and LIST, class B GET and HEAD.)
     pub fn prices(self) -> Prices {
         let standard = Prices {
             put_1000: 0.005,

@@ -41,6 +41,17 @@ pub struct Report<'a> {
     /// For what is stored now.
     pub storage_month: f64,
     pub month: Option<f64>,
+    /// Of a broker that has one, once there is time to go by.
+    pub budget: Option<Budget>,
+}
+
+/// PUTs and LISTs: what was allowed and what was sent.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Budget {
+    pub per_second: f64,
+    /// What it costs to use all of it.
+    pub month: f64,
+    pub sent_per_second: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -120,6 +131,12 @@ impl Report<'_> {
         let a_month = |cost: f64| (usage.seconds > 0.0).then(|| cost / usage.seconds * MONTH_SECONDS);
         let stored = |bytes: u64| bytes as f64 / GIB * prices.stored_gib_month;
         let storage_month = stored(usage.stored_bytes);
+        let total = usage.total();
+        let budget = usage.puts_per_second_max.filter(|_| usage.seconds > 0.0).map(|per_second| Budget {
+            per_second,
+            month: per_second * MONTH_SECONDS / 1000.0 * prices.put_1000.max(prices.list_1000),
+            sent_per_second: (total.puts + total.lists) as f64 / usage.seconds,
+        });
         Report {
             by_topic: by_topic(usage, &by_purpose, a_month, stored),
             by_purpose,
@@ -128,6 +145,7 @@ impl Report<'_> {
             requests_month: a_month(cost),
             storage_month,
             month: a_month(cost).map(|requests| requests + storage_month),
+            budget,
             usage,
             prices,
         }
@@ -212,6 +230,7 @@ mod tests {
             store: "s3://b".to_owned(),
             started_ms: 1,
             seconds: 3600.0,
+            puts_per_second_max: Some(2.0),
             requests: Purpose::ALL.into_iter().enumerate().map(asked).collect(),
             appended_bytes: topics.iter().map(|topic| topic.appended_bytes).sum::<u64>() + gone,
             read_bytes: topics.iter().map(|topic| topic.read_bytes).sum(),
@@ -236,6 +255,9 @@ mod tests {
         assert!(near(report.cost_per_gib.unwrap(), report.cost / 4.0));
         assert!(near(report.requests_month.unwrap(), report.cost * 730.0));
         assert!(near(report.storage_month, 4.0 * 0.023 + 10.0 / GIB * 0.023));
+        let budget = report.budget.as_ref().unwrap();
+        assert!(near(budget.month, 2.0 * 3600.0 * 730.0 * 0.005 / 1000.0), "{budget:?}");
+        assert!(near(budget.sent_per_second, 500.0 / 3600.0), "{budget:?}");
         let costs: Vec<(&str, f64)> =
             report.by_topic.iter().map(|row| (row.topic.as_str(), row.cost)).collect();
         let expected = [("a", 0.0025 * 0.75), ("b", 0.0025 * 0.25 + 0.002), (CLUSTER, 0.00144)];

@@ -114,7 +114,7 @@ fn every_field_has_a_row_or_is_decided_by_something_else() {
             "group.rules.offsets_retention_check_interval", // offsets.retention.check.interval.ms
             "group.rules.session_timeout_max",     // group.max.session.timeout.ms
             "group.rules.session_timeout_min",     // group.min.session.timeout.ms
-            "object_wal.puts_burst_max",           // wal-puts-per-second
+            "object_wal.puts_burst_max",           // puts-per-second
             "partition.accept_lost_checkpoints",   // partition-accept-lost-checkpoints
             "partition.limits.producer_expiration_ms", // producer.id.expiration.ms
             "server.idle_timeout",                 // connections.max.idle.ms
@@ -221,7 +221,7 @@ fn advanced_limits_come_from_flags_variables_and_the_file() {
 
 #[test]
 fn what_follows_from_other_options_does() {
-    let bounds = options(&["--wal-puts-per-second", "3", "--lease", "2m"], &[]).unwrap().bounds;
+    let bounds = options(&["--puts-per-second", "3", "--lease", "2m"], &[]).unwrap().bounds;
     assert_eq!(bounds.object_wal.puts_per_second_max, 3.0);
     assert_eq!(bounds.object_wal.puts_burst_max, 3.0);
     assert_eq!(bounds.object_wal.delete_delay, Duration::from_secs(1200));

@@ -8,7 +8,9 @@ use wal::Incarnation;
 
 use super::*;
 use crate::StreamId;
+use crate::compaction::sink::SINGLE_PIECES_MAX;
 use crate::metadata::StreamPart;
+use crate::upload::plan::share;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -26,9 +28,12 @@ struct Model {
     counter: u64,
     uploaded: u64,
     rewritten: u64,
-    /// Of compaction: GETs for blocks and indexes, PUTs.
+    /// Objects that were uploaded, each of them by one PUT.
+    upload_puts: u64,
+    /// Of compaction: GETs for blocks and indexes, PUTs, objects that were made.
     gets: u64,
     puts: u64,
+    swaps: u64,
     reclaim: Reclaim,
     indexed: HashSet<ObjectId>,
 }
@@ -42,8 +47,10 @@ impl Model {
             counter: 0,
             uploaded: 0,
             rewritten: 0,
+            upload_puts: 0,
             gets: 0,
             puts: 0,
+            swaps: 0,
             reclaim: Reclaim::default(),
             indexed: HashSet::new(),
         }
@@ -51,18 +58,15 @@ impl Model {
 
     /// One block of the log cache: so much of each stream.
     fn upload(&mut self, sizes: &[(u64, u64)]) {
-        let (large, small): (Vec<_>, Vec<_>) =
-            sizes.iter().partition(|(_, bytes)| *bytes >= self.config.stream_object_bytes as u64);
-        let objects =
-            large.iter().map(std::slice::from_ref).chain(small.chunks(self.config.object_streams_max));
-        for object in objects {
+        for object in share(sizes.to_vec(), |(_, bytes)| *bytes as usize, &self.config) {
+            self.upload_puts += 1;
             self.counter += 1;
             let size: u64 = object.iter().map(|(_, bytes)| bytes + 92).sum();
             for (stream, bytes) in object {
-                let stream = StreamId(*stream);
+                let stream = StreamId(stream);
                 let parts = self.streams.entry(stream).or_default();
                 let base = parts.last().map_or(0, |last| last.part.end);
-                let part = StreamPart { stream, base, end: base + bytes, max_timestamp: 0, bytes: *bytes };
+                let part = StreamPart { stream, base, end: base + bytes, max_timestamp: 0, bytes };
                 parts.push(Located { object: id(self.counter), object_size_bytes: size + 80, part });
                 self.uploaded += bytes;
             }
@@ -102,7 +106,11 @@ impl Model {
             }
         }
         self.gets += of_window.len() as u64;
-        self.puts += bytes.div_ceil(options.piece_bytes);
+        // With some for the index.
+        let pieces = (bytes + bytes / 1000).div_ceil(options.piece_bytes);
+        // So many are begun and completed.
+        self.puts += if pieces > SINGLE_PIECES_MAX { pieces + 2 } else { 1 };
+        self.swaps += 1;
         self.rewritten += bytes;
         self.counter += 1;
         let size = bytes + 92 * job.runs.len() as u64 + 80;
@@ -228,6 +236,39 @@ fn a_steady_load_keeps_the_stated_bounds() {
             model.puts as f64 / gib,
         );
         assert!(model.amplification() <= load.amplification_max, "{}", model.amplification());
+    }
+}
+
+/// What a GiB costs an engine with an object WAL that gets all it can take, so that its slots and its blocks are full:
+/// with the default settings, and from one stream to as many as a block has 32 KiB for each of.
+#[test]
+fn at_full_load_a_gib_takes_200_puts_at_most() {
+    let slot_bytes = wal::object::Config::default().batch_bytes_max as u64;
+    println!("streams  PUTs per GiB: slots  uploads  compaction  metadata   all");
+    for streams in [1, 2, 3, 4, 7, 10, 16, 20, 23, 30, 33, 63, 64, 65, 100, 300, 2000] {
+        let mut model = Model::new(Config::default());
+        let block_bytes = model.config.upload_bytes as u64;
+        let sizes: Vec<_> = (0..streams).map(|stream| (stream, block_bytes / streams)).collect();
+        // Enough for the tiers to fill; what many streams have in theirs takes longest.
+        let blocks = if streams < 1000 { 512 } else { 160 };
+        for _ in 0..blocks {
+            model.upload(&sizes);
+            model.settle();
+        }
+        model.check();
+        let gib = model.uploaded as f64 / GIB as f64;
+        // A commit for each block, a swap for each object.
+        let counts = [(GIB / slot_bytes) as f64 * gib, model.upload_puts as f64, model.puts as f64]
+            .into_iter()
+            .chain([(blocks + model.swaps) as f64])
+            .map(|count| count / gib)
+            .collect::<Vec<_>>();
+        let all: f64 = counts.iter().sum();
+        println!(
+            "{streams:7} {:20.0} {:8.0} {:11.0} {:9.0} {all:5.0}",
+            counts[0], counts[1], counts[2], counts[3]
+        );
+        assert!(all <= 200.0, "{all} PUTs per GiB of {streams} streams");
     }
 }
 
