@@ -1,10 +1,13 @@
 # Starts and stops the brokers that a load is put on. Sourced by the scripts beside it.
 #
 #   start_ottla DIR PORT [OPTION…]     an empty DIR; ottla's options
+#   start_ottla_on URL DIR PORT [OPTION…]  the same with another store than a directory inside
 #   start_kafka DIR PORT [KEY=VALUE…]  an empty DIR; Kafka's, of one KRaft node
+#   start_moto DIR PORT                an S3 server with the bucket `bench`
 #   stop PID
+#   evict DIR                          no byte of its files is in the page cache any more
 #
-# Each leaves the process's id in $pid.
+# Each that starts something leaves the process's id in $pid.
 
 ottla=${OTTLA:-target/release/ottla}
 kafka_jars=${KAFKA_JARS:-.test/kafka-tools/lib} # by ./test --install
@@ -20,8 +23,14 @@ wait_for_port() {
 start_ottla() {
   local dir=$1 port=$2
   shift 2
+  start_ottla_on "file:$dir/store" "$dir" "$port" "$@"
+}
+
+start_ottla_on() {
+  local store=$1 dir=$2 port=$3
+  shift 3
   mkdir -p "$dir"
-  "$ottla" serve --listen "127.0.0.1:$port" --store "file:$dir/store" "$@" >"$dir/log" 2>&1 &
+  "$ottla" serve --listen "127.0.0.1:$port" --store "$store" "$@" >>"$dir/log" 2>&1 &
   pid=$!
   wait_for_port "$port" "$pid" "$dir/log"
 }
@@ -52,6 +61,27 @@ start_kafka() {
     -XX:+ExplicitGCInvokesConcurrent kafka.Kafka "$dir/server.properties" >"$dir/log" 2>&1 &
   pid=$!
   wait_for_port "$port" "$pid" "$dir/log"
+}
+
+start_moto() {
+  local dir=$1 port=$2
+  mkdir -p "$dir"
+  .test/venv/bin/python broker/tests/clients/python/s3_server.py "$port" bench >"$dir/moto.log" 2>&1 &
+  pid=$!
+  wait_for_port "$port" "$pid" "$dir/moto.log"
+}
+
+evict() {
+  python3 - "$1" <<'PYTHON'
+import os, sys
+
+for parent, _, files in os.walk(sys.argv[1]):
+    for name in files:
+        file = os.open(os.path.join(parent, name), os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+PYTHON
 }
 
 stop() {

@@ -1,5 +1,7 @@
 //! Processor time and memory, as Linux counts them.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use serde_json::{Value, json};
 
@@ -11,12 +13,14 @@ pub struct Meter {
     broker: Option<u32>,
     broker_began: f64,
     client_began: f64,
+    threads_began: BTreeMap<String, f64>,
 }
 
 impl Meter {
     pub fn begin(broker: Option<u32>) -> anyhow::Result<Meter> {
         let broker_began = broker.map_or(Ok(0.0), seconds)?;
-        Ok(Meter { broker, broker_began, client_began: seconds(std::process::id())? })
+        let threads_began = broker.map_or_else(|| Ok(BTreeMap::new()), threads)?;
+        Ok(Meter { broker, broker_began, client_began: seconds(std::process::id())?, threads_began })
     }
 
     /// Processor seconds, in all and for each GiB.
@@ -28,7 +32,14 @@ impl Meter {
             let used = seconds(broker)? - self.broker_began;
             said["cpu_s"] = round(used).into();
             said["cpu_s_per_gib"] = round(used / gib).into();
-            said["resident_mib"] = (resident_bytes(broker)? >> 20).into();
+            said["resident_mib"] = (memory(broker, "VmRSS:")? >> 20).into();
+            said["resident_most_mib"] = (memory(broker, "VmHWM:")? >> 20).into();
+            for (name, seconds) in threads(broker)? {
+                let used = round(seconds - self.threads_began.get(&name).unwrap_or(&0.0));
+                if used > 0.0 {
+                    said["threads"][name] = used.into();
+                }
+            }
         }
         Ok(said)
     }
@@ -46,17 +57,35 @@ pub fn round(value: f64) -> f64 {
 }
 
 /// User and system time of all threads, those that ended included.
-fn seconds(process: u32) -> anyhow::Result<f64> {
-    let path = format!("/proc/{process}/stat");
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+pub fn seconds(process: u32) -> anyhow::Result<f64> {
+    seconds_in(&format!("/proc/{process}/stat"))
+}
+
+fn seconds_in(path: &str) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     // The name, in parentheses, may hold anything.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| -> anyhow::Result<u64> { Ok(fields.get(at).context("Linux tells it")?.parse()?) };
     Ok((ticks(11)? + ticks(12)?) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-fn resident_bytes(process: u32) -> anyhow::Result<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{process}/statm"))?;
-    let pages: u64 = statm.split_whitespace().nth(1).context("Linux tells it")?.parse()?;
-    Ok(pages * rustix::param::page_size() as u64)
+/// The same of the threads that there are, by their names without numbers. Those that ended are missing.
+fn threads(process: u32) -> anyhow::Result<BTreeMap<String, f64>> {
+    let mut found = BTreeMap::new();
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let path = thread?.path();
+        // It may end while it is looked at.
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        let Ok(used) = seconds_in(&path.join("stat").display().to_string()) else { continue };
+        let name = name.trim().trim_end_matches(|end: char| end.is_ascii_digit() || end == '-');
+        *found.entry(name.to_owned()).or_insert(0.0) += used;
+    }
+    Ok(found)
+}
+
+/// A line of the process's status, in bytes.
+fn memory(process: u32, name: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).context("Linux tells it")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }

@@ -8,6 +8,10 @@
 //!   cargo run --release -p bench -- cache                                the caches that reads are served from
 //!   bench/figures-wal                                                    all figures of these on docs/benchmarks.md
 //!   cargo run --release -p bench -- load produce --pid PID               a broker from outside; also consume, end-to-end
+//!   cargo run --release -p bench -- start-up --partitions 1000           until the first acknowledged record; and idle
+//!   cargo run --release -p bench -- get --path DIR/store                 bare GETs, to compare consumers of old data with
+//!   bench/figures                                                        all figures of a broker on docs/benchmarks.md
+//!   bench/overload                                                       more than it can take, with verdicts
 //!   bench/soak --minutes 60                                              the broker under mixed load, for long
 //!   bench/ingest --minutes 5                                             the broker at its fastest: does the rest keep up?
 //! ```
@@ -17,12 +21,15 @@ mod cache;
 mod client;
 mod cpu;
 mod device;
+mod get;
 mod ingest;
 mod latency;
 mod load;
 mod object_wal;
 mod process;
+mod slow_store;
 mod soak;
+mod start_up;
 mod trend;
 mod turns;
 mod wal;
@@ -56,6 +63,12 @@ enum Command {
     /// Load on a broker that runs, and what it costs there
     #[command(subcommand)]
     Load(load::Load),
+    /// From the start of a broker's process to its first acknowledged record; and what it costs while idle
+    StartUp(start_up::Options),
+    /// Bare GETs of a directory's data objects
+    Get(get::Options),
+    /// A door before an S3 server that makes it slow
+    SlowStore(slow_store::Options),
     /// A broker under mixed load, watched for growth and for lost or doubled records
     Soak(soak::Options),
     /// A broker that takes in all it can, with retention and topics that go: do compaction and deletion keep up?
@@ -72,6 +85,9 @@ fn main() -> anyhow::Result<()> {
         Command::Cache(options) => cache::run(&options),
         Command::Device(options) => device::run(&options),
         Command::Load(load) => load::run(&load),
+        Command::StartUp(options) => start_up::run(&options),
+        Command::Get(options) => get::run(&options),
+        Command::SlowStore(options) => slow_store::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Ingest(options) => ingest::run(&options),
     }

@@ -12,8 +12,8 @@ use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -157,8 +157,8 @@ impl Ottla {
         self.directory.join("broker.log")
     }
 
-    /// Starts it, and returns once it serves.
-    pub async fn start(&mut self) -> anyhow::Result<()> {
+    /// Starts it, and returns at once, with what it prints.
+    pub fn spawn(&mut self) -> anyhow::Result<Lines<BufReader<ChildStdout>>> {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
@@ -171,8 +171,14 @@ impl Ottla {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", self.program.display()))?;
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         self.child = Some(child);
+        Ok(lines)
+    }
+
+    /// Starts it, and returns once it serves.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let mut lines = self.spawn()?;
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 // The last line of the banner.
@@ -217,9 +223,14 @@ impl Ottla {
         Ok(command.output().await?)
     }
 
+    /// Its process's id.
+    pub fn process(&self) -> anyhow::Result<u32> {
+        self.child.as_ref().and_then(Child::id).context("it does not run")
+    }
+
     /// Resident memory in bytes, threads, open descriptors.
     pub fn sample(&self) -> anyhow::Result<[u64; 3]> {
-        let id = self.child.as_ref().and_then(Child::id).context("it does not run")?;
+        let id = self.process()?;
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let number = |name: &str| -> anyhow::Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).context("Linux tells it")?;

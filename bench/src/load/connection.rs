@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use kafka_protocol::protocol::Decodable;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::client::Frame;
+use crate::client::{Frame, topic_name};
 
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// Longer than any wait that a request asks for.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The last version without tagged fields.
+const CREATE_VERSION: i16 = 4;
 const READ_BYTES: usize = 64 << 10;
 
 pub struct Connection {
@@ -31,6 +36,22 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Connection { stream, inbox: BytesMut::new(), under_way: VecDeque::new(), next: 1 })
+    }
+
+    /// Creates a topic.
+    pub fn create_topic(&mut self, name: &str, partitions: i32) -> anyhow::Result<()> {
+        let topic = CreatableTopic::default()
+            .with_name(topic_name(name))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+        let mut frame = Frame::new(CREATE_VERSION, &request)?.into_bytes();
+        let length = frame.len();
+        self.send(&mut frame, length, Instant::now())?;
+        let (mut answer, _) = self.receive()?;
+        let code = CreateTopicsResponse::decode(&mut answer, CREATE_VERSION)?.topics[0].error_code;
+        ensure!(code == 0, "creating {name}: error {code}");
+        Ok(())
     }
 
     pub fn under_way(&self) -> usize {

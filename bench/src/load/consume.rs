@@ -1,7 +1,7 @@
 //! Reads everything that the topic holds, once.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -43,6 +43,9 @@ pub struct Options {
     /// Stops after so much
     #[arg(long)]
     gib: Option<f64>,
+    /// Begins again at its end, until so many seconds have passed
+    #[arg(long)]
+    seconds: Option<f64>,
 }
 
 #[derive(Debug, Default)]
@@ -58,9 +61,10 @@ pub fn run(options: &Options) -> anyhow::Result<Value> {
     let began = Instant::now();
     let connections = options.connections.min(target.partitions as usize);
     let enough = options.gib.map_or(u64::MAX, |gib| (gib * GIB / connections as f64) as u64);
+    let until = options.seconds.map(|seconds| began + Duration::from_secs_f64(seconds));
     let done = std::thread::scope(|scope| -> anyhow::Result<Done> {
         let load: Vec<_> = (0..connections)
-            .map(|nth| scope.spawn(move || read(options, &target.share(nth, connections), enough)))
+            .map(|nth| scope.spawn(move || read(options, &target.share(nth, connections), enough, until)))
             .collect();
         let mut all = Done::default();
         for connection in load {
@@ -82,16 +86,22 @@ pub fn run(options: &Options) -> anyhow::Result<Value> {
     }))
 }
 
-fn read(options: &Options, partitions: &[i32], enough: u64) -> anyhow::Result<Done> {
+fn read(options: &Options, partitions: &[i32], enough: u64, until: Option<Instant>) -> anyhow::Result<Done> {
     let topic = &options.target.topic;
     let mut connection = Connection::open(&options.target.bootstrap)?;
     let ends = offsets(&mut connection, topic, partitions, LATEST)?;
-    let mut at = offsets(&mut connection, topic, partitions, EARLIEST)?;
+    let starts = offsets(&mut connection, topic, partitions, EARLIEST)?;
+    let mut at = starts.clone();
     let mut done = Done::default();
     loop {
         at.retain(|partition, offset| *offset < ends[partition]);
-        if at.is_empty() || done.bytes >= enough {
+        let late = until.is_some_and(|until| Instant::now() >= until);
+        if late || done.bytes >= enough || (at.is_empty() && until.is_none()) || starts == ends {
             return Ok(done);
+        }
+        if at.is_empty() {
+            at = starts.clone();
+            continue;
         }
         let mut moved = false;
         let limits = (options.fetch_bytes, options.partition_bytes);

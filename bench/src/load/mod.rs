@@ -4,15 +4,19 @@
 //!   produce     raw batches, encoded once, on pipelined connections    throughput, acknowledgements, CPU
 //!   consume     everything that is there, a reader a connection        throughput, CPU
 //!   end-to-end  records that are due at fixed times                    due → acknowledged, due → consumed
+//!   flood       more than the broker takes                             what was refused; what was lost; how long it took
+//!   crowd       connections by the thousand                            how many were taken; acknowledgements
 //! ```
 //!
 //! The broker is a process of its own, named by its address; whatever speaks Kafka's protocol will do. Its processor time is
 //! read from the kernel (`--pid`), since on a machine that is shared it says more than throughput does. Client threads block
 //! in system calls: nothing but a socket stands between the clock and the broker.
 
-mod connection;
+pub mod connection;
 mod consume;
+mod crowd;
 mod end_to_end;
+mod flood;
 mod produce;
 
 use std::time::{Duration, Instant};
@@ -48,6 +52,10 @@ pub enum Load {
     Consume(consume::Options),
     /// Records that are due at fixed times, from there to their consumers
     EndToEnd(end_to_end::Options),
+    /// More than the broker takes, read back at the end
+    Flood(flood::Options),
+    /// Connections by the thousand
+    Crowd(crowd::Options),
 }
 
 pub fn run(load: &Load) -> anyhow::Result<()> {
@@ -55,6 +63,8 @@ pub fn run(load: &Load) -> anyhow::Result<()> {
         Load::Produce(options) => produce::run(options)?,
         Load::Consume(options) => consume::run(options)?,
         Load::EndToEnd(options) => end_to_end::run(options)?,
+        Load::Flood(options) => flood::run(options)?,
+        Load::Crowd(options) => crowd::run(options)?,
     };
     println!("{line}");
     Ok(())
