@@ -1,5 +1,7 @@
 //! GETs: bounded in number and bytes, retried, checked.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,20 +206,24 @@ impl Fetcher {
         if result.range != range {
             return Err(Failure::Transient(format!("asked for bytes {range:?}, got {:?}", result.range)));
         }
-        let mut assembly = Assembly::new(pieces);
         match result.payload {
-            // As a stream, a file would be read in small steps.
-            GetResultPayload::File(..) => assembly.push(result.bytes().await.map_err(failure)?),
+            GetResultPayload::File(file, _) => {
+                let pieces = pieces.to_vec();
+                let read = tokio::task::spawn_blocking(move || read_pieces(&file, from, &pieces)).await;
+                // Not read at all where the runtime ends.
+                read.unwrap_or_else(|error| Err(error.to_string())).map_err(Failure::Transient)
+            }
             GetResultPayload::Stream(mut chunks) => {
+                let mut assembly = Assembly::new(pieces);
                 while let Some(chunk) = chunks.next().await {
                     assembly.push(chunk.map_err(failure)?);
                     if assembly.excess > 0 {
                         break;
                     }
                 }
+                assembly.finish().map_err(Failure::Transient)
             }
         }
-        assembly.finish().map_err(Failure::Transient)
     }
 
     async fn head(&self, object: ObjectId) -> Option<u64> {
@@ -231,6 +237,22 @@ impl Fetcher {
         let full = self.backoff_min.saturating_mul(1 << (attempt - 1).min(20)).min(self.backoff_max);
         full.mul_f64(rand::random_range(0.5..=1.0))
     }
+}
+
+/// Reads adjacent pieces of a file, each into memory of its own that nobody has to clear before. As a stream a file would
+/// be read in small steps, and as a whole it would have to be copied (C4).
+pub(super) fn read_pieces(mut file: &File, from: u64, pieces: &[usize]) -> Result<Vec<Bytes>, String> {
+    let problem = |error: io::Error| format!("reading a file of the store: {error}");
+    file.seek(SeekFrom::Start(from)).map_err(problem)?;
+    let read = pieces.iter().map(|size| {
+        let mut piece = Vec::with_capacity(*size);
+        let got = file.take(*size as u64).read_to_end(&mut piece).map_err(problem)?;
+        if got < *size {
+            return Err(format!("the file ended {} bytes early", size - got));
+        }
+        Ok(Bytes::from(piece))
+    });
+    read.collect()
 }
 
 /// Cuts a body's chunks into pieces of known sizes. A chunk that is a piece is taken as it is; others are copied, so

@@ -553,3 +553,20 @@ proptest! {
         });
     }
 }
+
+/// C4, for stores that are directories.
+#[test]
+fn a_file_is_read_in_pieces_of_their_own() {
+    use std::io::Write;
+    let mut file = tempfile::tempfile().unwrap();
+    let bytes: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    let pieces = fetch::read_pieces(&file, 100, &[9_000, 1, 10_000]).unwrap();
+    let expected = [&bytes[100..9_100], &bytes[9_100..9_101], &bytes[9_101..19_101]];
+    assert_eq!(pieces, expected);
+    for piece in pieces {
+        assert!(piece.try_into_mut().is_ok(), "a piece shares its memory");
+    }
+    let error = fetch::read_pieces(&file, 19_000, &[500, 501]).unwrap_err();
+    assert!(error.contains("1 bytes early"), "{error}");
+}
