@@ -1,6 +1,6 @@
 //! An object, encoded piece by piece: for those that are too large to be held as a whole.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::format::{FOOTER_BYTES, HEADER_BYTES, HEADER_MAGIC};
 use super::writer::{PendingBlock, encode_end};
@@ -17,7 +17,6 @@ pub struct StreamingWriter {
     /// Where the next block begins.
     position: u64,
     ready: Vec<Bytes>,
-    tables: BytesMut,
 }
 
 impl StreamingWriter {
@@ -29,11 +28,10 @@ impl StreamingWriter {
             entries: Vec::new(),
             position: HEADER_BYTES as u64,
             ready: vec![Bytes::from_static(&HEADER_MAGIC)],
-            tables: BytesMut::new(),
         }
     }
 
-    /// Adds a record; shares its body.
+    /// Adds a record; shares its body, unless it is small.
     ///
     /// # Panics
     /// If streams do not ascend, and as [`ObjectWriter::add`](super::ObjectWriter::add).
@@ -63,7 +61,7 @@ impl StreamingWriter {
 
     fn close_block(&mut self) {
         let Some((stream, block)) = self.open.take() else { return };
-        let entry = block.encode(stream, self.position, &mut self.tables, &mut self.ready);
+        let entry = block.encode(stream, self.position, &mut self.ready);
         self.position = entry.position_end();
         self.entries.push(entry);
     }

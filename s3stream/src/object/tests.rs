@@ -92,8 +92,13 @@ fn parts_and_size_describe_the_object() {
 }
 
 #[test]
-fn bodies_are_shared_not_copied() {
-    let body = Bytes::from(vec![7u8; 1000]);
+fn large_bodies_are_shared_not_copied_and_small_ones_become_one_chunk() {
+    let mut writer = ObjectWriter::new(IDENTITY, Options::default());
+    for base in 0..100 {
+        writer.add(StreamId(1), 1, KIND_DATA, record(base, base + 1, 0, "small"));
+    }
+    assert_eq!(writer.finish().chunks.len(), 3, "header, one block, index");
+    let body = Bytes::from(vec![7u8; 10_000]);
     let mut writer = ObjectWriter::new(IDENTITY, Options::default());
     let record = StreamRecord { base: 0, end: 1, max_timestamp: 0, body: body.clone() };
     writer.add(StreamId(1), 1, KIND_DATA, record);
