@@ -99,18 +99,14 @@ impl Tail {
         if from >= end {
             return Some(Vec::new());
         }
-        let mut at = self.position_of(from)?;
-        let mut found = Vec::new();
+        let at = self.position_of(from)?;
         let mut bytes = 0usize;
-        while let Some(record) = self.records.get(at) {
-            if record.end > end || (!found.is_empty() && bytes + record.body.len() > max_bytes) {
-                break;
-            }
+        let fits = |(nth, record): &(usize, &StreamRecord)| {
             bytes += record.body.len();
-            found.push(record.clone());
-            at += 1;
-        }
-        Some(found)
+            record.end <= end && (*nth == 0 || bytes <= max_bytes)
+        };
+        let count = self.records.range(at..).enumerate().take_while(fits).count();
+        Some(self.records.range(at..at + count).cloned().collect())
     }
 
     /// All records inside `[base, end)`, which must be cached.

@@ -62,7 +62,11 @@ impl Rope {
 
     pub fn append(&mut self, mut other: Rope) {
         self.len += other.len;
-        self.segments.append(&mut other.segments);
+        if self.segments.is_empty() {
+            self.segments = other.segments;
+        } else {
+            self.segments.append(&mut other.segments);
+        }
         self.permits.append(&mut other.permits);
     }
 
