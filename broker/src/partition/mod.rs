@@ -54,7 +54,7 @@ use open::Surroundings;
 
 use crate::api::topic_name;
 use crate::metadata::Metadata;
-use crate::metadata::image::{Image, Topic};
+use crate::metadata::image::{Image, PartitionInfo, Topic};
 use crate::tasks::Tasks;
 
 /// Why a partition cannot be opened is logged at most this often for each.
@@ -178,6 +178,17 @@ impl Partitions {
         if let Some(partition) = slot.partition.get() {
             return Ok(partition.clone());
         }
+        // Elsewhere: opening takes kilobytes of state, which every request would carry along for each partition.
+        Box::pin(self.open(topic, index, info, &slot)).await
+    }
+
+    async fn open(
+        &self,
+        topic: &Topic,
+        index: i32,
+        info: &PartitionInfo,
+        slot: &Slot,
+    ) -> Result<Arc<Partition>, GetError> {
         let opened = slot
             .partition
             .get_or_try_init(|| async {

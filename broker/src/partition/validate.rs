@@ -75,7 +75,7 @@ pub struct Checked {
 
 /// Checks what a client sent for one partition; `now_ms` is the broker's clock.
 pub fn check(mut bytes: BytesMut, rules: &Rules, now_ms: i64) -> Result<Checked, Rejected> {
-    let header = check_header(&bytes, rules)?;
+    let mut header = check_header(&bytes, rules)?;
     if header.is_transactional() {
         return reject(Reason::Transactional, "transactions are not supported by this version of the broker");
     }
@@ -83,8 +83,8 @@ pub fn check(mut bytes: BytesMut, rules: &Rules, now_ms: i64) -> Result<Checked,
     let max_timestamp = if rules.log_append_time { now_ms } else { max_timestamp };
     if rules.log_append_time || max_timestamp != header.max_timestamp {
         batch::set_max_timestamp(&mut bytes, max_timestamp, rules.log_append_time);
+        header = BatchHeader::parse(&bytes).expect("it was parsed before");
     }
-    let header = BatchHeader::parse(&bytes).expect("it was parsed before");
     match (header.codec(), rules.compression) {
         (Some(codec), Some(target)) if codec != target.codec => {
             compressed_anew(bytes, &header, codec, target, rules)

@@ -91,12 +91,13 @@ impl Connection {
     ) {
         // Whatever ends the reading releases waits that only serve this peer.
         let _gone = self.closing.clone().drop_guard();
+        let mut closed = std::pin::pin!(self.closing.cancelled());
         loop {
             let idle_at = *progress.lock() + self.config.idle_timeout;
             let begun = tokio::select! {
                 // In this order: where the next request is there already, no timer is touched.
                 biased;
-                () = self.closing.cancelled() => return,
+                () = &mut closed => return,
                 begun = frames.begun() => begun,
                 () = tokio::time::sleep_until(idle_at) => {
                     let quiet = *progress.lock() + self.config.idle_timeout <= Instant::now();
