@@ -39,11 +39,19 @@ pub struct Options {
     /// Bytes that a write of the WAL gathers while others are in flight
     #[arg(long, default_value_t = Config::default().gather_bytes)]
     gather: usize,
+    /// A frame of the WAL that has reached this takes no more records
+    #[arg(long, default_value_t = Config::default().frame_bytes_target)]
+    target: usize,
 }
 
 impl Options {
     fn config(&self) -> Config {
-        Config { writes_in_flight_max: self.in_flight, gather_bytes: self.gather, ..Config::default() }
+        Config {
+            writes_in_flight_max: self.in_flight,
+            gather_bytes: self.gather,
+            frame_bytes_target: self.target,
+            ..Config::default()
+        }
     }
 
     /// A line for each size and number of writers.

@@ -328,9 +328,9 @@ impl Shared {
 
     /// A writer thread.
     fn write_frames(&self) {
-        let Geometry { block, ring, frame_target, .. } = *self.state.lock().layout.geometry();
-        // What a frame usually takes; a larger one gets a buffer for itself.
-        let usual = frame_target.next_multiple_of(block);
+        let Geometry { block, ring, frame_target, frame_max, .. } = *self.state.lock().layout.geometry();
+        // What a frame usually takes: its last record may go beyond the target. A larger one gets a buffer for itself.
+        let usual = (2 * frame_target).min(frame_max).next_multiple_of(block);
         let mut buffer = AlignedBuffer::zeroed(usual);
         while let Some(job) = self.next_job() {
             let bytes = job.frame.bytes(block);
@@ -364,10 +364,10 @@ impl Shared {
         self.releaser.durable(ticket);
         let mut state = self.state.lock();
         state.layout.written(pending);
-        let wake = state.idle > 0
-            && (state.layout.ready(self.releaser.durable_end().0) || !matches!(state.ending, Ending::No));
+        let ending = !matches!(state.ending, Ending::No);
         drop(state);
-        if wake {
+        // A frame that is ready by this is this thread's next; it wakes another one if there are more.
+        if ending {
             self.frames.notify_all();
         }
         self.room.send_replace(());
