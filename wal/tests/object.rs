@@ -4,6 +4,7 @@ mod object {
     pub mod bounds;
     pub mod codec;
     pub mod faults;
+    pub mod hedge;
     pub mod races;
     pub mod subject;
 }

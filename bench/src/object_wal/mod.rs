@@ -67,6 +67,9 @@ pub struct Options {
     /// The WAL's PUTs under way; a run for each
     #[arg(long, value_delimiter = ',', default_values_t = [Config::default().puts_in_flight_max])]
     puts_in_flight: Vec<usize>,
+    /// A late PUT is doubled after so many times the usual; 0 for never; a run for each
+    #[arg(long, value_delimiter = ',', default_values_t = [Config::default().hedge_factor])]
+    hedge: Vec<f64>,
     /// So many requests in a thousand take --stall-ms longer
     #[arg(long, default_value_t = 0.0)]
     stalls: f64,
@@ -93,12 +96,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     for &bytes in &options.bytes {
         for &puts_per_second_max in &options.puts_per_second {
             for &linger_ms in &options.linger_ms {
-                for &puts_in_flight_max in &options.puts_in_flight {
+                for (&puts_in_flight_max, &hedge_factor) in options
+                    .puts_in_flight
+                    .iter()
+                    .flat_map(|puts| options.hedge.iter().map(move |hedge| (puts, hedge)))
+                {
                     let config = Config {
                         puts_per_second_max,
                         puts_burst_max: puts_per_second_max.max(1.0),
                         linger: Duration::from_secs_f64(linger_ms / 1e3),
                         puts_in_flight_max,
+                        hedge_factor,
                         // Nobody else is here, and memory is finite.
                         delete_delay: Duration::from_secs(1),
                         ..Config::default()
@@ -181,7 +189,7 @@ impl Options {
             "window": self.window.map(|window| window.0), "bytes": bytes, "seconds": round(seconds),
             "puts_per_second_max": config.puts_per_second_max,
             "linger_ms": config.linger.as_secs_f64() * 1e3, "puts_in_flight_max": config.puts_in_flight_max,
-            "stalls_per_thousand": self.stalls, "stall_ms": self.stall_ms,
+            "hedge_factor": config.hedge_factor, "stalls_per_thousand": self.stalls, "stall_ms": self.stall_ms,
             "mb_per_second": round(gib * crate::GIB / 1e6 / seconds),
             "ratio_mean": ratio(Latencies::mean),
             "ratio_p50": ratio(|latencies| latencies.at(0.5)),

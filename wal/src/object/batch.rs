@@ -75,6 +75,11 @@ impl Batcher {
         self.budget.sent(all);
     }
 
+    /// A second PUT was sent beside one that is under way.
+    pub(super) fn put_doubled(&mut self) {
+        self.budget.spend();
+    }
+
     /// What waits is given up.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();

@@ -31,6 +31,7 @@ pub mod key;
 
 mod batch;
 mod budget;
+mod hedge;
 mod put;
 mod recovery;
 mod seal;
@@ -93,6 +94,11 @@ pub struct Config {
     pub puts_burst_max: f64,
     /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
     pub linger: Duration,
+    /// A PUT that has taken so many times as long as PUTs take on average gets a second one beside it; 0 for never.
+    /// Default 3.
+    pub hedge_factor: f64,
+    /// And at least so long: below that it is this host, not the store, that is late. Default 50 ms.
+    pub hedge_min: Duration,
     /// One attempt of a request may take this long, and the time that its bytes take at `bytes_per_second_min`, before
     /// it is tried again. Default 10 s.
     pub request_timeout: Duration,
@@ -122,6 +128,8 @@ impl Default for Config {
             puts_per_second_max: 16.0,
             puts_burst_max: 16.0,
             linger: Duration::from_millis(5),
+            hedge_factor: 3.0,
+            hedge_min: Duration::from_millis(50),
             request_timeout: Duration::from_secs(10),
             bytes_per_second_min: 1 << 20,
             retry_pause: Duration::from_millis(50),
@@ -167,6 +175,9 @@ impl Config {
         {
             return Err("puts_per_second_max must be above 0, and puts_burst_max at least 1".to_owned());
         }
+        if !(self.hedge_factor == 0.0 || self.hedge_factor.is_finite() && self.hedge_factor >= 1.0) {
+            return Err("hedge_factor must be 0 for never, or at least 1".to_owned());
+        }
         if self.request_timeout.is_zero()
             || self.retry_pause.is_zero()
             || self.retry_pause > self.retry_pause_max
@@ -180,7 +191,12 @@ impl Config {
 
     /// How long an attempt to move `bytes` may take.
     fn timeout(&self, bytes: usize) -> Duration {
-        self.request_timeout + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_min as f64)
+        self.request_timeout + self.transfer(bytes)
+    }
+
+    /// How long `bytes` may be on their way.
+    fn transfer(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_min as f64)
     }
 }
 

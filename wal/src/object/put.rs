@@ -9,6 +9,9 @@
 //!        └─ 404 ── after a 412: vanished                     after anything else: the same PUT again
 //! ```
 //!
+//! A PUT that is late may get a second one beside it (`hedge`): the same bytes under the same key, so at most one of them
+//! creates the object, and the picture holds for whichever answers first.
+//!
 //! A hidden retry inside a client or a proxy reports one's own success as "already exists"; a 409 from S3 does not say
 //! that the object exists. So nothing but a read settles what is not a plain success. Our own bytes carry a random
 //! nonce, so nobody else's are equal to them.
@@ -16,9 +19,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use rand::Rng;
+use tokio::time::error::Elapsed;
 
 use super::Config;
 
@@ -45,19 +50,29 @@ pub(super) enum Found {
     Oversized(u64),
 }
 
+/// A second PUT beside one that is late (`hedge`).
+pub(super) struct Double<'a> {
+    pub after: Duration,
+    /// Asked when it would be sent.
+    pub may: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
 /// Creates `key` with `chunks`, however long the store takes to give an answer that counts.
 pub(super) async fn create(
     store: &dyn ObjectStore,
     config: &Config,
     key: &Path,
     chunks: &[Bytes],
+    double: Option<Double<'_>>,
 ) -> Created {
     let timeout = config.timeout(chunks.iter().map(Bytes::len).sum());
     let mut retries = Retries::new(config);
-    loop {
+    let put = || {
         let payload = PutPayload::from_iter(chunks.iter().cloned());
-        let options = PutOptions::from(PutMode::Create);
-        let exists = match tokio::time::timeout(timeout, store.put_opts(key, payload, options)).await {
+        tokio::time::timeout(timeout, store.put_opts(key, payload, PutOptions::from(PutMode::Create)))
+    };
+    loop {
+        let exists = match doubled(put, double.as_ref()).await {
             Ok(Ok(_)) => return Created::Ours,
             Ok(Err(error)) => {
                 let exists = says_that_it_exists(&error);
@@ -77,6 +92,29 @@ pub(super) async fn create(
             None if exists => return Created::Vanished,
             None => retries.pause().await,
         }
+    }
+}
+
+/// What one PUT said, or where it was late the first of two that said what counts: success, or that the object exists.
+async fn doubled<T, P: Future<Output = Result<object_store::Result<T>, Elapsed>>>(
+    put: impl Fn() -> P,
+    double: Option<&Double<'_>>,
+) -> P::Output {
+    let mut first = std::pin::pin!(put());
+    let Some(double) = double else { return first.await };
+    if let Ok(said) = tokio::time::timeout(double.after, &mut first).await {
+        return said;
+    }
+    if !(double.may)() {
+        return first.await;
+    }
+    let second = std::pin::pin!(put());
+    match select(first, second).await {
+        Either::Left((said, other)) | Either::Right((said, other)) => match said {
+            Ok(Ok(_)) => said,
+            Ok(Err(ref error)) if says_that_it_exists(error) => said,
+            _ => other.await,
+        },
     }
 }
 

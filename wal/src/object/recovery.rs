@@ -132,7 +132,7 @@ impl Walk {
     async fn seal(&mut self) -> Result<Option<Found>, Error> {
         let seal = Seal { sealed: self.of, slot: self.slot, nonce: rand::random() };
         let key = slot_key(self.of, self.slot);
-        match put::create(&*self.parts.store, &self.parts.config, &key, &[seal.encode()]).await {
+        match put::create(&*self.parts.store, &self.parts.config, &key, &[seal.encode()], None).await {
             Created::Ours => Ok(None),
             Created::Theirs(found) => Ok(Some(found)),
             // Nobody deletes slots of an incarnation that is being recovered, nor seals: this store forgets.

@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::batch::{Batcher, Decision};
-use super::put::{self, Created, Found};
+use super::hedge::Hedge;
+use super::put::{self, Created, Double, Found};
 use super::trim::{Due, Slots};
 use super::{Parts, Seal, SlotId, slot_key};
 use crate::release::{Releaser, Ticket};
@@ -47,6 +48,7 @@ struct Shared {
     releaser: Releaser,
     queue: Mutex<Queue>,
     slots: Mutex<Slots>,
+    hedge: Mutex<Hedge>,
     /// The cutter is to look again.
     wanted: Notify,
     /// Bytes appended and not yet acknowledged: slots beyond a hole count, and so does what waits for the right to
@@ -90,6 +92,7 @@ impl ObjectWal {
             }),
             slots: Mutex::new(Slots::new(parts.config.delete_delay)),
             puts_before: (parts.all_puts)(),
+            hedge: Mutex::new(Hedge::new(&parts.config)),
             parts,
             owner,
             right,
@@ -247,10 +250,22 @@ async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, ticket: Tick
     );
     let (size, limit) = (chunks.iter().map(Bytes::len).sum::<usize>(), shared.parts.config.slot_bytes_max);
     assert!(size <= limit, "a slot of {size} bytes could not be read back, the limit is {limit}");
-    let created = put::create(&*shared.parts.store, &shared.parts.config, &key, &chunks).await;
+    let began = Instant::now();
+    let after = shared.hedge.lock().after(shared.parts.config.transfer(size));
+    // What doubles cost is part of the budget: batches behind them wait longer.
+    let may = || {
+        let may = shared.hedge.lock().double();
+        if may {
+            shared.queue.lock().batcher.put_doubled();
+        }
+        may
+    };
+    let double = after.map(|after| Double { after, may: &may });
+    let created = put::create(&*shared.parts.store, &shared.parts.config, &key, &chunks, double).await;
     match created {
         Created::Ours => {
             shared.releaser.durable(ticket);
+            shared.hedge.lock().done(began.elapsed());
             shared.queue.lock().batcher.put_done();
             shared.under_way.send_modify(|records| *records -= count);
             shared.wanted.notify_one();

@@ -65,7 +65,11 @@ async fn a_log_is_opened_while_the_bucket_does_not_answer() {
 async fn outcomes_are_found_out_and_never_assumed() {
     for seed in 0..60 {
         let store = FaultStore::in_memory(seed);
-        let wal = open(&store).await;
+        // Every other writer sends a second PUT beside each that takes longer than usual.
+        let hedge_factor = f64::from(u8::from(seed % 2 == 0));
+        let hedging = Config { hedge_factor, hedge_min: Duration::from_millis(1), ..config() };
+        let right = Arc::new(AckRight::unlimited());
+        let wal = medium_with(&store, hedging).open(OWNER, Vacated::new_medium(), right).await.unwrap();
         for fault in [
             Fault::LoseReply,
             Fault::HiddenRetry,

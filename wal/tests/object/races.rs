@@ -1,12 +1,15 @@
 //! A zombie with PUTs under way, and two recoverers, in random interleavings: whatever was acknowledged is recovered, by
 //! both, in order, and nothing is acknowledged once a recovery is complete.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use faults::{Fault, FaultStore, Operation, Rule};
-use wal::{Medium, Position};
+use wal::object::Config;
+use wal::{AckRight, Medium, Position, Vacated};
 
-use super::faults::{OWNER, medium, number, open, record};
+use super::faults::{OWNER, medium, medium_with, number, record};
+use super::subject::config;
 
 /// One recovery, through a client of its own.
 async fn recover(bucket: FaultStore, seed: u64) -> Vec<u64> {
@@ -30,7 +33,14 @@ async fn recoverers_agree_and_a_zombie_acknowledges_nothing_beyond_them() {
     let mut fenced_runs = 0;
     for seed in 0..300 {
         let store = FaultStore::in_memory(seed);
-        let wal = open(&store).await;
+        // Every other writer sends a second PUT beside each that takes longer than usual.
+        let hedging = Config {
+            hedge_factor: f64::from(u8::from(seed % 2 == 0)),
+            hedge_min: Duration::from_millis(1),
+            ..config()
+        };
+        let right = Arc::new(AckRight::unlimited());
+        let wal = medium_with(&store, hedging).open(OWNER, Vacated::new_medium(), right).await.unwrap();
         // PUTs of different lengths overtake each other, replies get lost.
         for millis in [3, 11, 23] {
             let delay = Fault::Delay(Duration::from_millis(millis));
