@@ -13,7 +13,7 @@ pub struct Meter {
     broker: Option<u32>,
     broker_began: f64,
     client_began: f64,
-    threads_began: BTreeMap<String, f64>,
+    threads_began: BTreeMap<u32, (String, f64)>,
 }
 
 impl Meter {
@@ -34,10 +34,15 @@ impl Meter {
             said["cpu_s_per_gib"] = round(used / gib).into();
             said["resident_mib"] = (memory(broker, "VmRSS:")? >> 20).into();
             said["resident_most_mib"] = (memory(broker, "VmHWM:")? >> 20).into();
-            for (name, seconds) in threads(broker)? {
-                let used = round(seconds - self.threads_began.get(&name).unwrap_or(&0.0));
-                if used > 0.0 {
-                    said["threads"][name] = used.into();
+            let mut by_name: BTreeMap<String, f64> = BTreeMap::new();
+            for (id, (name, seconds)) in threads(broker)? {
+                let before = self.threads_began.get(&id).map_or(0.0, |(_, seconds)| *seconds);
+                *by_name.entry(name).or_insert(0.0) += seconds - before;
+            }
+            by_name.insert("ended".to_owned(), used - by_name.values().sum::<f64>());
+            for (name, seconds) in by_name {
+                if round(seconds) > 0.0 {
+                    said["threads"][name] = round(seconds).into();
                 }
             }
         }
@@ -69,16 +74,17 @@ fn seconds_in(path: &str) -> anyhow::Result<f64> {
     Ok((ticks(11)? + ticks(12)?) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The same of the threads that there are, by their names without numbers. Those that ended are missing.
-fn threads(process: u32) -> anyhow::Result<BTreeMap<String, f64>> {
+/// The same of each thread that there is, with its name but for the number at its end.
+fn threads(process: u32) -> anyhow::Result<BTreeMap<u32, (String, f64)>> {
     let mut found = BTreeMap::new();
     for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let path = thread?.path();
+        let thread = thread?;
+        let id = thread.file_name().to_string_lossy().parse()?;
         // It may end while it is looked at.
-        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
-        let Ok(used) = seconds_in(&path.join("stat").display().to_string()) else { continue };
+        let Ok(name) = std::fs::read_to_string(thread.path().join("comm")) else { continue };
+        let Ok(used) = seconds_in(&thread.path().join("stat").display().to_string()) else { continue };
         let name = name.trim().trim_end_matches(|end: char| end.is_ascii_digit() || end == '-');
-        *found.entry(name.to_owned()).or_insert(0.0) += used;
+        found.insert(id, (name.to_owned(), used));
     }
     Ok(found)
 }

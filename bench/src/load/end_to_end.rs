@@ -22,6 +22,10 @@ use crate::cpu::Meter;
 use crate::latency::Latencies;
 
 const VERSION: i16 = 8;
+/// Less than what brokers take (message.max.bytes).
+const BATCH_BYTES_MAX: usize = 1_000_000;
+/// What a record of a batch has beside its value, at most.
+const RECORD_BYTES_MORE: usize = 32;
 /// How long consumers wait for what is still missing at the end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -97,13 +101,16 @@ pub fn run(options: &Options) -> anyhow::Result<Value> {
         let cpu = Meter::begin(target.pid)?;
         let (mut acknowledged, mut consumed) = (Latencies::default(), Latencies::default());
         let (mut sent, mut received) = (0, 0);
-        for producer in writing {
-            let (records, latencies) = producer.join().expect("it does not panic")?;
+        let written: Vec<_> =
+            writing.into_iter().map(|producer| producer.join().expect("it does not panic")).collect();
+        // Before anything that went wrong is told: consumers wait for it.
+        sent_all.store(true, Ordering::Release);
+        for producer in written {
+            let (records, latencies) = producer?;
             sent += records;
             acknowledged.merge(latencies);
         }
         let cpu = cpu.end((options.rate * options.seconds) as u64 * options.record_bytes as u64)?;
-        sent_all.store(true, Ordering::Release);
         for consumer in reading {
             let (records, latencies) = consumer.join().expect("it does not panic")?;
             received += records;
@@ -134,6 +141,7 @@ fn produce(
     // Producers take turns.
     let due = |record: u64| ((record as f64 + nth as f64 / options.producers as f64) * interval) as u64;
     let linger = Duration::from_secs_f64(options.linger_ms / 1e3);
+    let batch_records = (BATCH_BYTES_MAX / (options.record_bytes + RECORD_BYTES_MORE)).max(1);
     let (mut next, mut turn) = (0, 0);
     let mut not_before = schedule.began;
     let mut under_way: std::collections::VecDeque<Vec<u64>> = std::collections::VecDeque::new();
@@ -148,7 +156,7 @@ fn produce(
         let may_send = under_way.len() < options.in_flight && Instant::now() >= not_before;
         if !ended && may_send && due(next) <= now {
             let mut batch = Vec::new();
-            while due(next) <= now && due(next) < schedule.until {
+            while due(next) <= now && due(next) < schedule.until && batch.len() < batch_records {
                 batch.push(due(next));
                 next += 1;
             }
