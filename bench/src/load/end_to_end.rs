@@ -150,9 +150,6 @@ fn produce(
     loop {
         let now = schedule.began.elapsed().as_nanos() as u64;
         let ended = due(next) >= schedule.until;
-        if ended && under_way.is_empty() {
-            return Ok((acknowledged, latencies));
-        }
         let may_send = under_way.len() < options.in_flight && Instant::now() >= not_before;
         if !ended && may_send && due(next) <= now {
             let mut batch = Vec::new();
@@ -179,6 +176,9 @@ fn produce(
                     latencies.record(schedule.since(due));
                 }
             }
+        }
+        if due(next) >= schedule.until && under_way.is_empty() {
+            return Ok((acknowledged, latencies));
         }
         let full = under_way.len() >= options.in_flight;
         let wake = if full || due(next) >= schedule.until {
