@@ -29,7 +29,7 @@ pub struct Config {
     pub commit_parts_max: usize,
     /// Data blocks inside an object are cut at this size. Default 512 KiB.
     pub object_block_bytes: usize,
-    /// One attempt of a PUT or of a read-back may take this long before it is tried again. Default 60 s.
+    /// One attempt of a PUT or of a read-back may take this long before it is tried again. Default 2 min.
     pub put_timeout: Duration,
     /// First pause between attempts; doubled each time, with full jitter. Default 50 ms.
     pub retry_pause_min: Duration,
@@ -56,7 +56,7 @@ impl Default for Config {
             object_streams_max: 4096,
             commit_parts_max: 4096,
             object_block_bytes: 512 << 10,
-            put_timeout: Duration::from_secs(60),
+            put_timeout: Duration::from_secs(120),
             retry_pause_min: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(5),
             recovery_bytes: 32 << 20,

@@ -95,7 +95,7 @@ pub static ROWS: &[Definition] = &[
     row("upload-wal-used-percent", count(1, 100), |bounds| Field::Percent(&mut bounds.engine.wal_used_fraction_max),
         "Upload begins early when the WAL is fuller than this."),
     row("upload-parts-in-flight", count(1, 64), |bounds| Field::from(&mut bounds.engine.uploads_in_flight_max),
-        "Parts of the log cache, of upload-bytes each, that are uploaded at once. Batches below 8 KiB are copied for it."),
+        "Parts of the log cache, of upload-bytes each, that are uploaded at once. Batches below 8 KiB are copied for it, which takes as much memory once more."),
     row("upload-puts-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.engine.puts_in_flight_max),
         "PUTs of one such part at once."),
     row("upload-stream-object", bytes(64 * KIB, 4 * GIB), |bounds| Field::from(&mut bounds.engine.stream_object_bytes),

@@ -201,8 +201,10 @@ impl HttpService for Counting {
             // For credentials.
             return self.client.execute(request).await;
         }
-        let purpose =
-            PURPOSE.try_with(|purpose| *purpose).expect("stores are handed out with a purpose (M1)");
+        let Ok(purpose) = PURPOSE.try_with(|purpose| *purpose) else {
+            // Stores are handed out with a purpose (M1): it is for credentials, from a host or a path of the bucket's name.
+            return self.client.execute(request).await;
+        };
         let kind = kind_of(request.method().as_str(), uri.query().unwrap_or_default());
         self.meter.request(purpose, kind, request.body().content_length() as u64);
         let answer = self.client.execute(request).await?;
@@ -222,14 +224,14 @@ fn is_for_bucket(bucket: &str, host: &str, path: &str) -> bool {
     in_host || path.trim_start_matches('/').split('/').take(2).any(|part| part == bucket)
 }
 
-/// By what all three clouds' clients send. A batch of deletions is a POST to S3.
+/// By what all three clouds' clients send. A batch of deletions is a POST.
 fn kind_of(method: &str, query: &str) -> Request {
     let has = |parameter: &str| query.split('&').any(|part| part == parameter);
     match method {
         "GET" if has("list-type=2") || has("comp=list") => Request::List,
         "GET" | "HEAD" => Request::Get,
         "DELETE" => Request::Delete,
-        "POST" if has("delete") || has("delete=") => Request::Delete,
+        "POST" if has("delete") || has("delete=") || has("comp=batch") => Request::Delete,
         _ => Request::Put,
     }
 }

@@ -19,6 +19,7 @@ mod answers;
 mod aws_profile;
 mod azure;
 pub mod create;
+mod directory;
 mod gcs;
 mod location;
 mod lock;
@@ -43,6 +44,7 @@ pub use lock::DirectoryLock;
 pub use meter::{Meter, Purpose};
 pub use s3::S3Options;
 
+use directory::Directory;
 use metered::{Connector, Metered};
 
 /// Clients for one store, scoped to the cluster's prefix.
@@ -96,7 +98,7 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// For one request of the metadata log. Default 5 s.
     pub metadata_timeout: Duration,
-    /// For one attempt of any other request. Default 30 s.
+    /// For one attempt of any other request, a PUT of 96 MiB on a slow line among them. Default 2 min.
     pub data_timeout: Duration,
     /// How often one of the latter is repeated by the client itself. Default 3.
     pub data_retries_max: usize,
@@ -113,7 +115,7 @@ impl Default for Limits {
         Limits {
             connect_timeout: Duration::from_secs(5),
             metadata_timeout: Duration::from_secs(5),
-            data_timeout: Duration::from_secs(30),
+            data_timeout: Duration::from_secs(120),
             data_retries_max: 3,
             data_retry_pause_max: Duration::from_secs(2),
             idle_connections_max: 64,
@@ -155,10 +157,8 @@ pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
             let lock = DirectoryLock::acquire(path)?;
             let objects = path.join("objects");
             std::fs::create_dir_all(&objects).map_err(directory_error)?;
-            let local = LocalFileSystem::new_with_prefix(&objects)
-                .map_err(|error| directory_error(std::io::Error::other(error)))?
-                // What a broker acknowledges or trims rests on these files.
-                .with_fsync(true);
+            let local =
+                Directory::new(&objects).map_err(|error| directory_error(std::io::Error::other(error)))?;
             let store: Arc<dyn ObjectStore> = Arc::new(local);
             Ok(Stores::new(location, store.clone(), store, Arc::default(), Some(lock)))
         }

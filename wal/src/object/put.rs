@@ -57,6 +57,10 @@ pub(super) struct Double<'a> {
     pub may: &'a (dyn Fn() -> bool + Send + Sync),
 }
 
+/// An attempt that took too long gives the next one twice its time, up to so many times the first: several on a slow line,
+/// each with its share of it, would otherwise all be cut off and begin anew, for ever.
+const TIMEOUT_GROWTH_MAX: u32 = 8;
+
 /// Creates `key` with `chunks`, however long the store takes to give an answer that counts.
 pub(super) async fn create(
     store: &dyn ObjectStore,
@@ -66,12 +70,13 @@ pub(super) async fn create(
     double: Option<Double<'_>>,
 ) -> Created {
     let timeout = config.timeout(chunks.iter().map(Bytes::len).sum());
+    let (mut timeout, timeout_max) = (timeout, timeout * TIMEOUT_GROWTH_MAX);
     let mut retries = Retries::new(config);
-    let put = || {
-        let payload = PutPayload::from_iter(chunks.iter().cloned());
-        tokio::time::timeout(timeout, store.put_opts(key, payload, PutOptions::from(PutMode::Create)))
-    };
     loop {
+        let put = || {
+            let payload = PutPayload::from_iter(chunks.iter().cloned());
+            tokio::time::timeout(timeout, store.put_opts(key, payload, PutOptions::from(PutMode::Create)))
+        };
         let exists = match doubled(put, double.as_ref()).await {
             Ok(Ok(_)) => return Created::Ours,
             Ok(Err(error)) => {
@@ -83,6 +88,7 @@ pub(super) async fn create(
             }
             Err(_) => {
                 tracing::warn!("writing {key} takes longer than {timeout:?}; finding out what became of it");
+                timeout = (timeout * 2).min(timeout_max);
                 false
             }
         };

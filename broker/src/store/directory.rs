@@ -1,0 +1,283 @@
+//! A directory as a store: [`LocalFileSystem`], made to keep its word where a request is given up or made twice.
+//!
+//! The library flushes a new file, links it to its name, and flushes the folder: then the object is durable, and the
+//! creation says so. But whoever meets the name before that ("it exists already"), or gave up waiting and looks what became
+//! of it, is told of an object whose name a loss of power would still take away. Acknowledgements, commits and trims rest
+//! on such answers as much as on the first kind.
+//!
+//! - **D1** No answer tells that an object is there before the folders above its name were flushed: not of one that this
+//!   process found, nor of one whose creation failed, was abandoned, or is still under way.
+//! - **D2** What a process found is flushed once for each folder; what this one creates costs one flush, the library's own,
+//!   unless D1 asks for more.
+//!
+//! Listings say nothing of the kind: whatever rests on one looks at the object as well.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
+};
+use parking_lot::Mutex;
+
+/// The store below `root`.
+#[derive(Debug)]
+pub(super) struct Directory {
+    inner: LocalFileSystem,
+    root: PathBuf,
+    names: Arc<Mutex<Names>>,
+}
+
+/// Which names may still be lost.
+#[derive(Debug, Default)]
+struct Names {
+    /// Folders that were flushed since this process began to look at them.
+    known: HashSet<PathBuf>,
+    /// Objects whose creation began and has not ended well. As many as there are creations under way, and those given up
+    /// whose outcome nobody has asked for.
+    unsettled: HashSet<Path>,
+    flushes: u64,
+}
+
+impl Directory {
+    /// For a folder that exists.
+    pub fn new(root: &std::path::Path) -> Result<Directory> {
+        let root = root.canonicalize().map_err(failed)?;
+        // What a broker acknowledges or trims rests on these files.
+        let inner = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
+        Ok(Directory { inner, root, names: Arc::default() })
+    }
+
+    /// Flushes the folders above `key`, if there is need.
+    async fn settle(&self, key: &Path) -> Result<()> {
+        let path = self.inner.path_to_filesystem(key)?;
+        let mut folders = Vec::new();
+        let mut folder = path.parent();
+        while let Some(above) = folder.filter(|above| above.starts_with(&self.root)) {
+            folders.push(above.to_owned());
+            folder = above.parent();
+        }
+        {
+            let names = self.names.lock();
+            if !names.unsettled.contains(key) && folders.iter().all(|folder| names.known.contains(folder)) {
+                return Ok(());
+            }
+        }
+        let flushed = tokio::task::spawn_blocking(move || {
+            for folder in &folders {
+                match std::fs::File::open(folder) {
+                    Ok(opened) => opened.sync_all()?,
+                    // Then nothing is in it.
+                    Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(folders)
+        });
+        let flushed: std::io::Result<Vec<PathBuf>> = flushed.await.map_err(failed)?;
+        let flushed = flushed.map_err(failed)?;
+        let mut names = self.names.lock();
+        names.known.extend(flushed);
+        names.unsettled.remove(key);
+        names.flushes += 1;
+        Ok(())
+    }
+
+    /// What a creation of `key` said; told only once it would stay true.
+    async fn created(&self, key: &Path, result: Result<PutResult>) -> Result<PutResult> {
+        match result {
+            Ok(put) => {
+                self.names.lock().unsettled.remove(key);
+                Ok(put)
+            }
+            Err(error) => {
+                // It may exist, whatever the error is.
+                self.names.lock().unsettled.insert(key.clone());
+                match self.settle(key).await {
+                    Ok(()) => Err(error),
+                    Err(unflushed) => Err(unflushed),
+                }
+            }
+        }
+    }
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
+    object_store::Error::Generic { store: "directory", source: Box::new(error) }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(formatter)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Directory {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.names.lock().unsettled.insert(location.clone());
+        let result = self.inner.put_opts(location, payload, options).await;
+        self.created(location, result).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        let (key, names) = (location.clone(), self.names.clone());
+        Ok(Box::new(Upload { inner, key, names }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let result = self.inner.get_opts(location, options).await?;
+        self.settle(location).await?;
+        Ok(result)
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.names.lock().unsettled.insert(to.clone());
+        self.inner.copy_opts(from, to, options).await?;
+        self.settle(to).await
+    }
+}
+
+/// An upload in pieces: its end is what creates the object.
+#[derive(Debug)]
+struct Upload {
+    inner: Box<dyn MultipartUpload>,
+    key: Path,
+    names: Arc<Mutex<Names>>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.names.lock().unsettled.insert(self.key.clone());
+        let put = self.inner.complete().await?;
+        self.names.lock().unsettled.remove(&self.key);
+        Ok(put)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use object_store::{ObjectStoreExt, PutMode};
+
+    use super::*;
+
+    struct Scene {
+        _directory: tempfile::TempDir,
+        store: Directory,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Directory::new(directory.path()).unwrap();
+            Scene { _directory: directory, store }
+        }
+
+        fn flushes(&self) -> u64 {
+            self.store.names.lock().flushes
+        }
+
+        async fn create(&self, key: &Path) -> Result<PutResult> {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            self.store.put_opts(key, PutPayload::from_static(b"bytes"), options).await
+        }
+    }
+
+    fn key() -> Path {
+        Path::from("wal/3/7")
+    }
+
+    #[tokio::test]
+    async fn who_is_told_that_an_object_exists_already_is_told_so_after_a_flush() {
+        let scene = Scene::new();
+        scene.create(&key()).await.unwrap();
+        assert_eq!(scene.flushes(), 0, "the library's own");
+        let error = scene.create(&key()).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
+        assert_eq!(scene.flushes(), 1);
+        assert!(scene.store.names.lock().unsettled.is_empty());
+    }
+
+    /// The creation goes on in a thread that nobody waits for.
+    #[tokio::test]
+    async fn the_outcome_of_a_creation_that_was_given_up_is_told_after_a_flush() {
+        let scene = Scene::new();
+        scene.create(&Path::from("wal/3/6")).await.unwrap();
+        scene.store.get(&Path::from("wal/3/6")).await.unwrap();
+        assert_eq!(scene.flushes(), 1, "the folder was not known");
+        let creation = Box::pin(scene.create(&key())).now_or_never();
+        assert!(creation.is_none(), "it was done at once");
+        while scene.store.head(&key()).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(scene.flushes(), 2, "the object is there");
+        scene.store.get(&key()).await.unwrap();
+        assert_eq!(scene.flushes(), 2, "once is enough");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_process_left_is_flushed_before_it_is_told() {
+        let scene = Scene::new();
+        scene.create(&key()).await.unwrap();
+        let later = Directory::new(&scene.store.root).unwrap();
+        later.head(&key()).await.unwrap();
+        later.head(&key()).await.unwrap();
+        assert_eq!(later.names.lock().flushes, 1);
+    }
+
+    #[tokio::test]
+    async fn an_upload_in_pieces_that_was_given_up_is_told_of_after_a_flush() {
+        let scene = Scene::new();
+        scene.create(&Path::from("wal/3/6")).await.unwrap();
+        scene.store.head(&Path::from("wal/3/6")).await.unwrap();
+        let mut upload = scene.store.put_multipart(&key()).await.unwrap();
+        upload.put_part(PutPayload::from_static(b"bytes")).await.unwrap();
+        assert!(upload.complete().now_or_never().is_none(), "it was done at once");
+        while scene.store.head(&key()).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(scene.flushes(), 2);
+    }
+}
