@@ -132,7 +132,20 @@ fn addresses_are_parsed_with_and_without_brackets() {
     assert_eq!(value::parse_host_port("[::1]:9092").unwrap(), HostPort { host: "::1".into(), port: 9092 });
     assert_eq!(value::parse_host_port("kafka.example:1").unwrap().host, "kafka.example");
     assert_eq!(HostPort { host: "::1".into(), port: 1 }.to_string(), "[::1]:1");
-    for text in ["::1:9092", "host", ":9092", "host:99999"] {
+    assert_eq!(value::parse_host_port("[fe80::1%eth0]:1").unwrap().to_string(), "[fe80::1%eth0]:1");
+    assert_eq!(value::parse_host_port(" kafka_1:1 ").unwrap().host, "kafka_1");
+    for text in [
+        "::1:9092",
+        "host",
+        ":9092",
+        "host:99999",
+        "[10.0.0.1]:1",
+        "[::1",
+        "[::1%]:1",
+        "[]:1",
+        "[\r\0]:9",
+        "a b:1",
+    ] {
         assert!(value::parse_host_port(text).is_err(), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! Values as people write them.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::HostPort;
@@ -41,19 +42,27 @@ pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// `kafka.example:9092`, `10.0.0.1:9092`, `[::1]:9092`, `[fe80::1%eth0]:9092`. What stands before the port is given to
+/// the resolver, to clients and to other brokers as it is, so nothing passes that could not be a name or an address.
 pub(crate) fn parse_host_port(text: &str) -> Result<HostPort, String> {
     let malformed = || format!("{text:?} is not HOST:PORT (IPv6 addresses go in brackets: [::1]:9092)");
     let (host, port) = text.trim().rsplit_once(':').ok_or_else(malformed)?;
     let port: u16 = port.parse().map_err(|_| malformed())?;
     let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address,
-        None if host.contains(':') => return Err(malformed()),
-        None => host,
+        Some(bracketed) => {
+            let (address, zone) = bracketed.split_once('%').unwrap_or((bracketed, "0"));
+            address.parse::<Ipv6Addr>().ok().filter(|_| is_name(zone)).map(|_| bracketed)
+        }
+        None => Some(host).filter(|host| is_name(host)),
     };
-    if host.is_empty() {
-        return Err(malformed());
-    }
-    Ok(HostPort { host: host.to_owned(), port })
+    Ok(HostPort { host: host.ok_or_else(malformed)?.to_owned(), port })
+}
+
+/// Letters, digits, `-`, `_` and `.`: names in DNS (RFC 1123, and the `_` that container networks use), IPv4 addresses,
+/// network interfaces.
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 /// `name=value`.
