@@ -35,12 +35,10 @@ impl Stream {
             let parts = self.locate(from)?;
             match self.blocks().read(&parts, from, max_bytes).await {
                 Ok(fetched) if !fetched.is_empty() => {
-                    let records = fetched.into_records();
-                    let bytes = records.iter().map(|record| record.body.len()).sum();
                     for counted in [&self.storage.inner.traffic, &self.shared.traffic] {
-                        counted.read(bytes);
+                        counted.read(fetched.bytes());
                     }
-                    return Ok(records);
+                    return Ok(fetched.into_records());
                 }
                 // A compacted stream has gaps; what comes behind them may be in the log cache.
                 Ok(fetched) if fetched.next() > from => from = fetched.next(),
