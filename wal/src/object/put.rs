@@ -69,8 +69,8 @@ pub(super) async fn create(
     chunks: &[Bytes],
     double: Option<Double<'_>>,
 ) -> Created {
-    let timeout = config.timeout(chunks.iter().map(Bytes::len).sum());
-    let (mut timeout, timeout_max) = (timeout, timeout * TIMEOUT_GROWTH_MAX);
+    let mut timeout = config.timeout(chunks.iter().map(Bytes::len).sum());
+    let timeout_max = timeout * TIMEOUT_GROWTH_MAX;
     let mut retries = Retries::new(config);
     loop {
         let put = || {
