@@ -42,7 +42,6 @@ pub mod conformance;
 pub mod fuzzing;
 pub mod memory;
 pub mod object;
-mod queued;
 pub mod record;
 mod release;
 pub mod right;

@@ -33,7 +33,6 @@ use super::frame::Header;
 use super::layout::{Frame, Geometry, Layout};
 use super::superblock::{RING_OFFSET, Superblock};
 use super::volume::Volume;
-use crate::queued::Queued;
 use crate::release::{Releaser, Ticket};
 use crate::{AckRight, Append, AppendCompletion, AppendError, Error, Position, Record, Status, Wal};
 
@@ -83,6 +82,22 @@ enum Ending {
     /// End at once.
     Abandoned,
     Failed(Error),
+}
+
+/// One who waits in `admit`, until it is dropped.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl Queued<'_> {
+    fn new(count: &AtomicUsize) -> Queued<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Queued(count)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A frame on its way to the device.
