@@ -32,6 +32,17 @@ async fn warm(store: &FaultStore, config: Config) -> Arc<dyn Wal> {
     wal
 }
 
+/// An append that has two PUTs under way, neither of which has taken effect.
+async fn doubled(store: &FaultStore, wal: &dyn Wal) -> Append {
+    store.heal();
+    store.hold_puts();
+    let append = wal.append(record(3)).unwrap();
+    while store.held_puts().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    append
+}
+
 /// Whether an append that finds a PUT that hangs is acknowledged soon.
 async fn is_overtaken(config: Config) -> bool {
     let store = FaultStore::in_memory(1);
@@ -84,12 +95,7 @@ async fn a_double_is_fenced_like_any_other() {
     for first in 0..2 {
         let store = FaultStore::in_memory(1);
         let wal = warm(&store, hedging()).await;
-        store.heal();
-        store.hold_puts();
-        let append = wal.append(record(3)).unwrap();
-        while store.held_puts().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let append = doubled(&store, &*wal).await;
         assert_eq!(recovered(&store).await, [0, 1, 2], "the recoverer seals slot 3");
         store.complete_put(first);
         store.resume_puts();
@@ -105,12 +111,7 @@ async fn an_error_of_one_waits_for_the_other() {
     for (first, gets) in [(0, 0), (1, 0)] {
         let store = FaultStore::in_memory(1);
         let wal = warm(&store, hedging()).await;
-        store.heal();
-        store.hold_puts();
-        let append = wal.append(record(3)).unwrap();
-        while store.held_puts().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let append = doubled(&store, &*wal).await;
         store.drop_put(first);
         tokio::time::sleep(Duration::from_millis(100)).await;
         store.complete_put(0);
