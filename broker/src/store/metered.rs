@@ -32,24 +32,37 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(super) struct Metered {
     inner: Arc<dyn ObjectStore>,
+    caller: Caller,
+}
+
+/// Who asks, and for a store without a wire where its calls are counted.
+#[derive(Clone, Debug)]
+struct Caller {
     purpose: Purpose,
-    /// For a store without a wire: calls are counted here.
     calls: Option<Arc<Meter>>,
 }
 
-impl Metered {
-    pub fn new(inner: Arc<dyn ObjectStore>, purpose: Purpose, calls: Option<Arc<Meter>>) -> Metered {
-        Metered { inner, purpose, calls }
-    }
-
+impl Caller {
     fn called(&self, request: Request, sent_bytes: usize) {
         if let Some(meter) = &self.calls {
             meter.request(self.purpose, request, sent_bytes as u64);
         }
     }
 
+    fn received(&self, bytes: u64) {
+        if let Some(meter) = &self.calls {
+            meter.received(self.purpose, bytes);
+        }
+    }
+}
+
+impl Metered {
+    pub fn new(inner: Arc<dyn ObjectStore>, purpose: Purpose, calls: Option<Arc<Meter>>) -> Metered {
+        Metered { inner, caller: Caller { purpose, calls } }
+    }
+
     fn scoped<T: 'static>(&self, mut stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
-        let purpose = self.purpose;
+        let purpose = self.caller.purpose;
         futures::stream::poll_fn(move |context| {
             PURPOSE.sync_scope(purpose, || stream.poll_next_unpin(context))
         })
@@ -66,8 +79,8 @@ impl fmt::Display for Metered {
 #[async_trait]
 impl ObjectStore for Metered {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.called(Request::Put, payload.content_length());
-        PURPOSE.scope(self.purpose, self.inner.put_opts(location, payload, options)).await
+        self.caller.called(Request::Put, payload.content_length());
+        PURPOSE.scope(self.caller.purpose, self.inner.put_opts(location, payload, options)).await
     }
 
     async fn put_multipart_opts(
@@ -75,21 +88,19 @@ impl ObjectStore for Metered {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.called(Request::Put, 0);
+        self.caller.called(Request::Put, 0);
         let begin = self.inner.put_multipart_opts(location, options);
-        let inner = PURPOSE.scope(self.purpose, begin).await?;
-        Ok(Box::new(MeteredUpload { inner, purpose: self.purpose, calls: self.calls.clone() }))
+        let inner = PURPOSE.scope(self.caller.purpose, begin).await?;
+        Ok(Box::new(MeteredUpload { inner, caller: self.caller.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.called(Request::Get, 0);
+        self.caller.called(Request::Get, 0);
         let head = options.head;
-        let mut result = PURPOSE.scope(self.purpose, self.inner.get_opts(location, options)).await?;
-        if let Some(meter) = &self.calls
-            && !head
-        {
+        let mut result = PURPOSE.scope(self.caller.purpose, self.inner.get_opts(location, options)).await?;
+        if !head {
             // All of it, as a bucket would send it.
-            meter.received(self.purpose, result.range.end - result.range.start);
+            self.caller.received(result.range.end - result.range.start);
         }
         result.payload = match result.payload {
             GetResultPayload::Stream(body) => GetResultPayload::Stream(self.scoped(body)),
@@ -99,17 +110,13 @@ impl ObjectStore for Metered {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (purpose, calls) = (self.purpose, self.calls.clone());
-        let counted = locations.inspect_ok(move |_| {
-            if let Some(meter) = &calls {
-                meter.request(purpose, Request::Delete, 0);
-            }
-        });
+        let caller = self.caller.clone();
+        let counted = locations.inspect_ok(move |_| caller.called(Request::Delete, 0));
         self.scoped(self.inner.delete_stream(counted.boxed()))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.called(Request::List, 0);
+        self.caller.called(Request::List, 0);
         self.scoped(self.inner.list(prefix))
     }
 
@@ -118,51 +125,42 @@ impl ObjectStore for Metered {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.called(Request::List, 0);
+        self.caller.called(Request::List, 0);
         self.scoped(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.called(Request::List, 0);
-        PURPOSE.scope(self.purpose, self.inner.list_with_delimiter(prefix)).await
+        self.caller.called(Request::List, 0);
+        PURPOSE.scope(self.caller.purpose, self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.called(Request::Put, 0);
-        PURPOSE.scope(self.purpose, self.inner.copy_opts(from, to, options)).await
+        self.caller.called(Request::Put, 0);
+        PURPOSE.scope(self.caller.purpose, self.inner.copy_opts(from, to, options)).await
     }
 }
 
 #[derive(Debug)]
 struct MeteredUpload {
     inner: Box<dyn MultipartUpload>,
-    purpose: Purpose,
-    calls: Option<Arc<Meter>>,
-}
-
-impl MeteredUpload {
-    fn called(&self, request: Request, sent_bytes: usize) {
-        if let Some(meter) = &self.calls {
-            meter.request(self.purpose, request, sent_bytes as u64);
-        }
-    }
+    caller: Caller,
 }
 
 #[async_trait]
 impl MultipartUpload for MeteredUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.called(Request::Put, data.content_length());
-        PURPOSE.scope(self.purpose, self.inner.put_part(data)).boxed()
+        self.caller.called(Request::Put, data.content_length());
+        PURPOSE.scope(self.caller.purpose, self.inner.put_part(data)).boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.called(Request::Put, 0);
-        PURPOSE.scope(self.purpose, self.inner.complete()).await
+        self.caller.called(Request::Put, 0);
+        PURPOSE.scope(self.caller.purpose, self.inner.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.called(Request::Delete, 0);
-        PURPOSE.scope(self.purpose, self.inner.abort()).await
+        self.caller.called(Request::Delete, 0);
+        PURPOSE.scope(self.caller.purpose, self.inner.abort()).await
     }
 }
 
