@@ -139,7 +139,7 @@ async fn assemble(
     for previous in &registered.previous {
         let uri = Uri(previous.wal_uri.to_string());
         let is_ours = wal_medium::is_same(&uri, ours.medium.uri());
-        let theirs = if is_ours { None } else { Some(media.theirs(&uri)?) };
+        let theirs = media.left(&uri, is_ours)?;
         let Opened { medium, exclusive } = theirs.as_ref().unwrap_or(&ours);
         if !exclusive {
             let wait = previous.lease + LEASE_MARGIN;

@@ -34,30 +34,32 @@ impl Media<'_> {
     /// The log that this process will write. Takes its lock, and makes it if it is missing.
     pub fn ours(&self) -> anyhow::Result<Opened> {
         match &self.options.wal {
-            WalChoice::Object => Ok(self.object()),
+            WalChoice::Object => Ok(self.object(Purpose::Wal)),
             WalChoice::Block(uri) => self.block(uri),
         }
     }
 
-    /// A log that an earlier incarnation wrote.
-    pub fn theirs(&self, uri: &Uri) -> anyhow::Result<Opened> {
+    /// A log that an earlier incarnation wrote; `None` if it is the volume that [`ours`](Media::ours) holds the lock of.
+    pub fn left(&self, uri: &Uri, is_ours: bool) -> anyhow::Result<Option<Opened>> {
         match uri.target()? {
-            Target::Object { .. } => Ok(self.object()),
+            // The same bucket, for another purpose.
+            Target::Object { .. } => Ok(Some(self.object(Purpose::Recovery))),
+            Target::Block { .. } if is_ours => Ok(None),
             Target::Block { path, .. } => {
                 ensure!(
                     path.exists(),
                     "{uri} is not there, and it may hold records that were acknowledged and are nowhere else. Attach the \
                      volume, or restore the file, and start again"
                 );
-                self.block(uri)
+                self.block(uri).map(Some)
             }
             Target::Memory { .. } => anyhow::bail!("{uri} was in the memory of a process that is gone"),
         }
     }
 
-    fn object(&self) -> Opened {
+    fn object(&self, purpose: Purpose) -> Opened {
         let codec = Arc::new(ObjectSlotCodec::default());
-        let store = self.stores.data(Purpose::Wal);
+        let store = self.stores.data(purpose);
         let meter = self.stores.meter.clone();
         let medium = ObjectMedium::new(store, codec, self.options.bounds.object_wal.clone())
             .beside(Arc::new(move || meter.puts()));

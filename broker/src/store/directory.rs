@@ -43,6 +43,7 @@ struct Names {
     /// Objects whose creation began and has not ended well. As many as there are creations under way, and those given up
     /// whose outcome nobody has asked for.
     unsettled: HashSet<Path>,
+    /// Flushes of folders so far.
     flushes: u64,
 }
 
@@ -71,22 +72,23 @@ impl Directory {
             }
         }
         let flushed = tokio::task::spawn_blocking(move || {
+            let mut flushes = 0;
             for folder in &folders {
-                match std::fs::File::open(folder) {
-                    Ok(opened) => opened.sync_all()?,
+                flushes += match std::fs::File::open(folder) {
+                    Ok(opened) => opened.sync_all().map(|()| 1)?,
                     // Then nothing is in it.
-                    Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => 0,
                     Err(error) => return Err(error),
-                }
+                };
             }
-            Ok(folders)
+            Ok((folders, flushes))
         });
-        let flushed: std::io::Result<Vec<PathBuf>> = flushed.await.map_err(failed)?;
-        let flushed = flushed.map_err(failed)?;
+        let flushed: std::io::Result<(Vec<PathBuf>, u64)> = flushed.await.map_err(failed)?;
+        let (folders, flushes) = flushed.map_err(failed)?;
         let mut names = self.names.lock();
-        names.known.extend(flushed);
+        names.known.extend(folders);
         names.unsettled.remove(key);
-        names.flushes += 1;
+        names.flushes += flushes;
         Ok(())
     }
 
@@ -97,14 +99,11 @@ impl Directory {
                 self.names.lock().unsettled.remove(key);
                 Ok(put)
             }
-            Err(error) => {
-                // It may exist, whatever the error is.
-                self.names.lock().unsettled.insert(key.clone());
-                match self.settle(key).await {
-                    Ok(()) => Err(error),
-                    Err(unflushed) => Err(unflushed),
-                }
-            }
+            // It may exist, whatever the error is: it is unsettled still.
+            Err(error) => match self.settle(key).await {
+                Ok(()) => Err(error),
+                Err(unflushed) => Err(unflushed),
+            },
         }
     }
 }
@@ -219,9 +218,37 @@ mod tests {
             self.store.names.lock().flushes
         }
 
+        fn is_settled(&self) -> bool {
+            self.store.names.lock().unsettled.is_empty()
+        }
+
         async fn create(&self, key: &Path) -> Result<PutResult> {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             self.store.put_opts(key, PutPayload::from_static(b"bytes"), options).await
+        }
+
+        /// From here on only what is unsettled is flushed below `wal/3/`.
+        async fn know_the_folders(&self) {
+            let another = Path::from("wal/3/6");
+            self.create(&another).await.unwrap();
+            self.store.get(&another).await.unwrap();
+            assert_eq!(self.flushes(), FOLDERS, "the folders were not known");
+            self.store.head(&another).await.unwrap();
+            assert_eq!(self.flushes(), FOLDERS, "they are known");
+        }
+
+        async fn wait_for(&self, key: &Path) {
+            while self.store.head(key).await.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        }
+
+        /// Of an object whose creation was given up, in folders that are known.
+        async fn is_told_of_after_a_flush(&self, key: &Path) {
+            self.wait_for(key).await;
+            assert_eq!(self.flushes(), 2 * FOLDERS, "the object is there");
+            self.store.get(key).await.unwrap();
+            assert_eq!(self.flushes(), 2 * FOLDERS, "once is enough");
         }
     }
 
@@ -229,32 +256,29 @@ mod tests {
         Path::from("wal/3/7")
     }
 
+    /// Those above a key: its own, one for each further part, and the store's.
+    const FOLDERS: u64 = 3;
+
     #[tokio::test]
     async fn who_is_told_that_an_object_exists_already_is_told_so_after_a_flush() {
         let scene = Scene::new();
         scene.create(&key()).await.unwrap();
         assert_eq!(scene.flushes(), 0, "the library's own");
+        assert!(scene.is_settled(), "its creation has ended well");
         let error = scene.create(&key()).await.unwrap_err();
         assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
-        assert_eq!(scene.flushes(), 1);
-        assert!(scene.store.names.lock().unsettled.is_empty());
+        assert_eq!(scene.flushes(), FOLDERS);
+        assert!(scene.is_settled());
     }
 
     /// The creation goes on in a thread that nobody waits for.
     #[tokio::test]
     async fn the_outcome_of_a_creation_that_was_given_up_is_told_after_a_flush() {
         let scene = Scene::new();
-        scene.create(&Path::from("wal/3/6")).await.unwrap();
-        scene.store.get(&Path::from("wal/3/6")).await.unwrap();
-        assert_eq!(scene.flushes(), 1, "the folder was not known");
+        scene.know_the_folders().await;
         let creation = Box::pin(scene.create(&key())).now_or_never();
         assert!(creation.is_none(), "it was done at once");
-        while scene.store.head(&key()).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-        assert_eq!(scene.flushes(), 2, "the object is there");
-        scene.store.get(&key()).await.unwrap();
-        assert_eq!(scene.flushes(), 2, "once is enough");
+        scene.is_told_of_after_a_flush(&key()).await;
     }
 
     #[tokio::test]
@@ -264,20 +288,35 @@ mod tests {
         let later = Directory::new(&scene.store.root).unwrap();
         later.head(&key()).await.unwrap();
         later.head(&key()).await.unwrap();
-        assert_eq!(later.names.lock().flushes, 1);
+        assert_eq!(later.names.lock().flushes, FOLDERS);
     }
 
     #[tokio::test]
     async fn an_upload_in_pieces_that_was_given_up_is_told_of_after_a_flush() {
         let scene = Scene::new();
-        scene.create(&Path::from("wal/3/6")).await.unwrap();
-        scene.store.head(&Path::from("wal/3/6")).await.unwrap();
-        let mut upload = scene.store.put_multipart(&key()).await.unwrap();
-        upload.put_part(PutPayload::from_static(b"bytes")).await.unwrap();
-        assert!(upload.complete().now_or_never().is_none(), "it was done at once");
-        while scene.store.head(&key()).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-        assert_eq!(scene.flushes(), 2);
+        scene.know_the_folders().await;
+        let begin = async || {
+            let mut upload = scene.store.put_multipart(&key()).await.unwrap();
+            upload.put_part(PutPayload::from_static(b"bytes")).await.unwrap();
+            upload
+        };
+        assert!(begin().await.complete().now_or_never().is_none(), "it was done at once");
+        scene.is_told_of_after_a_flush(&key()).await;
+        begin().await.complete().await.unwrap();
+        assert!(scene.is_settled(), "the library has flushed it");
+    }
+
+    /// The library flushes nothing of a copy.
+    #[tokio::test]
+    async fn a_copy_is_told_of_after_a_flush() {
+        let scene = Scene::new();
+        scene.know_the_folders().await;
+        let from = Path::from("wal/3/6");
+        scene.store.copy(&from, &Path::from("wal/3/8")).await.unwrap();
+        assert_eq!(scene.flushes(), 2 * FOLDERS);
+        assert!(scene.store.copy(&from, &key()).now_or_never().is_none(), "it was done at once");
+        let before = scene.flushes();
+        scene.wait_for(&key()).await;
+        assert_eq!(scene.flushes(), before + FOLDERS, "of one that was given up");
     }
 }

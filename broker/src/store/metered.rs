@@ -273,6 +273,9 @@ mod tests {
             ("POST", "uploads=", Request::Put),
             ("POST", "uploadId=delete", Request::Put),
             ("POST", "delete", Request::Delete),
+            ("POST", "delete=", Request::Delete),
+            ("POST", "comp=batch", Request::Delete),
+            ("DELETE", "", Request::Delete),
             ("DELETE", "uploadId=a", Request::Delete),
             ("GET", "", Request::Get),
             ("HEAD", "", Request::Get),
@@ -283,25 +286,99 @@ mod tests {
         }
     }
 
-    /// A store without a wire: every kind of call, each under its purpose.
+    /// A store without a wire: every kind of call is counted once, as its kind, under its purpose.
     #[tokio::test]
-    async fn calls_are_counted_by_purpose() {
+    async fn every_call_is_counted_as_its_kind_under_its_purpose() {
         let (inner, meter) = (Arc::new(InMemory::new()), Arc::new(Meter::default()));
-        let store = |purpose| Metered::new(inner.clone(), purpose, Some(meter.clone()));
-        let (wal, read) = (store(Purpose::Wal), store(Purpose::Read));
-        let key = Path::from("a");
-        wal.put(&key, "12345".into()).await.unwrap();
-        let mut upload = wal.put_multipart(&Path::from("b")).await.unwrap();
-        upload.put_part("123".into()).await.unwrap();
-        upload.complete().await.unwrap();
-        assert_eq!(read.get_range(&key, 1..4).await.unwrap(), Bytes::from("234"));
-        read.head(&key).await.unwrap();
-        assert_eq!(read.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 2);
-        read.delete(&key).await.unwrap();
-        let written = Totals { puts: 4, sent_bytes: 8, ..Totals::default() };
-        assert_eq!(meter.totals(Purpose::Wal), written);
-        let taken = Totals { lists: 1, gets: 2, deletes: 1, received_bytes: 3, ..Totals::default() };
-        assert_eq!(meter.totals(Purpose::Read), taken);
-        assert_eq!(meter.totals(Purpose::Upload).requests(), 0);
+        let (key, other) = (Path::from("a"), Path::from("b"));
+        let mut purposes = Purpose::ALL.into_iter();
+        // Each step under the next purpose: what it adds there, and to no other.
+        let mut step = async |asked: &'static str, expected: Totals| {
+            let purpose = purposes.next().unwrap();
+            let store = Metered::new(inner.clone(), purpose, Some(meter.clone()));
+            let before = Purpose::ALL.map(|purpose| meter.totals(purpose));
+            match asked {
+                "put" => drop(store.put(&key, "12345".into()).await.unwrap()),
+                "upload" => {
+                    let mut upload = store.put_multipart(&other).await.unwrap();
+                    upload.put_part("123".into()).await.unwrap();
+                    upload.put_part("4567".into()).await.unwrap();
+                    upload.complete().await.unwrap();
+                    // In memory there is nothing to abort: only the call counts.
+                    let _ = store.put_multipart(&Path::from("c")).await.unwrap().abort().await;
+                }
+                "get" => {
+                    assert_eq!(store.get_range(&key, 1..4).await.unwrap(), Bytes::from("234"));
+                    store.head(&key).await.unwrap();
+                    assert_eq!(store.get(&other).await.unwrap().bytes().await.unwrap().len(), 7);
+                }
+                "list" => {
+                    assert_eq!(store.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 2);
+                    let behind = store.list_with_offset(None, &key);
+                    assert_eq!(behind.try_collect::<Vec<_>>().await.unwrap().len(), 1);
+                    assert_eq!(store.list_with_delimiter(None).await.unwrap().objects.len(), 2);
+                }
+                "copy" => store.copy(&key, &Path::from("d")).await.unwrap(),
+                "delete" => {
+                    let keys = futures::stream::iter([key.clone(), other.clone()].map(Ok)).boxed();
+                    assert_eq!(store.delete_stream(keys).try_collect::<Vec<_>>().await.unwrap().len(), 2);
+                }
+                _ => drop(store.get(&Path::from("nothing")).await.unwrap_err()),
+            }
+            for (before, of) in before.into_iter().zip(Purpose::ALL) {
+                let added = meter.totals(of).combine(before, |after, before| after - before);
+                let expected = if of == purpose { expected } else { Totals::default() };
+                assert_eq!(added, expected, "{asked}, {of:?}");
+            }
+        };
+        let none = Totals::default();
+        step("put", Totals { puts: 1, sent_bytes: 5, ..none }).await;
+        step("upload", Totals { puts: 5, sent_bytes: 7, deletes: 1, ..none }).await;
+        step("get", Totals { gets: 3, received_bytes: 10, ..none }).await;
+        step("list", Totals { lists: 3, ..none }).await;
+        step("copy", Totals { puts: 1, ..none }).await;
+        step("delete", Totals { deletes: 2, ..none }).await;
+        step("get of nothing", Totals { gets: 1, ..none }).await;
+        assert_eq!(meter.puts(), 1 + 5 + 3 + 1, "PUTs and LISTs");
+    }
+
+    /// The other side of a connection: takes what it is sent, and answers with so many bytes.
+    #[derive(Debug)]
+    struct Answers(&'static [u8]);
+
+    #[async_trait]
+    impl HttpService for Answers {
+        async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+            drop(request);
+            Ok(HttpResponse::new(Bytes::from_static(self.0).into()))
+        }
+    }
+
+    /// Below the client: bytes in both directions, under the purpose that the task has; a body as far as it was read.
+    #[tokio::test]
+    async fn what_goes_over_the_wire_is_counted_with_its_bytes() {
+        let meter = Arc::new(Meter::default());
+        let client = HttpClient::new(Answers(b"answer"));
+        let counting = Counting { client, bucket: "logs".to_owned(), meter: meter.clone() };
+        let send = async |method: &str, uri: &str, body: &'static str| {
+            let mut request = HttpRequest::new(Bytes::from(body).into());
+            *request.method_mut() = method.parse().unwrap();
+            *request.uri_mut() = uri.parse().unwrap();
+            let answer = counting.call(request).await.unwrap();
+            answer.into_body().bytes().await.unwrap()
+        };
+        let sent = async {
+            assert_eq!(send("PUT", "http://127.0.0.1/logs/a", "12345").await, "answer");
+            send("GET", "http://127.0.0.1/logs/a", "").await;
+            send("GET", "http://127.0.0.1/logs?list-type=2", "").await;
+            send("POST", "http://127.0.0.1/logs?delete", "123").await;
+        };
+        PURPOSE.scope(Purpose::Compaction, sent).await;
+        let expected = Totals { puts: 1, gets: 1, lists: 1, deletes: 1, sent_bytes: 8, received_bytes: 24 };
+        assert_eq!(meter.totals(Purpose::Compaction), expected);
+        // Nobody asks for an object without a purpose (M1): this is for credentials.
+        send("GET", "http://127.0.0.1/logs", "").await;
+        let all = Purpose::ALL.map(|purpose| meter.totals(purpose).requests());
+        assert_eq!(all.into_iter().sum::<u64>(), 4);
     }
 }

@@ -38,6 +38,6 @@ mod store;
 mod tests;
 
 pub use port::Port;
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Seen};
 pub use rule::{Fault, Operation, Rule};
 pub use store::{Counts, FaultStore};

@@ -267,6 +267,46 @@ mod tests {
         assert!(near(report.by_topic[0].month.unwrap(), 0.001875 * 730.0 + 3.0 * 0.023));
     }
 
+    /// Each kind of request at a price of its own, each purpose with counts of its own: none is left out, taken for
+    /// another, or laid upon the wrong shoulders.
+    #[test]
+    fn each_kind_has_its_price_and_each_purpose_who_pays_for_it() {
+        let gib = 1 << 30;
+        let prices = Prices {
+            put_1000: 1_000.0,
+            list_1000: 100_000.0,
+            get_1000: 10_000_000.0,
+            delete_1000: 1e9,
+            sent_gib: 1e8,
+            received_gib: 1e10,
+            stored_gib_month: 0.0,
+        };
+        let mut used = usage([0; 7], [0; 7], &[("writes", gib, 0, 0), ("reads", 0, gib, 0)], 0);
+        for (asked, times) in used.requests.iter_mut().zip(1..) {
+            asked.totals = Totals {
+                puts: times,
+                lists: times,
+                gets: times,
+                deletes: times,
+                sent_bytes: times * gib,
+                received_bytes: times * gib,
+            };
+        }
+        let once = 1.0 + 100.0 + 1e4 + 1e6 + 1e8 + 1e10;
+        let report = Report::new(&used, prices);
+        for (priced, times) in report.by_purpose.iter().zip(1..) {
+            assert!(near(priced.cost, f64::from(times) * once), "{priced:?}");
+        }
+        // wal, upload, compaction, read, collection, recovery, metadata: 1 to 7.
+        let expected = [("writes", 1 + 2 + 3 + 5), ("reads", 4), (CLUSTER, 6 + 7)];
+        for (row, (name, times)) in report.by_topic.iter().zip(expected) {
+            assert!(row.topic == name && near(row.cost, f64::from(times) * once), "{row:?}");
+        }
+        let budget = report.budget.as_ref().unwrap();
+        assert!(near(budget.sent_per_second, 2.0 * 28.0 / 3600.0), "PUTs and LISTs: {budget:?}");
+        assert!(near(budget.month, 2.0 * MONTH_SECONDS * 100.0), "at the price of the dearer: {budget:?}");
+    }
+
     #[test]
     fn a_difference_is_of_one_process() {
         let then = usage([1; 7], [2; 7], &[("a", 10, 0, 0)], 5);
