@@ -139,20 +139,45 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
-        let connection = Connection {
+        let connection = self.connection(peer, advertised, shutdown.child_token());
+        tasks.spawn(async move {
+            let _place = place;
+            let (from, to) = stream.into_split();
+            connection.serve(from, to).await;
+        });
+    }
+
+    fn connection(
+        &self,
+        peer: SocketAddr,
+        advertised: &Advertised,
+        closing: CancellationToken,
+    ) -> Connection {
+        Connection {
             config: self.config.clone(),
             broker: self.broker.clone(),
             budget: Budget::new(&self.config, self.queued.clone()),
             responses: self.responses.clone(),
             peer,
             advertised: advertised.clone(),
-            closing: shutdown.child_token(),
-        };
-        tasks.spawn(async move {
-            let _place = place;
-            let (from, to) = stream.into_split();
-            connection.serve(from, to).await;
-        });
+            closing,
+        }
+    }
+
+    /// Serves one peer over any two streams of bytes until it leaves, as if it had come to the first listener. It takes no
+    /// place in the counts of connections.
+    ///
+    /// # Panics
+    /// If there is no listener.
+    #[cfg(feature = "instructions")]
+    pub async fn serve_stream(
+        &self,
+        from: impl tokio::io::AsyncRead + Unpin + Send,
+        to: impl tokio::io::AsyncWrite + Unpin + Send,
+        peer: SocketAddr,
+    ) {
+        let (_, _, advertised) = self.listeners.first().expect("a server has a listener");
+        self.connection(peer, advertised, CancellationToken::new()).serve(from, to).await;
     }
 }
 
