@@ -31,7 +31,7 @@ use crate::ack::{self, Pending};
 use crate::block_cache::BlockCache;
 use crate::budget::{Asked, Budget, Granted};
 use crate::counters::Counters;
-use crate::log_cache::{Blocks, RECORD_OVERHEAD_BYTES};
+use crate::log_cache::Blocks;
 use crate::record::META_BYTES;
 use crate::stream::{Counted, Shared, Stream, Traffic};
 use crate::{Config, Error, StreamId, StreamMetadata, compaction};
@@ -121,16 +121,6 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Carves out the admission of one record with a body of `bytes`.
-    ///
-    /// # Panics
-    /// If less than that is left.
-    pub fn split(&mut self, bytes: usize) -> Admission {
-        let charge = crate::log_cache::charge_of(bytes);
-        self.take(charge);
-        Admission { inner: self.inner.clone(), charge }
-    }
-
     /// Moves `charge` into the log cache, which gives it back when it evicts.
     pub(crate) fn take(&mut self, charge: usize) {
         assert!(charge <= self.charge, "an append of {charge} bytes was admitted with {}", self.charge);
@@ -232,15 +222,8 @@ impl Storage {
     /// Waits for room for one record with a body of `bytes`: in the log cache and in the WAL. Fair, first come first
     /// served. Ask before the order of appends is fixed; dropping the admission, or the future, gives all of it back.
     pub async fn admit(&self, bytes: usize) -> Result<Admission, Error> {
-        self.admit_batch(bytes, 1).await
-    }
-
-    /// As [`admit`](Storage::admit), for `records` records with bodies of `bytes` in all. Use [`Admission::split`]
-    /// for each.
-    pub async fn admit_batch(&self, bytes: usize, records: usize) -> Result<Admission, Error> {
-        let charge = bytes + records * RECORD_OVERHEAD_BYTES;
-        let admission = self.inner.room_in_cache(charge).await?;
-        self.inner.room_in_wal(bytes + records * META_BYTES).await?;
+        let admission = self.inner.room_in_cache(crate::log_cache::charge_of(bytes)).await?;
+        self.inner.room_in_wal(bytes + META_BYTES).await?;
         Ok(admission)
     }
 

@@ -22,11 +22,15 @@ pub fn of_rejected(reason: Reason) -> ResponseError {
     }
 }
 
+/// Not appended, and worth another try: what Kafka says when replicas are missing before the append.
+const NO_ROOM: ResponseError = ResponseError::NotEnoughReplicas;
+
 pub fn of_append(error: &AppendError) -> ResponseError {
     match error {
         AppendError::Refused(Refused::OutOfOrder { .. }) => ResponseError::OutOfOrderSequenceNumber,
         AppendError::Refused(Refused::Fenced { .. }) => ResponseError::InvalidProducerEpoch,
         AppendError::Storage(error) => of_storage(error),
+        AppendError::NoRoom { .. } => NO_ROOM,
         AppendError::Deleted => ResponseError::UnknownTopicOrPartition,
     }
 }
@@ -40,8 +44,7 @@ pub fn of_storage(error: &s3stream::Error) -> ResponseError {
         s3stream::Error::Failed(_) | s3stream::Error::Unavailable(_) | s3stream::Error::Corrupt(_) => {
             ResponseError::KafkaStorageError
         }
-        // Not appended, and worth another try: what Kafka says when replicas are missing before the append.
-        s3stream::Error::Full(_) => ResponseError::NotEnoughReplicas,
+        s3stream::Error::Full(_) => NO_ROOM,
         s3stream::Error::TooLarge { .. } => ResponseError::MessageTooLarge,
         s3stream::Error::Rejected(_) => ResponseError::UnknownServerError,
     }

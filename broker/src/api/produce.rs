@@ -24,7 +24,6 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{BrokerId, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
-use s3stream::Admission;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -36,7 +35,7 @@ use crate::metadata::{ImageRef, Topic};
 use crate::partition::batch::Codec;
 use crate::partition::recompress::Target;
 use crate::partition::validate::{self, Checked, Rules};
-use crate::partition::{Appended, GetError, Partition, wall_clock_ms};
+use crate::partition::{AppendError, Appended, GetError, Partition, wall_clock_ms};
 
 const FLEXIBLE_FROM: i16 = 9;
 const TOPIC_IDS_FROM: i16 = 13;
@@ -163,7 +162,6 @@ pub async fn enqueue(
     let now_ms = wall_clock_ms();
     let image = broker.metadata.image();
     let mut checked = Vec::with_capacity(request.topics.len());
-    let (mut bytes, mut batches) = (0, 0);
     for topic in request.topics {
         let known =
             if version >= TOPIC_IDS_FROM { image.topic(topic.id) } else { image.topic_named(&topic.name) };
@@ -175,41 +173,25 @@ pub async fn enqueue(
                 None => Err(ResponseError::UnknownTopicOrPartition.into()),
                 Some(known) => check(broker, version, known, index, records, now_ms).await,
             };
-            if let Ok((_, checked, _)) = &stage {
-                bytes += checked.bytes.len();
-                batches += 1;
-            }
             partitions.push((index, stage));
         }
         checked.push((topic.name, topic.id, partitions));
     }
 
-    let mut admission = match batches {
-        0 => Ok(None),
-        _ => admit(broker, bytes, batches, deadline).await.map(Some),
-    };
     let mut topics = Vec::with_capacity(checked.len());
     let mut endpoints = Vec::new();
-    for (name, id, partitions) in checked {
-        let partitions = partitions
-            .into_iter()
-            .map(|(index, stage)| {
-                let placed = stage.and_then(|(partition, checked, log_append_time)| match &mut admission {
-                    Ok(admission) => {
-                        let admission = admission.as_mut().expect("there is a batch");
-                        place(&partition, checked, log_append_time, admission, now_ms)
-                    }
-                    Err(code) => {
-                        partition.turned_away(now_ms, &checked);
-                        Err((*code).into())
-                    }
-                });
-                if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
-                    add_endpoint(&mut endpoints, &image, *leader);
-                }
-                (index, placed)
-            })
-            .collect();
+    for (name, id, checked) in checked {
+        let mut partitions = Vec::with_capacity(checked.len());
+        for (index, stage) in checked {
+            let placed = match stage {
+                Ok(batch) => place(broker, batch, deadline, now_ms).await,
+                Err(failure) => Err(failure),
+            };
+            if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
+                add_endpoint(&mut endpoints, &image, *leader);
+            }
+            partitions.push((index, placed));
+        }
         topics.push(TopicInFlight { name, id, partitions });
     }
     Ok(InFlight { version, acks: request.acks, deadline, topics, endpoints })
@@ -273,31 +255,36 @@ fn compression(config: &TopicConfig) -> Option<Target> {
     Some(Target { codec, gzip_level: config.gzip_level(), zstd_level: config.zstd_level() })
 }
 
-/// Room for all batches of the request, or why none is appended.
-async fn admit(
+/// Waits for room and appends. Each batch waits for itself: what its request has placed already is on its way out of the
+/// log, and all of them together may be more than the log ever has room for.
+async fn place(
     broker: &Broker,
-    bytes: usize,
-    batches: usize,
+    (partition, mut checked, log_append_time): CheckedBatch,
     deadline: Instant,
-) -> Result<Admission, ResponseError> {
-    match tokio::time::timeout_at(deadline, broker.partitions.storage().admit_batch(bytes, batches)).await {
-        Ok(Ok(admission)) => Ok(admission),
-        Ok(Err(why)) => Err(error::of_storage(&why)),
-        Err(_) => Err(ResponseError::RequestTimedOut),
-    }
-}
-
-fn place(
-    partition: &Arc<Partition>,
-    checked: Checked,
-    log_append_time: bool,
-    admission: &mut Admission,
     now_ms: i64,
 ) -> Stage<Placed> {
-    let own = admission.split(checked.bytes.len());
-    match partition.append(now_ms, checked, own) {
-        Ok(appended) => Ok(Placed { appended, log_append_time, log_start: partition.log_start() }),
-        Err(why) => Err(Failure { message: Some(why.to_string()), ..error::of_append(&why).into() }),
+    loop {
+        let admitted = broker.partitions.storage().admit(checked.bytes.len());
+        let code = match tokio::time::timeout_at(deadline, admitted).await {
+            Ok(Ok(admission)) => match partition.append(now_ms, checked, admission) {
+                Ok(appended) => {
+                    return Ok(Placed { appended, log_append_time, log_start: partition.log_start() });
+                }
+                // Another request was faster.
+                Err(AppendError::NoRoom { batch, .. }) if Instant::now() < deadline => {
+                    checked = *batch;
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Err(why) => {
+                    return Err(Failure { message: Some(why.to_string()), ..error::of_append(&why).into() });
+                }
+            },
+            Ok(Err(why)) => error::of_storage(&why),
+            Err(_) => ResponseError::RequestTimedOut,
+        };
+        partition.turned_away(now_ms, &checked);
+        return Err(code.into());
     }
 }
 

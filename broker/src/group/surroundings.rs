@@ -99,7 +99,7 @@ impl OffsetsLog for PartitionLog {
                     let end = base + u64::from(batch.records);
                     return Ok(Appended { base, end, durable: durable.boxed() });
                 }
-                Err(AppendError::Storage(s3stream::Error::Full(_))) if retries < FULL_RETRIES_MAX => {
+                Err(AppendError::NoRoom { .. }) if retries < FULL_RETRIES_MAX => {
                     retries += 1;
                     tokio::time::sleep(FULL_RETRY_DELAY).await;
                 }
@@ -159,6 +159,7 @@ fn of_get(error: GetError) -> LogError {
 fn of_append(error: &AppendError) -> LogError {
     match error {
         AppendError::Storage(error) => of_storage(error),
+        AppendError::NoRoom { detail, .. } => LogError::Unavailable(detail.clone()),
         AppendError::Deleted => LogError::NotLeader(error.to_string()),
         AppendError::Refused(_) => unreachable!("a batch without a producer is never refused: {error}"),
     }

@@ -79,6 +79,10 @@ pub enum AppendError {
     Refused(#[from] Refused),
     #[error(transparent)]
     Storage(#[from] s3stream::Error),
+    /// The write-ahead log has no room at this instant, although it had when it was asked: others were faster. The batch is
+    /// given back, for another admission.
+    #[error("{detail}")]
+    NoRoom { batch: Box<Checked>, detail: String },
     /// The topic was deleted.
     #[error("the partition was deleted")]
     Deleted,
@@ -234,7 +238,8 @@ impl Partition {
         batch::set_base_offset(&mut bytes, base as i64);
         batch::set_leader_epoch(&mut bytes, self.leader_epoch);
         let size = bytes.len();
-        let record = StreamRecord { base, end, max_timestamp: header.max_timestamp, body: bytes.freeze() };
+        let body = bytes.freeze();
+        let record = StreamRecord { base, end, max_timestamp: header.max_timestamp, body: body.clone() };
         // Announced first: it may be confirmed before `append` is back.
         self.waiters.appending(end, size);
         let appending = match self.log.append(admission, record) {
@@ -242,7 +247,15 @@ impl Partition {
             Err(error) => {
                 self.waiters.not_appended();
                 core.state.turned_away(now_ms, &header);
-                return Err(error.into());
+                drop(core);
+                return Err(match error {
+                    s3stream::Error::Full(detail) => {
+                        // Other batches of the request may share the buffer; then this is a copy.
+                        let bytes = body.try_into_mut().unwrap_or_else(|body| BytesMut::from(&body[..]));
+                        AppendError::NoRoom { batch: Box::new(Checked { header, bytes }), detail }
+                    }
+                    error => error.into(),
+                });
             }
         };
         core.state.appended(now_ms, &header);

@@ -1,10 +1,11 @@
 //! kafka.md 4.D and the idempotent part of 4.E.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest};
+use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest, ProduceResponse};
 use ottla::partition::batch::{BatchHeader, Codec};
-use ottla::partition::wall_clock_ms;
+use ottla::partition::validate::{self, Rules};
+use ottla::partition::{AppendError, wall_clock_ms};
 use uuid::Uuid;
 use wal::memory::MemoryMedium;
 
@@ -374,6 +375,81 @@ async fn behaviour_49_a_batch_does_not_overtake_one_that_found_no_room() {
     assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 2, 1)).await, 45);
     assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 0, 2)).await, 1);
     assert_eq!(client.produced("topic", 0, &idempotent(7, 0, 2, 1)).await, 3);
+}
+
+/// Admissions of a log are hints: two batches may be let in to room for one. The second is given back whole, and nothing is
+/// changed by it.
+#[tokio::test]
+async fn a_batch_that_came_too_late_for_the_room_is_given_back() {
+    let wal =
+        MemoryMedium::new("small", wal::memory::Options { capacity_bytes: 3_900, ..Default::default() });
+    let disk = Disk { wal, ..Disk::new() };
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[]).await;
+    let partition = broker.partition(&topic, 0).await;
+    let storage = broker.broker.partitions.storage();
+    let rules = Rules {
+        batch_bytes_max: 1 << 20,
+        log_append_time: false,
+        timestamp_before_max_ms: i64::MAX,
+        timestamp_after_max_ms: i64::MAX,
+        keys_required: false,
+        decompressed_bytes_max: 1 << 20,
+        compression: None,
+        zstd_allowed: true,
+    };
+    // Out of one buffer, as those of a request.
+    let batch = testing::batch(1, |spec| spec.value_bytes = 3_000);
+    let mut buffer = BytesMut::from(&batch[..]);
+    buffer.extend_from_slice(&batch);
+    let first = validate::check(buffer.split_to(batch.len()), &rules, 0).unwrap();
+    let second = validate::check(buffer, &rules, 0).unwrap();
+    let admissions = [storage.admit(batch.len()).await.unwrap(), storage.admit(batch.len()).await.unwrap()];
+    let [one, two] = admissions;
+    assert_eq!(partition.append(0, first, one).unwrap().base_offset, 0);
+    let Err(AppendError::NoRoom { batch: back, .. }) = partition.append(0, second, two) else {
+        panic!("there is room for one");
+    };
+    // What lies before is the broker's to write.
+    assert_eq!((partition.log_end(), &back.bytes[16..]), (1, &batch[16..]));
+    storage.flush().await.unwrap();
+    let again = storage.admit(batch.len()).await.unwrap();
+    let appended = partition.append(0, *back, again).unwrap();
+    assert_eq!(appended.base_offset, 1);
+    appended.durable().await.unwrap();
+    let stored = partition.read(0, usize::MAX).await.unwrap();
+    let stored: Vec<_> = stored.iter().map(|record| (record.base, &record.body[16..])).collect();
+    assert_eq!(stored, [(0, &batch[16..]), (1, &batch[16..])]);
+}
+
+/// A request does not hear of it that another one was faster: it waits again, until there is room or its time is up.
+#[tokio::test]
+async fn a_request_whose_room_another_one_took_waits_again() {
+    let wal =
+        MemoryMedium::new("small", wal::memory::Options { capacity_bytes: 3_900, ..Default::default() });
+    let disk = Disk { wal, ..Disk::new() };
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    broker.topic("topic", 1, &[]).await;
+    disk.wal.admit_all();
+    disk.wal.hold();
+    let large = testing::batch(1, |spec| spec.value_bytes = 3_000).to_vec();
+    let mut faster = broker.connect().await;
+    let first = faster.send(9, &produce_request("topic", 0, &large)).await;
+    until(|| disk.wal.held().len() == 1).await;
+    let mut client = broker.connect().await;
+    let in_vain = produce_request("topic", 0, &large).with_timeout_ms(20);
+    let response = client.call(9, &in_vain).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 19, "nothing makes room");
+    let waiting = client.send(9, &produce_request("topic", 0, &large)).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    disk.wal.resume();
+    faster.receive::<ProduceRequest>(9, first).await;
+    broker.upload().await;
+    let response: ProduceResponse = client.receive::<ProduceRequest>(9, waiting).await;
+    let partition = &response.responses[0].partition_responses[0];
+    assert_eq!((partition.error_code, partition.base_offset), (0, 1));
 }
 
 /// A thousand partitions must not take a thousand round trips to stop.

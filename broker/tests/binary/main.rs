@@ -16,6 +16,7 @@ mod real_clients;
 mod real_groups;
 mod real_positions;
 mod refusals;
+mod room;
 mod s3;
 mod startup;
 mod store_create;

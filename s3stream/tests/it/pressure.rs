@@ -72,28 +72,6 @@ async fn waiting_admissions_are_served_in_order_and_leave_nothing_behind() {
     assert_eq!(storage.status().admissions_waiting, 0);
 }
 
-#[tokio::test]
-async fn one_admission_serves_a_request_with_many_records() {
-    let world = World::new(small());
-    let ids = [world.metadata.create_stream(), world.metadata.create_stream()];
-    let broker = world.start(&ids).await;
-    let records = [record(0, 0, 3, 100), record(1, 0, 1, 700)];
-    let mut admission = broker.storage.admit_batch(800, 2).await.expect("fits");
-    let appending: Vec<_> = records
-        .iter()
-        .enumerate()
-        .map(|(at, record)| {
-            let admission = admission.split(record.body.len());
-            broker.streams[at].append(admission, record.clone()).expect("appends")
-        })
-        .collect();
-    drop(admission);
-    for appending in appending {
-        appending.await.expect("confirmed");
-    }
-    assert_eq!(broker.storage.status().cache_used_bytes, 800 + 2 * RECORD_OVERHEAD_BYTES);
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_idle_engine_does_nothing_and_an_old_block_is_uploaded() {
     let world = World::new(small());
