@@ -124,6 +124,9 @@ pub static ROWS: &[Definition] = &[
         "Compaction: memory of one job. More of it means fewer, larger GETs."),
     row("compaction-piece", bytes(5 * MIB, GIB), |bounds| Field::from(&mut bounds.engine.compaction.piece_bytes),
         "Compaction: objects of more than three times this size are written in pieces of it (multipart uploads)."),
+    row("compaction-put-attempts", count(1, 100), |bounds| Field::from(&mut bounds.engine.compaction.put_attempts_max),
+        "Attempts to write an object of compaction, each of up to upload-put-timeout, before it is left for \
+         compaction-retry-pause"),
     row("compaction-fan-in", count(2, 1_024), |bounds| Field::from(&mut bounds.engine.compaction.fan_in),
         "Compaction: so many parts of a partition of about one size become one. More: less is rewritten, and more \
          requests are needed for a cold read."),

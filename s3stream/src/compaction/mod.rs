@@ -38,8 +38,8 @@
 //! (its counter is in flight until then), or a swap that was accepted. The old objects are not touched: whoever reads
 //! them reads on until the collector deletes them, much later.
 //!
-//! **Retries.** GETs as everywhere. A write that failed gives up its object (a multipart upload is aborted) and the job;
-//! its streams are planned again after a pause, which doubles until all that failed has succeeded. A swap of unknown outcome
+//! **Retries.** GETs as everywhere. A write that failed (a PUT: [`Options::put_attempts_max`] times) gives up its object (a
+//! multipart upload is aborted) and the job; its streams are planned again after a pause, which doubles until all that failed has succeeded. A swap of unknown outcome
 //! is asked for again until it is known.
 
 mod damage;
@@ -90,6 +90,9 @@ pub struct Options {
     pub memory_bytes: u64,
     /// An object of more than three times this size is written in pieces of it. Default 32 MiB; what S3 takes is between 5 MiB and 5 GiB.
     pub piece_bytes: u64,
+    /// How often the PUT of an object that is one is attempted, a count, before the job is given up until later. Each may take
+    /// `put_timeout`. Default 3.
+    pub put_attempts_max: usize,
     /// Parts that one job reads, a count: bounds what it knows, and the work of the swap. Default 16,384.
     pub parts_max: usize,
     /// Objects that one job reads, a count. Default 256.
@@ -115,6 +118,7 @@ impl Default for Options {
             object_bytes: 256 << 20,
             memory_bytes: 128 << 20,
             piece_bytes: 32 << 20,
+            put_attempts_max: 3,
             parts_max: 16_384,
             sources_max: 256,
             bytes_per_second_max: 256 << 20,
@@ -134,6 +138,7 @@ impl Options {
             ("piece_bytes", self.piece_bytes),
             ("bytes_per_second_max", self.bytes_per_second_max),
             ("damaged_max", self.damaged_max as u64),
+            ("put_attempts_max", self.put_attempts_max as u64),
         ] {
             if value == 0 {
                 return Err(format!("compaction {name} must be at least 1"));
@@ -385,7 +390,12 @@ impl Compactor {
         if !pass.failed.is_empty() {
             self.held.extend(&pass.failed);
             let backoff = &mut self.backoff;
-            self.retry_at.get_or_insert_with(|| Instant::now() + backoff.next_pause());
+            let at = *self.retry_at.get_or_insert_with(|| Instant::now() + backoff.next_pause());
+            let pause = at.saturating_duration_since(Instant::now());
+            tracing::warn!(
+                streams = self.held.len(),
+                "compaction of what failed is tried again in {pause:.0?}"
+            );
         } else if self.held.is_empty() {
             let options = &inner.config.compaction;
             self.backoff = Backoff::between(options.retry_pause_min, options.retry_pause_max);
@@ -437,7 +447,7 @@ impl Compactor {
                 Ok(streams())
             }
             job::Failure::Unavailable(reason) => {
-                tracing::warn!(reason, "compaction cannot go on now; it will be tried again");
+                tracing::warn!(reason, "compaction cannot go on now");
                 Ok(streams())
             }
             job::Failure::Away(found) => {

@@ -1,6 +1,7 @@
 //! One object into the bucket, while it is being made.
 //!
-//! An object of up to three pieces is created as any upload. A larger one is written as a multipart upload in pieces of equal
+//! An object of up to three pieces is created as any upload, in so many attempts: sources and memory are held meanwhile,
+//! and a store that does not take it is better left alone for a while, as the compactor does. A larger one is written as a multipart upload in pieces of equal
 //! size, some in flight: that is two PUTs more. Multipart uploads know no "only if nothing is there"; they need none, since no key is used twice:
 //! each attempt has an id of its own, and one that failed in any way is given up, whatever became of it (F24, F26).
 
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::metadata::NewObject;
 use crate::object::{ENTRY_BYTES, Encoded, FOOTER_BYTES, ObjectIndex, Tail, object_key};
-use crate::upload::put::create;
+use crate::upload::put::create_within;
 use crate::{Config, ObjectId};
 
 /// Pieces in flight at a time; with the one that is being filled three quarters of a job's memory at most (C4).
@@ -81,7 +82,8 @@ impl<'a> Sink<'a> {
             self.upload = None;
         } else {
             encoded.chunks = self.waiting.drain(..).collect();
-            if !create(self.config, self.store, self.id, &encoded).await {
+            let attempts_max = self.config.compaction.put_attempts_max;
+            if !create_within(attempts_max, self.config, self.store, self.id, &encoded).await? {
                 return Err(format!("the key {} of a new object holds something else", self.key));
             }
         }

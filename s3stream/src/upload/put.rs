@@ -1,4 +1,4 @@
-//! One object into the bucket, whatever it takes.
+//! One object into the bucket: whatever it takes, or within so many attempts.
 //!
 //! Objects are created, never overwritten, and keys are never used twice. So a PUT that lands after its caller gave up
 //! on it does no harm: it carries the same bytes under the same key (F24). "It exists already" is resolved by reading
@@ -34,33 +34,59 @@ pub(crate) async fn put(
 }
 
 /// Creates the object; tries for ever. `false` if the key holds something else.
-pub(crate) async fn create(
+async fn create(config: &Config, store: &dyn ObjectStore, id: ObjectId, encoded: &Encoded) -> bool {
+    let mut backoff = Backoff::new(config);
+    loop {
+        match attempt(config, store, id, encoded).await {
+            Ok(is_ours) => return is_ours,
+            Err(error) => tracing::warn!(key = %object_key(id), error, "upload failed; retrying"),
+        }
+        backoff.pause().await;
+    }
+}
+
+/// Creates the object, or says after so many attempts why the last one failed: then it may be there, or come yet.
+pub(crate) async fn create_within(
+    attempts_max: usize,
     config: &Config,
     store: &dyn ObjectStore,
     id: ObjectId,
     encoded: &Encoded,
-) -> bool {
-    let key = object_key(id);
+) -> Result<bool, String> {
     let mut backoff = Backoff::new(config);
-    loop {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let attempt = timeout(config.put_timeout, store.put_opts(&key, encoded.payload(), options)).await;
-        match attempt {
-            Ok(Ok(_)) => return true,
-            Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
-                match read_back(config.put_timeout, store, id, encoded).await {
-                    Found::Ours => return true,
-                    Found::Other => return false,
-                    Found::Nothing => {}
-                    Found::NoAnswer(error) => {
-                        tracing::warn!(%key, error, "cannot read an object back; retrying")
-                    }
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%key, %error, "upload failed; retrying"),
-            Err(_) => tracing::warn!(%key, timeout = ?config.put_timeout, "upload timed out; retrying"),
+    for _ in 1..attempts_max {
+        match attempt(config, store, id, encoded).await {
+            Ok(is_ours) => return Ok(is_ours),
+            Err(error) => tracing::debug!(key = %object_key(id), error, "a PUT failed; retrying"),
         }
         backoff.pause().await;
+    }
+    let last = attempt(config, store, id, encoded).await;
+    last.map_err(|error| format!("writing {}: {error}, in {attempts_max} attempts", object_key(id)))
+}
+
+/// One attempt to create the object. `false` if the key holds something else.
+async fn attempt(
+    config: &Config,
+    store: &dyn ObjectStore,
+    id: ObjectId,
+    encoded: &Encoded,
+) -> Result<bool, String> {
+    let key = object_key(id);
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    let put = timeout(config.put_timeout, store.put_opts(&key, encoded.payload(), options)).await;
+    match put {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+            match read_back(config.put_timeout, store, id, encoded).await {
+                Found::Ours => Ok(true),
+                Found::Other => Ok(false),
+                Found::Nothing => Err("it was there, and is not".to_owned()),
+                Found::NoAnswer(error) => Err(format!("it cannot be read back: {error}")),
+            }
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {:?}", config.put_timeout)),
     }
 }
 

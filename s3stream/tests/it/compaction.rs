@@ -609,6 +609,50 @@ async fn an_object_that_cannot_be_read_now_holds_up_no_other() {
     }
 }
 
+/// A store that takes no object of one PUT: the job is given up after so many attempts, and what it held is free. Uploads go
+/// on, and so does the collector's view of what is in flight; later it is tried again, and a shutdown does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_put_that_fails_again_and_again_is_given_up_until_later() {
+    use faults::{Fault, FaultStore, Operation, Rule};
+    for fault in [Fault::Refuse, Fault::Hang] {
+        let plain = FaultStore::in_memory(1);
+        let compacting = FaultStore::new(plain.inner(), 2);
+        let config = Config { put_timeout: Duration::from_secs(10), ..patient() };
+        let medium = MemoryMedium::new("compaction", Options::default());
+        let world = World::on(config, Arc::new(plain.clone()), Arc::new(medium));
+        let stores =
+            s3stream::Stores { compaction: Arc::new(compacting.clone()), ..world.store.clone().into() };
+        let id = world.metadata.create_stream();
+        let broker = world.start_over(stores, &[id]).await;
+        compacting.add(Rule::new(Operation::Put, fault));
+        uploads_of(&broker, 0, 4, 300).await;
+        let status = || broker.storage.status().compaction;
+        while status().failures == 0 {
+            assert!(compacting.counts().puts <= 3, "{fault:?}: {}", compacting.counts().puts);
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(compacting.counts().puts, 3, "{fault:?}");
+        assert!(broker.storage.lowest_counter_in_flight() > 4, "{fault:?}: its counter is given back");
+        // Pauses of a minute, two, and so on.
+        sleep(6 * LONG).await;
+        let (puts, failures) = (compacting.counts().puts, status().failures);
+        assert!(
+            puts == 3 * failures && (4..=20).contains(&failures),
+            "{fault:?}: {puts} PUTs, {failures} jobs"
+        );
+        compacting.heal();
+        sleep(2 * LONG).await;
+        assert_eq!((parts(&world, id).len(), status().jobs), (1, 1), "{fault:?}");
+        // In the middle of an attempt.
+        compacting.add(Rule::new(Operation::Put, Fault::Hang));
+        uploads_of(&broker, 0, 4, 300).await;
+        sleep(Duration::from_secs(1)).await;
+        let before = tokio::time::Instant::now();
+        broker.storage.shutdown().await.expect("shuts down");
+        assert!(before.elapsed() < Duration::from_secs(1), "{fault:?}: {:?}", before.elapsed());
+    }
+}
+
 /// What fails for a reason that is not in what it reads is left alone for longer and longer, alone.
 #[tokio::test(start_paused = true)]
 async fn what_failed_holds_up_no_other_stream() {

@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use s3stream::metadata::memory::MemoryMetadata;
 use s3stream::recovery::recover;
-use s3stream::{Config, Error, Storage, Stream, StreamId, StreamRecord, compaction};
+use s3stream::{Config, Error, Storage, Stores, Stream, StreamId, StreamRecord, compaction};
 use wal::memory::{MemoryMedium, Options};
 use wal::{AckRight, Incarnation, Medium, Vacated};
 
@@ -73,16 +73,31 @@ impl World {
         self.open(owner, vacated, streams).await
     }
 
+    /// A first incarnation, over stores of its own for some of what it does.
+    pub async fn start_over(&self, stores: Stores, streams: &[StreamId]) -> Broker {
+        let owner = self.metadata.register(1);
+        self.open_over(stores, owner, Vacated::new_medium(), streams).await.expect("opens")
+    }
+
     pub async fn open(
         &self,
         owner: Incarnation,
         vacated: Vacated,
         streams: &[StreamId],
     ) -> Result<Broker, Error> {
+        self.open_over(self.store.clone().into(), owner, vacated, streams).await
+    }
+
+    async fn open_over(
+        &self,
+        stores: Stores,
+        owner: Incarnation,
+        vacated: Vacated,
+        streams: &[StreamId],
+    ) -> Result<Broker, Error> {
         let right = Arc::new(AckRight::unlimited());
         let wal = self.medium.open(owner, vacated, right).await?;
-        let storage =
-            Storage::start(self.config.clone(), self.store.clone(), self.metadata.clone(), wal, owner);
+        let storage = Storage::start(self.config.clone(), stores, self.metadata.clone(), wal, owner);
         for id in streams {
             self.metadata.open_stream(*id, owner);
         }
