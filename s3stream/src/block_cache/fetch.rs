@@ -111,11 +111,9 @@ impl Fetcher {
         run: &[BlockEntry],
     ) -> Result<Vec<Block>, Error> {
         if let Some(whole) = whole {
-            let blocks = run.iter().map(|entry| {
-                let bytes = whole.slice(entry.position as usize..entry.position_end() as usize);
-                Block::decode(entry, bytes).map_err(|error| decode_error(located.object, error))
-            });
-            match blocks.collect() {
+            let slice =
+                |entry: &BlockEntry| whole.slice(entry.position as usize..entry.position_end() as usize);
+            match decode(located.object, run, run.iter().map(slice)).await {
                 // It is cached with the index, which was whole: read again and again it would stay as it is.
                 Err(Error::Corrupt { detail, .. }) => {
                     tracing::warn!(object = ?located.object, detail, "a block is damaged; fetching it");
@@ -137,11 +135,7 @@ impl Fetcher {
         let from = entries.first().expect("a run is not empty").position;
         let pieces: Vec<usize> = entries.iter().map(|entry| entry.size as usize).collect();
         let pieces = self.get(object, size, from, &pieces).await?;
-        let blocks = entries
-            .iter()
-            .zip(pieces)
-            .map(|(entry, bytes)| Block::decode(entry, bytes).map_err(|error| decode_error(object, error)));
-        blocks.collect()
+        decode(object, entries, pieces.into_iter()).await
     }
 
     async fn get_one(&self, object: ObjectId, size: u64, range: Range<u64>) -> Result<Bytes, Error> {
@@ -320,6 +314,22 @@ fn wrong_size(object: ObjectId, size: u64, found: u64) -> Error {
         at: found.min(size),
         detail: format!("it has {found} bytes; the metadata says {size}"),
     }
+}
+
+/// Checks blocks (C2), and gives way to other tasks after each: the checksums of a large GET take milliseconds.
+async fn decode(
+    object: ObjectId,
+    entries: &[BlockEntry],
+    bytes: impl Iterator<Item = Bytes>,
+) -> Result<Vec<Block>, Error> {
+    let mut blocks = Vec::with_capacity(entries.len());
+    for (entry, bytes) in entries.iter().zip(bytes) {
+        blocks.push(Block::decode(entry, bytes).map_err(|error| decode_error(object, error))?);
+        if blocks.len() < entries.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(blocks)
 }
 
 fn decode_error(object: ObjectId, error: object::Error) -> Error {

@@ -127,27 +127,66 @@ impl ObjectWriter {
     /// # Panics
     /// If nothing was added: there is no empty object.
     pub fn finish(self) -> Encoded {
+        let mut encoding = self.encoding();
+        while encoding.next_block() {}
+        encoding.end()
+    }
+
+    /// The same block by block, for a task that is not alone: the checksums of a large object take milliseconds.
+    ///
+    /// # Panics
+    /// If nothing was added.
+    pub fn encoding(self) -> Encoding {
         assert!(!self.is_empty(), "an object holds at least one record");
         let size_bytes = self.size_bytes();
-        let mut chunks = vec![Bytes::from_static(&HEADER_MAGIC)];
-        let mut position = HEADER_BYTES as u64;
-        let mut entries = Vec::with_capacity(self.blocks);
-        for (stream, blocks) in self.streams {
-            for block in blocks {
-                let entry = block.encode(stream, position, &mut chunks);
-                position = entry.position_end();
-                entries.push(entry);
-            }
-        }
-        chunks.push(encode_end(self.identity, &entries));
-        assert_eq!(
+        let of_stream = |(stream, blocks): (StreamId, Vec<PendingBlock>)| {
+            blocks.into_iter().map(move |block| (stream, block))
+        };
+        Encoding {
+            identity: self.identity,
             size_bytes,
-            chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>(),
+            entries: Vec::with_capacity(self.blocks),
+            blocks: self.streams.into_iter().flat_map(of_stream).collect::<Vec<_>>().into_iter(),
+            chunks: vec![Bytes::from_static(&HEADER_MAGIC)],
+            position: HEADER_BYTES as u64,
+        }
+    }
+}
+
+/// An object whose blocks are being encoded.
+#[derive(Debug)]
+pub struct Encoding {
+    identity: Identity,
+    size_bytes: u64,
+    blocks: std::vec::IntoIter<(StreamId, PendingBlock)>,
+    entries: Vec<BlockEntry>,
+    chunks: Vec<Bytes>,
+    position: u64,
+}
+
+impl Encoding {
+    /// Encodes one block; `false` if there was none left.
+    pub fn next_block(&mut self) -> bool {
+        let Some((stream, block)) = self.blocks.next() else { return false };
+        let entry = block.encode(stream, self.position, &mut self.chunks);
+        self.position = entry.position_end();
+        self.entries.push(entry);
+        true
+    }
+
+    /// # Panics
+    /// If there are blocks left.
+    pub fn end(mut self) -> Encoded {
+        assert!(self.blocks.next().is_none(), "an object holds all of its blocks");
+        self.chunks.push(encode_end(self.identity, &self.entries));
+        assert_eq!(
+            self.size_bytes,
+            self.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>(),
             "an object's size"
         );
-        let index = ObjectIndex::written(self.identity, size_bytes, entries);
+        let index = ObjectIndex::written(self.identity, self.size_bytes, self.entries);
         let parts = index.parts();
-        Encoded { chunks, size_bytes, index, parts }
+        Encoded { chunks: self.chunks, size_bytes: self.size_bytes, index, parts }
     }
 }
 

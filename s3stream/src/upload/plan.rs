@@ -1,4 +1,4 @@
-//! Which streams of a block share an object. Pure.
+//! Which streams of a block share an object, and its bytes. No I/O.
 
 use crate::object::{Encoded, Identity, ObjectWriter, Options};
 use crate::record::KIND_DATA;
@@ -40,8 +40,8 @@ pub(crate) fn share<T>(contents: Vec<T>, bytes: impl Fn(&T) -> usize, config: &C
     objects
 }
 
-/// The object's bytes under a fresh nonce; shares the records' bodies.
-pub(crate) fn encode(id: ObjectId, contents: &[StreamRecords], config: &Config) -> Encoded {
+/// The object's bytes under a fresh nonce; shares the records' bodies. Gives way to other tasks after each block.
+pub(crate) async fn encode(id: ObjectId, contents: &[StreamRecords], config: &Config) -> Encoded {
     let identity = Identity { object: id, nonce: uuid::Uuid::new_v4().as_u128() };
     let mut writer = ObjectWriter::new(identity, Options { block_bytes: config.object_block_bytes });
     for run in contents {
@@ -49,7 +49,11 @@ pub(crate) fn encode(id: ObjectId, contents: &[StreamRecords], config: &Config) 
             writer.add(run.stream, run.epoch, KIND_DATA, record.clone());
         }
     }
-    writer.finish()
+    let mut encoding = writer.encoding();
+    while encoding.next_block() {
+        tokio::task::yield_now().await;
+    }
+    encoding.end()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(crate) async fn put(
 ) -> NewObject {
     loop {
         let id = next_id();
-        let encoded = encode(id, &contents, config);
+        let encoded = encode(id, &contents, config).await;
         if create(config, store, id, &encoded).await {
             return encoded.new_object();
         }
