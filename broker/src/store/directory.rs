@@ -9,23 +9,31 @@
 //!   process found, nor of one whose creation failed, was abandoned, or is still under way.
 //! - **D2** What a process found is flushed once for each folder; what this one creates costs one flush, the library's own,
 //!   unless D1 asks for more.
+//! - **D3** A large object is flushed while it is written, and not all of it at its end: see [`staged`](super::staged).
 //!
 //! Listings say nothing of the kind: whatever rests on one looks at the object as well.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use parking_lot::Mutex;
+
+use super::staged::Staged;
+
+/// A larger object is staged by ourselves.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// The store below `root`.
 #[derive(Debug)]
@@ -58,38 +66,50 @@ impl Directory {
 
     /// Flushes the folders above `key`, if there is need.
     async fn settle(&self, key: &Path) -> Result<()> {
-        let path = self.inner.path_to_filesystem(key)?;
-        let mut folders = Vec::new();
-        let mut folder = path.parent();
-        while let Some(above) = folder.filter(|above| above.starts_with(&self.root)) {
-            folders.push(above.to_owned());
-            folder = above.parent();
-        }
+        let folders = self.folders(&self.inner.path_to_filesystem(key)?);
         {
             let names = self.names.lock();
             if !names.unsettled.contains(key) && folders.iter().all(|folder| names.known.contains(folder)) {
                 return Ok(());
             }
         }
-        let flushed = tokio::task::spawn_blocking(move || {
-            let mut flushes = 0;
-            for folder in &folders {
-                flushes += match std::fs::File::open(folder) {
-                    Ok(opened) => opened.sync_all().map(|()| 1)?,
-                    // Then nothing is in it.
-                    Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => 0,
-                    Err(error) => return Err(error),
-                };
-            }
-            Ok((folders, flushes))
-        });
-        let flushed: std::io::Result<(Vec<PathBuf>, u64)> = flushed.await.map_err(failed)?;
-        let (folders, flushes) = flushed.map_err(failed)?;
+        let (folders, flushes) = blocking(move || flush(&folders).map(|flushes| (folders, flushes))).await?;
         let mut names = self.names.lock();
         names.known.extend(folders);
         names.unsettled.remove(key);
         names.flushes += flushes;
         Ok(())
+    }
+
+    /// From the one a file is in up to the store's own.
+    fn folders(&self, file: &std::path::Path) -> Vec<PathBuf> {
+        let above = file.ancestors().skip(1).take_while(|above| above.starts_with(&self.root));
+        above.map(PathBuf::from).collect()
+    }
+
+    /// An empty file that may become `key`, in a folder that lasts.
+    async fn stage(&self, key: &Path) -> Result<(Staged, PathBuf)> {
+        let target = self.inner.path_to_filesystem(key)?;
+        let folders = self.folders(&target);
+        blocking(move || {
+            let mut staged = Staged::create(&target);
+            if staged.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+                std::fs::create_dir_all(&folders[0])?;
+                flush(&folders)?;
+                staged = Staged::create(&target);
+            }
+            Ok((staged?, target))
+        })
+        .await
+    }
+
+    /// D3.
+    async fn put_large(&self, key: &Path, payload: PutPayload, mode: PutMode) -> Result<PutResult> {
+        let (staged, target) = self.stage(key).await?;
+        let staged = Arc::new(staged);
+        let writing = staged.clone();
+        blocking(move || writing.write(0, &payload)).await?;
+        publish(staged, target, key, mode).await
     }
 
     /// What a creation of `key` said; told only once it would stay true.
@@ -108,6 +128,36 @@ impl Directory {
     }
 }
 
+/// Makes the names in `folders` last; how many of them there are.
+fn flush(folders: &[PathBuf]) -> io::Result<u64> {
+    let mut flushes = 0;
+    for folder in folders {
+        flushes += match std::fs::File::open(folder) {
+            Ok(opened) => opened.sync_all().map(|()| 1)?,
+            // Then nothing is in it.
+            Err(missing) if missing.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(flushes)
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(call).await.map_err(failed)?.map_err(failed)
+}
+
+/// Ends what was staged.
+async fn publish(staged: Arc<Staged>, target: PathBuf, key: &Path, mode: PutMode) -> Result<PutResult> {
+    let published = tokio::task::spawn_blocking(move || staged.publish(&target, &mode)).await;
+    match published.map_err(failed)? {
+        Ok(()) => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(object_store::Error::AlreadyExists { path: key.to_string(), source: error.into() })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> object_store::Error {
     object_store::Error::Generic { store: "directory", source: Box::new(error) }
 }
@@ -122,7 +172,12 @@ impl fmt::Display for Directory {
 impl ObjectStore for Directory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.names.lock().unsettled.insert(location.clone());
-        let result = self.inner.put_opts(location, payload, options).await;
+        let is_large = payload.content_length() > LARGE_BYTES && options.attributes.is_empty();
+        let result = if is_large && !matches!(options.mode, PutMode::Update(_)) {
+            self.put_large(location, payload, options.mode).await
+        } else {
+            self.inner.put_opts(location, payload, options).await
+        };
         self.created(location, result).await
     }
 
@@ -131,9 +186,12 @@ impl ObjectStore for Directory {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let inner = self.inner.put_multipart_opts(location, options).await?;
+        if !options.attributes.is_empty() {
+            return self.inner.put_multipart_opts(location, options).await;
+        }
+        let (staged, target) = self.stage(location).await?;
         let (key, names) = (location.clone(), self.names.clone());
-        Ok(Box::new(Upload { inner, key, names }))
+        Ok(Box::new(Upload { staged: Arc::new(staged), target, position: 0, key, names }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -169,10 +227,13 @@ impl ObjectStore for Directory {
     }
 }
 
-/// An upload in pieces: its end is what creates the object.
+/// An upload in pieces (D3): its end is what creates the object.
 #[derive(Debug)]
 struct Upload {
-    inner: Box<dyn MultipartUpload>,
+    staged: Arc<Staged>,
+    target: PathBuf,
+    /// Of the next piece.
+    position: u64,
     key: Path,
     names: Arc<Mutex<Names>>,
 }
@@ -180,25 +241,28 @@ struct Upload {
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
+        let (staged, position) = (self.staged.clone(), self.position);
+        self.position += data.content_length() as u64;
+        blocking(move || staged.write(position, &data)).boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         self.names.lock().unsettled.insert(self.key.clone());
-        let put = self.inner.complete().await?;
+        let put = publish(self.staged.clone(), self.target.clone(), &self.key, PutMode::Overwrite).await?;
         self.names.lock().unsettled.remove(&self.key);
         Ok(put)
     }
 
+    /// Dropping it is what removes the file.
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-    use object_store::{ObjectStoreExt, PutMode};
+    use futures::StreamExt;
+    use object_store::ObjectStoreExt;
 
     use super::*;
 
@@ -223,8 +287,11 @@ mod tests {
         }
 
         async fn create(&self, key: &Path) -> Result<PutResult> {
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            self.store.put_opts(key, PutPayload::from_static(b"bytes"), options).await
+            self.put(key, PutPayload::from_static(b"bytes"), PutMode::Create).await
+        }
+
+        async fn put(&self, key: &Path, payload: PutPayload, mode: PutMode) -> Result<PutResult> {
+            self.store.put_opts(key, payload, PutOptions { mode, ..PutOptions::default() }).await
         }
 
         /// From here on only what is unsettled is flushed below `wal/3/`.
@@ -269,6 +336,28 @@ mod tests {
         assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
         assert_eq!(scene.flushes(), FOLDERS);
         assert!(scene.is_settled());
+    }
+
+    #[tokio::test]
+    async fn large_objects_are_created_replaced_and_told_of_like_small_ones() {
+        let scene = Scene::new();
+        let large = |byte: u8| PutPayload::from(vec![byte; LARGE_BYTES + 1]);
+        let read = async || scene.store.get(&key()).await.unwrap().bytes().await.unwrap();
+        for byte in [1, 2] {
+            // The first time there is no folder.
+            let _ = scene.store.delete(&key()).await;
+            scene.put(&key(), large(byte), PutMode::Create).await.unwrap();
+            assert!(read().await == vec![byte; LARGE_BYTES + 1]);
+        }
+        let flushes = scene.flushes();
+        let error = scene.put(&key(), large(3), PutMode::Create).await.unwrap_err();
+        assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
+        assert_eq!(scene.flushes(), flushes + FOLDERS, "told after a flush");
+        assert!(read().await == vec![2; LARGE_BYTES + 1]);
+        scene.put(&key(), large(4), PutMode::Overwrite).await.unwrap();
+        assert!(read().await == vec![4; LARGE_BYTES + 1]);
+        let listed: Vec<_> = scene.store.list(None).collect().await;
+        assert_eq!(listed.len(), 1);
     }
 
     /// The creation goes on in a thread that nobody waits for.

@@ -27,6 +27,7 @@ pub mod meter;
 mod metered;
 mod rotating_keys;
 mod s3;
+mod staged;
 
 use std::path::PathBuf;
 use std::sync::Arc;
