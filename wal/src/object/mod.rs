@@ -88,9 +88,9 @@ pub struct Config {
     /// PUTs under way at the same time. Default 8.
     pub puts_in_flight_max: usize,
     /// How many PUTs a second the log, and whoever else is [counted](ObjectMedium::beside), sends on average. Full batches
-    /// do not wait for it. Default 16.
+    /// do not wait for it. Default 20.
     pub puts_per_second_max: f64,
-    /// PUTs that may be sent in a burst after a quiet time. Default 16.
+    /// PUTs that may be sent in a burst after a quiet time. Default 20.
     pub puts_burst_max: f64,
     /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
     pub linger: Duration,
@@ -125,8 +125,8 @@ impl Default for Config {
             pending_bytes_max: 128 << 20,
             slot_bytes_max: 256 << 20,
             puts_in_flight_max: 8,
-            puts_per_second_max: 16.0,
-            puts_burst_max: 16.0,
+            puts_per_second_max: 20.0,
+            puts_burst_max: 20.0,
             linger: Duration::from_millis(5),
             hedge_factor: 3.0,
             hedge_min: Duration::from_millis(50),
