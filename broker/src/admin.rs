@@ -6,7 +6,7 @@
 //!
 //! It only tells, and is off unless it is given an address. It is no part of the Kafka listener: who may write records and
 //! who may look at a broker are different people. A request is one line and headers that nobody reads; each connection
-//! is for one of them.
+//! is for one of them. What it costs to make the page is bounded there (U1).
 //!
 //! - **Ad1** Whatever a peer sends or leaves out, it holds one of [`Config::connections_max`] places for at most
 //!   [`Config::request_timeout`], and [`HEAD_BYTES_MAX`] of memory beside its answer.
@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -37,16 +39,23 @@ pub struct Config {
     pub connections_max: usize,
     /// For a request and its answer. Default 10 s.
     pub request_timeout: Duration,
+    /// How long after it was made the document at `/usage` is made anew at the earliest; until then requests get the same
+    /// again. Default 1 s.
+    pub usage_interval: Duration,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { connections_max: 16, request_timeout: Duration::from_secs(10) }
+        Config {
+            connections_max: 16,
+            request_timeout: Duration::from_secs(10),
+            usage_interval: Duration::from_secs(1),
+        }
     }
 }
 
 /// What is at a path; `None` is 404.
-pub type Pages = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+pub type Pages = Arc<dyn Fn(&str) -> Option<BoxFuture<'static, Bytes>> + Send + Sync>;
 
 /// Bound sockets, not yet accepting.
 #[derive(Debug)]
@@ -163,8 +172,8 @@ async fn accept(
 /// Reads one request and answers it.
 async fn answer(mut stream: TcpStream, pages: &Pages) -> std::io::Result<()> {
     let (status, body) = match head(&mut stream).await? {
-        None => ("431 Request Header Fields Too Large", b"the request is too large\n".to_vec()),
-        Some(head) => respond(&head, pages),
+        None => ("431 Request Header Fields Too Large", Bytes::from_static(b"the request is too large\n")),
+        Some(head) => respond(&head, pages).await,
     };
     let kind = if status == OK { "application/json" } else { "text/plain" };
     let allow = if status == NOT_ALLOWED { "Allow: GET\r\n" } else { "" };
@@ -201,32 +210,35 @@ async fn head(stream: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn respond(head: &[u8], pages: &Pages) -> (&'static str, Vec<u8>) {
+async fn respond(head: &[u8], pages: &Pages) -> (&'static str, Bytes) {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let words: Vec<&str> = std::str::from_utf8(line).unwrap_or_default().split(' ').collect();
     let [method, target, version] = words[..] else {
-        return ("400 Bad Request", b"this is not an HTTP request\n".to_vec());
+        return ("400 Bad Request", Bytes::from_static(b"this is not an HTTP request\n"));
     };
     if !version.starts_with("HTTP/1.") || !target.starts_with('/') {
-        return ("400 Bad Request", b"this is not an HTTP/1.1 request for a path\n".to_vec());
+        return ("400 Bad Request", Bytes::from_static(b"this is not an HTTP/1.1 request for a path\n"));
     }
     if method != "GET" {
-        return (NOT_ALLOWED, b"everything here is for GET\n".to_vec());
+        return (NOT_ALLOWED, Bytes::from_static(b"everything here is for GET\n"));
     }
     let path = target.split('?').next().unwrap_or_default();
     match pages(path) {
-        Some(page) => (OK, page),
-        None => ("404 Not Found", b"there is /usage\n".to_vec()),
+        Some(page) => (OK, page.await),
+        None => ("404 Not Found", Bytes::from_static(b"there is /usage\n")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     async fn endpoint(config: Config) -> Admin {
         let at = HostPort { host: "127.0.0.1".to_owned(), port: 0 };
-        let pages = |path: &str| (path == "/page").then(|| b"{}".to_vec());
+        let pages =
+            |path: &str| (path == "/page").then(|| std::future::ready(Bytes::from_static(b"{}")).boxed());
         Bound::new(&at, config).await.unwrap().serve(Arc::new(pages)).unwrap()
     }
 
@@ -272,7 +284,8 @@ mod tests {
     /// Ad1: the one place is held by somebody who says nothing, until its time is over.
     #[tokio::test]
     async fn silence_gives_its_place_back() {
-        let config = Config { connections_max: 1, request_timeout: Duration::from_millis(50) };
+        let config =
+            Config { connections_max: 1, request_timeout: Duration::from_millis(50), ..Config::default() };
         let admin = endpoint(config).await;
         let mut silent =
             TcpStream::connect((admin.address().host.as_str(), admin.address().port)).await.unwrap();

@@ -178,6 +178,9 @@ pub static ROWS: &[Definition] = &[
         "Admin endpoint: requests under way at once; further ones wait."),
     row("admin-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.admin.request_timeout),
         "Admin endpoint: a request and its answer."),
+    row("admin-usage-interval", millis(10, DAY_MS), |bounds| Field::from(&mut bounds.admin.usage_interval),
+        "Admin endpoint: how often /usage is counted anew at most, which goes through all partitions and objects; requests in \
+         between get the same again."),
 
     row("collect-delay", millis(1_000, 365 * DAY_MS), |bounds| Field::from(&mut bounds.collector.delay),
         "Collector: how long an object stays in the store once nothing names it any more. Longer than the longest read."),

@@ -12,7 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use s3stream::gc::{Collector, LowestInFlight};
 use s3stream::{Storage, StreamMetadata};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +30,7 @@ use crate::config::{BrokerConfig, CurrentConfig};
 use crate::options::{Options, WalChoice};
 use crate::server::{self, Server};
 use crate::store::{Meter, Purpose, Stores};
-use crate::usage::Usage;
+use crate::usage::{self, Usage};
 use crate::{group, partition};
 
 /// How long a broker that cannot go on waits for its metadata's tasks to end.
@@ -152,10 +152,12 @@ fn pages(options: &Options, broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
         WalChoice::Object => Some(options.bounds.object_wal.puts_per_second_max),
         WalChoice::Block(_) => None,
     };
+    let make = move || Usage::of(&broker, &meter, puts_per_second_max);
+    let page = Arc::new(usage::Page::new(options.bounds.admin.usage_interval, make));
     Arc::new(move |path| match path {
         "/usage" => {
-            let usage = Usage::of(&broker, &meter, puts_per_second_max);
-            Some(serde_json::to_vec(&usage).expect("numbers and text"))
+            let page = page.clone();
+            Some(async move { page.get().await }.boxed())
         }
         _ => None,
     })

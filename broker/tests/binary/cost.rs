@@ -11,7 +11,8 @@ use crate::wire::Wire;
 /// A broker with an admin endpoint on a port that is free as long as `Port` lives.
 fn with_admin(broker: Ottla) -> (Ottla, Port) {
     let port = Port::reserve();
-    let broker = broker.with(&["--admin-listen", &format!("127.0.0.1:{port}")]);
+    let listen = format!("127.0.0.1:{port}");
+    let broker = broker.with(&["--admin-listen", &listen, "--admin-usage-interval", "10ms"]);
     (broker, port)
 }
 

@@ -99,6 +99,11 @@ impl Usage {
             self.started_ms == earlier.started_ms && self.requests.len() == earlier.requests.len(),
             "the broker was started anew between the two readings; try again"
         );
+        anyhow::ensure!(
+            self.seconds > earlier.seconds,
+            "both readings are the same: the broker counts anew every second (its admin-usage-interval); watch it for longer, \
+             with --over"
+        );
         let mut usage = self.clone();
         usage.seconds = self.seconds - earlier.seconds;
         for (now, then) in usage.requests.iter_mut().zip(&earlier.requests) {
