@@ -32,7 +32,7 @@ pub(super) fn client(
         .with_container_name(container)
         .with_retry(patience.retry())
         .with_client_options(patience.client(options.allow_http))
-        .with_http_connector(connector);
+        .with_http_connector(connector.at(endpoint.as_deref()));
     if let Some(account) = &options.account {
         builder = builder.with_account(account);
     }

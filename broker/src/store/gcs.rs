@@ -30,7 +30,7 @@ pub(super) fn client(
         .with_bucket_name(bucket)
         .with_retry(patience.retry())
         .with_client_options(patience.client(options.allow_http))
-        .with_http_connector(connector);
+        .with_http_connector(connector.at(endpoint.as_deref()));
     if let Some(endpoint) = endpoint {
         if endpoint.starts_with("http://") {
             // Unencrypted is never Google: whoever it is gets no token of Google's.

@@ -167,27 +167,52 @@ impl MultipartUpload for MeteredUpload {
 /// Makes clients that count what they send to one bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
-    bucket: String,
+    target: Target,
     meter: Arc<Meter>,
 }
 
 impl Connector {
     pub fn new(bucket: &str, meter: Arc<Meter>) -> Connector {
-        Connector { bucket: bucket.to_owned(), meter }
+        Connector { target: Target { bucket: bucket.to_owned(), endpoint: None }, meter }
+    }
+
+    /// For clients of an endpoint that somebody named, which may be the bucket's own: then nothing names the bucket.
+    pub fn at(mut self, endpoint: Option<&str>) -> Connector {
+        self.target.endpoint = endpoint.and_then(|url| {
+            let (scheme, rest) = url.split_once("://")?;
+            let authority = rest.split(['/', '?', '#']).next()?;
+            let (host, port) = match authority.rsplit_once(':') {
+                // An address of IPv6 has colons, and ends with a bracket.
+                Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    (host, port.parse().ok())
+                }
+                _ => (authority, None),
+            };
+            Some((host.to_ascii_lowercase(), port.or_else(|| default_port(scheme))))
+        });
+        self
+    }
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> Result<HttpClient> {
         let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Counting { client, bucket: self.bucket.clone(), meter: self.meter.clone() }))
+        Ok(HttpClient::new(Counting { client, target: self.target.clone(), meter: self.meter.clone() }))
     }
 }
 
 #[derive(Debug)]
 struct Counting {
     client: HttpClient,
-    bucket: String,
+    target: Target,
     meter: Arc<Meter>,
 }
 
@@ -195,7 +220,7 @@ struct Counting {
 impl HttpService for Counting {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let uri = request.uri();
-        if !is_for_bucket(&self.bucket, uri.host().unwrap_or_default(), uri.path()) {
+        if !self.target.is_of(&request) {
             // For credentials.
             return self.client.execute(request).await;
         }
@@ -213,6 +238,31 @@ impl HttpService for Counting {
                 frame
             }))
         }))
+    }
+}
+
+/// What tells requests for the bucket from those for credentials, which the same clients send.
+#[derive(Clone, Debug)]
+struct Target {
+    bucket: String,
+    /// Host and port.
+    endpoint: Option<(String, Option<u16>)>,
+}
+
+impl Target {
+    fn is_of(&self, request: &HttpRequest) -> bool {
+        let uri = request.uri();
+        let host = uri.host().unwrap_or_default();
+        if is_for_bucket(&self.bucket, host, uri.path()) {
+            return true;
+        }
+        let port = uri.port_u16().or_else(|| default_port(uri.scheme_str().unwrap_or_default()));
+        let at_endpoint =
+            self.endpoint.as_ref().is_some_and(|endpoint| (&*endpoint.0, endpoint.1) == (host, port));
+        // A server may give out credentials there, too: what asks for them names an action, as AWS's STS has it.
+        let asks_for_credentials =
+            uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("Action=")));
+        at_endpoint && !asks_for_credentials
     }
 }
 
@@ -262,6 +312,38 @@ mod tests {
             ("127.0.0.1", "/a/b/logs"),
         ] {
             assert!(!is_for_bucket("logs", host, path), "{host}{path}");
+        }
+    }
+
+    /// An endpoint may be the bucket's own: a name of one's own for it, a gateway that has one.
+    #[test]
+    fn all_that_goes_to_the_endpoint_is_for_the_bucket_but_what_asks_for_credentials() {
+        let is_counted = |endpoint: &str, uri: &str| {
+            let mut request = HttpRequest::new(Bytes::new().into());
+            *request.uri_mut() = uri.parse().unwrap();
+            Connector::new("logs", Arc::default()).at(Some(endpoint)).target.is_of(&request)
+        };
+        for (endpoint, uri) in [
+            ("https://storage.example", "https://storage.example/prefix/key"),
+            ("https://Storage.example/", "https://storage.example:443/?list-type=2"),
+            ("http://10.0.0.1:9000", "http://10.0.0.1:9000/key"),
+            ("http://[::1]:9000", "http://[::1]:9000/key"),
+            ("http://[::1]", "http://[::1]/key"),
+            ("https://storage.example/account", "https://logs.elsewhere.example/key"),
+        ] {
+            assert!(is_counted(endpoint, uri), "{uri} at {endpoint}");
+        }
+        for (endpoint, uri) in [
+            (
+                "https://storage.example",
+                "https://storage.example/?Action=AssumeRoleWithWebIdentity&Version=1",
+            ),
+            ("https://storage.example", "https://storage.example:8443/key"),
+            ("https://storage.example", "http://storage.example/key"),
+            ("https://storage.example", "https://sts.example/key"),
+            ("http://10.0.0.1:9000", "http://169.254.169.254/latest/api/token"),
+        ] {
+            assert!(!is_counted(endpoint, uri), "{uri} at {endpoint}");
         }
     }
 
@@ -359,7 +441,8 @@ mod tests {
     async fn what_goes_over_the_wire_is_counted_with_its_bytes() {
         let meter = Arc::new(Meter::default());
         let client = HttpClient::new(Answers(b"answer"));
-        let counting = Counting { client, bucket: "logs".to_owned(), meter: meter.clone() };
+        let target = Connector::new("logs", meter.clone()).target;
+        let counting = Counting { client, target, meter: meter.clone() };
         let send = async |method: &str, uri: &str, body: &'static str| {
             let mut request = HttpRequest::new(Bytes::from(body).into());
             *request.method_mut() = method.parse().unwrap();

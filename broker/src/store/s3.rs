@@ -80,7 +80,7 @@ pub(super) fn client(
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(patience.retry())
         .with_client_options(patience.client(target.allow_http))
-        .with_http_connector(connector);
+        .with_http_connector(connector.at(target.endpoint.as_deref()));
     if zone(bucket).is_some() {
         // Sessions instead of a signature with long-lived keys, and the endpoint of the bucket's zone.
         builder = builder.with_s3_express(true);
@@ -110,8 +110,11 @@ pub(super) fn zone(bucket: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use object_store::ObjectStoreExt;
+
     use super::*;
-    use crate::store::Limits;
+    use crate::store::metered::Metered;
+    use crate::store::{Limits, Meter, Purpose};
 
     #[test]
     fn directory_buckets_are_told_by_their_names() {
@@ -119,6 +122,35 @@ mod tests {
         assert_eq!(zone("a--b--usw2-lax1-az1--x-s3"), Some("usw2-lax1-az1"));
         for bucket in ["ottla--x-s3-copy", "ottla--x-s3", "--usw2-az1--x-s3", "ottla"] {
             assert_eq!(zone(bucket), None, "{bucket}");
+        }
+    }
+
+    /// A bucket in the name of its host, at an endpoint that is the bucket's: object_store names it nowhere then.
+    #[tokio::test]
+    async fn requests_to_an_endpoint_of_the_buckets_own_are_counted() {
+        let limits = Limits::default();
+        let patience = Patience { limits: &limits, timeout: limits.metadata_timeout, retries_max: 0 };
+        // Nobody listens there: it is counted as it leaves.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for path_style in [false, true] {
+            let keys = Keys {
+                access_key_id: "key".to_owned(),
+                secret_access_key: "secret".to_owned(),
+                session_token: None,
+            };
+            let target = Target {
+                endpoint: Some(format!("http://127.0.0.1:{port}")),
+                region: DEFAULT_REGION.to_owned(),
+                path_style,
+                allow_http: true,
+                keys: Some(keys),
+            };
+            let meter = Arc::<Meter>::default();
+            let connector = Connector::new("logs", meter.clone());
+            let store = client("logs", target, &patience, connector).unwrap();
+            let store = Metered::new(Arc::new(store), Purpose::Upload, None);
+            store.put(&"key".into(), "it".into()).await.unwrap_err();
+            assert_eq!(meter.totals(Purpose::Upload).puts, 1, "path style: {path_style}");
         }
     }
 
