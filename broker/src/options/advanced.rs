@@ -73,8 +73,8 @@ pub static ROWS: &[Definition] = &[
     row("object-wal-linger", millis(0, 10_000), |bounds| Field::from(&mut bounds.object_wal.linger),
         "Object WAL: how long a record waits for company while another PUT is under way."),
     row("object-wal-hedge-factor", count(0, 100), |bounds| Field::from(&mut bounds.object_wal.hedge_factor),
-        "Object WAL: a PUT that has taken so many times as long as PUTs take on average gets a second one beside it, one in \
-         ten at most. 0 for never."),
+        "Object WAL: a PUT that has taken so many times as long as one of its size usually takes gets a second one beside it, \
+         one in ten at most. 0 for never."),
     row("object-wal-hedge-min", millis(1, 3_600_000), |bounds| Field::from(&mut bounds.object_wal.hedge_min),
         "Object WAL: and at least so long."),
     row("object-wal-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.object_wal.request_timeout),

@@ -94,7 +94,7 @@ pub struct Config {
     pub puts_burst_max: f64,
     /// How long a record waits for company while another PUT is under way and the budget has room. Default 5 ms.
     pub linger: Duration,
-    /// A PUT that has taken so many times as long as PUTs take on average gets a second one beside it; 0 for never.
+    /// A PUT that has taken so many times as long as one of its size usually takes gets a second one beside it; 0 for never.
     /// Default 3.
     pub hedge_factor: f64,
     /// And at least so long: below that it is this host, not the store, that is late. Default 50 ms.

@@ -251,7 +251,7 @@ async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, ticket: Tick
     let (size, limit) = (chunks.iter().map(Bytes::len).sum::<usize>(), shared.parts.config.slot_bytes_max);
     assert!(size <= limit, "a slot of {size} bytes could not be read back, the limit is {limit}");
     let began = Instant::now();
-    let after = shared.hedge.lock().after(shared.parts.config.transfer(size));
+    let after = shared.hedge.lock().after(size);
     // What doubles cost is part of the budget: batches behind them wait longer.
     let may = || {
         let may = shared.hedge.lock().double();
@@ -265,7 +265,7 @@ async fn fill(shared: Arc<Shared>, slot: u64, records: Vec<Record>, ticket: Tick
     match created {
         Created::Ours => {
             shared.releaser.durable(ticket);
-            shared.hedge.lock().done(began.elapsed());
+            shared.hedge.lock().done(size, began.elapsed());
             shared.queue.lock().batcher.put_done();
             shared.under_way.send_modify(|records| *records -= count);
             shared.wanted.notify_one();
