@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{AckRight, AppendCompletion, Error, Position};
 
+/// Slots for which a releaser's memory is kept for the next one. No option: a few KiB, and a longer run pays for its own.
+const TAKEN_KEPT_MAX: usize = 64;
+
 /// The place of a write in the order of releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
@@ -59,6 +62,8 @@ struct Queue {
     /// Everything below is durable, in order.
     durable: Position,
     releasing: bool,
+    /// What a releaser takes the slots into: empty but for its memory, and here while nobody is releasing.
+    taken: Vec<Slot>,
     failed: Option<Error>,
 }
 
@@ -80,6 +85,7 @@ impl Releaser {
                 run: 0,
                 durable: start,
                 releasing: false,
+                taken: Vec::new(),
                 failed: None,
             }),
             right,
@@ -154,7 +160,7 @@ impl Releaser {
     }
 
     /// Follows the position below which everything was acknowledged, which lags behind [`durable_end`] while the right
-    /// has lapsed.
+    /// has lapsed. What was released before is no change: look first.
     ///
     /// [`durable_end`]: Releaser::durable_end
     pub(crate) fn released(&self) -> watch::Receiver<Position> {
@@ -238,33 +244,40 @@ impl Shared {
             return;
         }
         loop {
-            let (slots, failure) = if queue.run > 0 && self.right.holds() {
-                (queue.take_run(), None)
+            let (count, failure) = if queue.run > 0 && self.right.holds() {
+                (queue.run, None)
             } else if let Some(error) = &queue.failed {
-                let error = error.clone();
-                (queue.take_all(), Some(error))
+                (queue.slots.len(), Some(error.clone()))
             } else {
-                (VecDeque::new(), None)
+                (0, None)
             };
-            if slots.is_empty() {
+            if count == 0 {
                 if queue.run > 0 {
                     self.lapsed.notify_one();
                 }
                 return;
             }
             queue.releasing = true;
+            let mut slots = queue.take(count);
             drop(queue);
-            let end = slots.back().map(|slot| slot.end);
-            for slot in slots {
+            let end = slots.last().map(|slot| slot.end);
+            for slot in slots.drain(..) {
                 for completion in slot.completions {
                     completion.complete(failure.clone().map_or(Ok(slot.position), Err));
                 }
             }
             if let (Some(end), None) = (end, &failure) {
-                self.released.send_replace(end);
+                // To wake nobody costs more than all the rest here; who subscribes later looks first.
+                self.released.send_if_modified(|released| {
+                    *released = end;
+                    self.released.receiver_count() > 0
+                });
             }
             queue = self.queue.lock();
             queue.releasing = false;
+            if slots.capacity() <= TAKEN_KEPT_MAX {
+                queue.taken = slots;
+            }
         }
     }
 
@@ -325,17 +338,13 @@ impl Queue {
         }
     }
 
-    fn take_run(&mut self) -> VecDeque<Slot> {
-        self.first += self.run as u64;
-        let rest = self.slots.split_off(self.run);
+    /// The first `count` slots: all of the run, and what is behind it if the log has failed.
+    fn take(&mut self, count: usize) -> Vec<Slot> {
+        self.first += count as u64;
         self.run = 0;
-        std::mem::replace(&mut self.slots, rest)
-    }
-
-    fn take_all(&mut self) -> VecDeque<Slot> {
-        self.first += self.slots.len() as u64;
-        self.run = 0;
-        std::mem::take(&mut self.slots)
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.extend(self.slots.drain(..count));
+        taken
     }
 }
 
@@ -364,6 +373,37 @@ mod tests {
         releaser.durable(first);
         assert_eq!((a.await.unwrap(), b.await.unwrap()), (Position(0), Position(1)));
         assert_eq!(releaser.durable_end(), Position(2));
+    }
+
+    #[tokio::test]
+    async fn whoever_follows_late_sees_what_was_released_and_is_told_of_the_rest() {
+        let releaser = Releaser::new(Arc::new(AckRight::unlimited()), Position(0)).unwrap();
+        let (first, _) = enqueue(&releaser, 0);
+        releaser.durable(first);
+        let mut released = releaser.released();
+        assert_eq!(*released.borrow(), Position(1));
+        let mut changed = std::pin::pin!(released.changed());
+        assert!((&mut changed).now_or_never().is_none());
+        let (second, _) = enqueue(&releaser, 1);
+        releaser.durable(second);
+        assert!(matches!(changed.now_or_never(), Some(Ok(()))), "nobody was told");
+    }
+
+    #[tokio::test]
+    async fn the_memory_for_a_release_is_used_again_unless_it_is_much() {
+        let releaser = Releaser::new(Arc::new(AckRight::unlimited()), Position(0)).unwrap();
+        let mut at = 0;
+        for (count, kept) in [(1, true), (TAKEN_KEPT_MAX as u64, true), (1000, false), (2, true)] {
+            let mut tickets: Vec<_> =
+                (at..at + count).map(|position| enqueue(&releaser, position).0).collect();
+            at += count;
+            // The one that closes the gap releases all of them.
+            tickets.rotate_left(1);
+            tickets.into_iter().for_each(|ticket| releaser.durable(ticket));
+            assert_eq!(*releaser.released().borrow(), Position(at));
+            let taken = releaser.shared.queue.lock().taken.capacity();
+            assert!(taken <= TAKEN_KEPT_MAX && (taken > 0) == kept, "{taken} after a run of {count}");
+        }
     }
 
     #[tokio::test]

@@ -385,7 +385,10 @@ impl Shared {
         if ending {
             self.frames.notify_all();
         }
-        self.room.send_replace(());
+        // Who subscribed too late to be counted looks for room, under the lock, after it was made.
+        if self.room.receiver_count() > 0 {
+            self.room.send_replace(());
+        }
     }
 
     /// Waits for a frame. `None` ends the thread.

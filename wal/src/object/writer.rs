@@ -177,6 +177,8 @@ impl Drop for FailOnPanic {
 /// Gives back the room of what was acknowledged.
 async fn account(shared: Arc<Shared>) {
     let mut released = shared.releaser.released();
+    // Something may have been released before there was anybody to be told.
+    released.mark_changed();
     while released.changed().await.is_ok() {
         let end = *released.borrow_and_update();
         let mut bytes = 0;
