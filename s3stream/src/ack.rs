@@ -3,7 +3,6 @@
 //! For each run of appends that have become durable: stream ends move (S1), then listeners are called, then the
 //! appenders' futures complete. It runs whether or not anybody still waits for an append.
 
-use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -18,6 +17,9 @@ use crate::{Error, StreamId};
 
 /// Confirmations handled under one lock. No option: the rest is handled right after.
 const BATCH_MAX: usize = 1024;
+
+/// Whom to tell, and how far each stream is confirmed.
+type Listeners = Vec<(StreamId, Arc<dyn Listener>, u64)>;
 
 /// An append on its way through the WAL.
 #[derive(Debug)]
@@ -40,6 +42,7 @@ impl Pending {
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut queue: VecDeque<Pending> = VecDeque::new();
     let mut durable: Vec<(Pending, Position)> = Vec::new();
+    let mut listeners = Listeners::new();
     let mut failed = std::pin::pin!(inner.failed());
     loop {
         if queue.is_empty() {
@@ -61,7 +64,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             match result {
                 Ok(position) => durable.push((queue.pop_front().expect("it is the front"), position)),
                 Err(error) => {
-                    confirm(&inner, &mut durable);
+                    confirm(&inner, &mut durable, &mut listeners);
                     return fail(&inner, queue, error);
                 }
             }
@@ -69,21 +72,21 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             match (&mut next.append).now_or_never() {
                 Some(next) if durable.len() < BATCH_MAX => result = next,
                 Some(next) => {
-                    confirm(&inner, &mut durable);
+                    confirm(&inner, &mut durable, &mut listeners);
                     result = next;
                 }
                 None => break,
             }
         }
-        confirm(&inner, &mut durable);
+        confirm(&inner, &mut durable, &mut listeners);
     }
 }
 
-fn confirm(inner: &Arc<Inner>, durable: &mut Vec<(Pending, Position)>) {
+/// Empties `durable`. `listeners` is empty before and after: it is kept for its memory.
+fn confirm(inner: &Arc<Inner>, durable: &mut Vec<(Pending, Position)>, listeners: &mut Listeners) {
     if durable.is_empty() {
         return;
     }
-    let mut listeners: HashMap<StreamId, (Arc<dyn Listener>, u64)> = HashMap::new();
     let uploadable = {
         let mut ledger = inner.ledger.lock();
         if ledger.failure.is_some() {
@@ -95,7 +98,10 @@ fn confirm(inner: &Arc<Inner>, durable: &mut Vec<(Pending, Position)>) {
         for (pending, position) in durable.iter() {
             ledger.blocks.confirm(pending.block, *position);
             if let Some(listener) = pending.stream.confirm(pending.base, pending.end) {
-                listeners.insert(pending.stream.id(), (listener, pending.end));
+                match listeners.last_mut() {
+                    Some((stream, _, end)) if *stream == pending.stream.id() => *end = pending.end,
+                    _ => listeners.push((pending.stream.id(), listener, pending.end)),
+                }
             }
         }
         ledger.blocks.is_uploading()
@@ -105,7 +111,16 @@ fn confirm(inner: &Arc<Inner>, durable: &mut Vec<(Pending, Position)>) {
     } else {
         inner.relieve_wal();
     }
-    for (listener, end) in listeners.into_values() {
+    // Each stream is told once, of the last of its ends.
+    listeners.sort_by_key(|(stream, ..)| *stream);
+    listeners.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            earlier.2 = later.2;
+        }
+        same
+    });
+    for (_, listener, end) in listeners.drain(..) {
         listener.confirmed(end);
     }
     for (pending, _) in durable.drain(..) {

@@ -1,9 +1,11 @@
 //! One of each.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use object_store::memory::InMemory;
 use s3stream::{Error, Listener, ReadError, StreamMetadata};
+use wal::memory::{MemoryMedium, Options};
 
 use crate::world::{World, read_all, record, small};
 
@@ -76,6 +78,41 @@ async fn listeners_run_before_the_append_resolves() {
     }
     broker.storage.flush().await.expect("flushes");
     assert_eq!(seen.0.load(Ordering::SeqCst), 100, "dropped appends are confirmed all the same");
+}
+
+#[tokio::test]
+async fn of_many_appends_at_once_each_stream_is_told_of_the_last() {
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<u64>>);
+    impl Listener for Seen {
+        fn confirmed(&self, end: u64) {
+            self.0.lock().unwrap().push(end);
+        }
+    }
+    let medium = MemoryMedium::new("listeners", Options::default());
+    let world = World::on(small(), Arc::new(InMemory::new()), Arc::new(medium.clone()));
+    let broker = world.start(&[]).await;
+    let (seen, streams): (Vec<_>, Vec<_>) = (0..3)
+        .map(|_| {
+            let id = world.metadata.create_stream();
+            world.metadata.open_stream(id, broker.owner);
+            let seen = Arc::new(Seen::default());
+            (seen.clone(), broker.storage.open_stream(id, Some(seen)).expect("opens"))
+        })
+        .unzip();
+    medium.hold();
+    let mut appending = Vec::new();
+    // In turns, and not in the order of their ids.
+    for (base, stream) in [(0, 1), (0, 0), (0, 2), (1, 0), (1, 1), (2, 1), (1, 2)] {
+        let admission = broker.storage.admit(50).await.expect("fits");
+        appending.push(streams[stream].append(admission, record(0, base, 1, 50)).expect("appends"));
+    }
+    medium.resume();
+    for append in appending {
+        append.await.expect("confirmed");
+    }
+    let seen: Vec<_> = seen.iter().map(|seen| seen.0.lock().unwrap().clone()).collect();
+    assert_eq!(seen, [[2], [3], [2]]);
 }
 
 #[tokio::test]
