@@ -176,7 +176,7 @@ impl PartitionResponse {
     }
 }
 
-fn encode_endpoints(endpoints: &[Endpoint]) -> Bytes {
+pub(super) fn encode_endpoints(endpoints: &[Endpoint]) -> Bytes {
     let mut writer = Writer { bytes: BytesMut::new(), flexible: true };
     writer.count(endpoints.len());
     for endpoint in endpoints {

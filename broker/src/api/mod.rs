@@ -46,6 +46,7 @@ pub mod offset_delete;
 pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod produce_response;
 mod resource;
 pub mod strings;
 pub mod sync_group;

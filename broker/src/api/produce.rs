@@ -19,14 +19,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
-};
-use kafka_protocol::messages::{BrokerId, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::fetch_response::Endpoint;
+use super::produce_response::{Acknowledged, Failure, ProduceResponse, TopicResponse};
 use super::wire::{Malformed, Reader};
 use super::{Context, error};
 use crate::broker::Broker;
@@ -40,7 +38,6 @@ use crate::partition::{AppendError, Appended, GetError, Partition, wall_clock_ms
 const FLEXIBLE_FROM: i16 = 9;
 const TOPIC_IDS_FROM: i16 = 13;
 const ZSTD_FROM: i16 = 7;
-const CURRENT_LEADER_FROM: i16 = 10;
 
 /// A peer that has left holds a place for no longer than this, whatever time it gave its request. No option: it
 /// is the client who says less.
@@ -98,32 +95,16 @@ pub(crate) fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> 
     Ok(Request { acks, timeout, topics })
 }
 
-/// Why a partition's batch was not taken, or not acknowledged.
-#[derive(Debug)]
-struct Failure {
-    code: ResponseError,
-    message: Option<String>,
-    records: Vec<(i32, String)>,
-    leader: Option<(i32, i32)>,
-}
-
-impl From<ResponseError> for Failure {
-    fn from(code: ResponseError) -> Failure {
-        Failure { code, message: None, records: Vec::new(), leader: None }
-    }
-}
-
 /// A partition's batch on its way through the phases.
 type Stage<T> = Result<T, Failure>;
 
 /// A request whose batches have their places.
 #[derive(Debug)]
 pub struct InFlight {
-    version: i16,
     acks: i16,
     deadline: Instant,
     topics: Vec<TopicInFlight>,
-    endpoints: Vec<NodeEndpoint>,
+    endpoints: Vec<Endpoint>,
 }
 
 #[derive(Debug)]
@@ -194,7 +175,7 @@ pub async fn enqueue(
         }
         topics.push(TopicInFlight { name, id, partitions });
     }
-    Ok(InFlight { version, acks: request.acks, deadline, topics, endpoints })
+    Ok(InFlight { acks: request.acks, deadline, topics, endpoints })
 }
 
 type CheckedBatch = (Arc<Partition>, Checked, bool);
@@ -288,17 +269,17 @@ async fn place(
     }
 }
 
-fn add_endpoint(endpoints: &mut Vec<NodeEndpoint>, image: &ImageRef, leader: i32) {
-    if endpoints.iter().any(|endpoint| endpoint.node_id.0 == leader) {
+fn add_endpoint(endpoints: &mut Vec<Endpoint>, image: &ImageRef, leader: i32) {
+    if endpoints.iter().any(|endpoint| endpoint.node_id == leader) {
         return;
     }
     if let Some(broker) = u32::try_from(leader).ok().and_then(|leader| image.broker(leader)) {
-        let endpoint = NodeEndpoint::default()
-            .with_node_id(BrokerId(leader))
-            .with_host(StrBytes::from_string(broker.listener.host.to_string()))
-            .with_port(i32::from(broker.listener.port))
-            .with_rack(broker.rack.as_ref().map(|rack| StrBytes::from_string(rack.to_string())));
-        endpoints.push(endpoint);
+        endpoints.push(Endpoint {
+            node_id: leader,
+            host: broker.listener.host.clone(),
+            port: broker.listener.port,
+            rack: broker.rack.clone(),
+        });
     }
 }
 
@@ -311,82 +292,38 @@ impl InFlight {
                 self.topics.iter().flat_map(|topic| &topic.partitions).any(|(_, stage)| stage.is_err());
             return Err(if failed { Unacknowledged::Close } else { Unacknowledged::Silence });
         }
-        let mut responses = Vec::with_capacity(self.topics.len());
-        for topic in self.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for (index, stage) in topic.partitions {
-                partitions.push(answer(self.version, index, acknowledge(stage, self.deadline).await));
+        let mut topics = Vec::with_capacity(self.topics.len());
+        for TopicInFlight { name, id, partitions: placed } in self.topics {
+            let mut partitions = Vec::with_capacity(placed.len());
+            for (index, stage) in placed {
+                partitions.push((index, acknowledge(stage, self.deadline).await));
             }
-            let response = if self.version >= TOPIC_IDS_FROM {
-                TopicProduceResponse::default().with_topic_id(topic.id)
-            } else {
-                TopicProduceResponse::default().with_name(TopicName(topic.name))
-            };
-            responses.push(response.with_partition_responses(partitions));
+            topics.push(TopicResponse { name, id, partitions });
         }
-        let response = ProduceResponse::default().with_responses(responses);
-        if self.version >= CURRENT_LEADER_FROM {
-            return Ok(response.with_node_endpoints(self.endpoints));
-        }
-        Ok(response)
+        Ok(ProduceResponse { topics, endpoints: self.endpoints })
     }
 }
 
-/// Base offset, log append time, log start.
-type Acknowledged = (i64, i64, i64);
-
 async fn acknowledge(stage: Stage<Placed>, deadline: Instant) -> Stage<Acknowledged> {
     let Placed { appended, log_append_time, log_start } = stage?;
-    let base_offset = appended.base_offset as i64;
-    let time = if log_append_time { appended.max_timestamp } else { -1 };
+    let acknowledged = Acknowledged {
+        base_offset: appended.base_offset as i64,
+        log_append_time_ms: if log_append_time { appended.max_timestamp } else { -1 },
+        log_start: log_start as i64,
+    };
     match tokio::time::timeout_at(deadline, appended.durable()).await {
-        Ok(Ok(())) => Ok((base_offset, time, log_start as i64)),
+        Ok(Ok(())) => Ok(acknowledged),
         Ok(Err(why)) => Err(Failure { message: Some(why.to_string()), ..error::of_storage(&why).into() }),
         // It is in the log's order and will be durable unless this broker fails: the outcome is unknown.
         Err(_) => Err(ResponseError::RequestTimedOut.into()),
     }
 }
 
-fn answer(version: i16, index: i32, stage: Stage<Acknowledged>) -> PartitionProduceResponse {
-    let response = PartitionProduceResponse::default().with_index(index);
-    let failure = match stage {
-        Ok((base_offset, time, log_start)) => {
-            return response
-                .with_base_offset(base_offset)
-                .with_log_append_time_ms(time)
-                .with_log_start_offset(log_start);
-        }
-        Err(failure) => failure,
-    };
-    let mut response = response
-        .with_error_code(failure.code.code())
-        .with_base_offset(-1)
-        .with_log_append_time_ms(-1)
-        .with_log_start_offset(-1);
-    if version >= 8 {
-        let record_errors = failure.records.into_iter().map(|(index, message)| {
-            BatchIndexAndErrorMessage::default()
-                .with_batch_index(index)
-                .with_batch_index_error_message(Some(StrBytes::from_string(message)))
-        });
-        response = response
-            .with_record_errors(record_errors.collect())
-            .with_error_message(failure.message.map(StrBytes::from_string));
-    }
-    if version >= CURRENT_LEADER_FROM
-        && let Some((leader, epoch)) = failure.leader
-    {
-        let leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader)).with_leader_epoch(epoch);
-        response = response.with_current_leader(leader);
-    }
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kafka_protocol::messages::ProduceRequest;
     use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+    use kafka_protocol::messages::{ProduceRequest, TopicName};
     use kafka_protocol::protocol::Encodable;
 
     fn encoded(version: i16) -> BytesMut {

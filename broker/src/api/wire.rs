@@ -1,4 +1,5 @@
-//! Kafka's primitive types, for the two messages that are read and written by hand because they carry records.
+//! Kafka's primitive types, for the messages that are read and written by hand: those that carry records, and what answers a
+//! Produce.
 //!
 //! Everything that is read is checked against what is there; element counts are checked against the bytes that so many
 //! elements need at least (behaviour 16).

@@ -172,7 +172,10 @@ impl Produce {
     /// Second phase. `None` if there is nothing to say (behaviour 10).
     pub async fn finish(self) -> Result<Option<Rope>, Close> {
         match self.in_flight.finish().await {
-            Ok(response) => encode(ApiKey::Produce, self.version, self.correlation_id, &response).map(Some),
+            Ok(response) => match response.encode(self.version, self.correlation_id) {
+                Ok(response) => Ok(Some(response)),
+                Err(error) => Err(Close::Encoding(format!("Produce version {}: {error}", self.version))),
+            },
             Err(Unacknowledged::Silence) => Ok(None),
             Err(Unacknowledged::Close) => Err(Close::Unacknowledged),
         }
