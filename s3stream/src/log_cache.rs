@@ -16,9 +16,10 @@
 //!   is in its tail.
 //! - **C3** A block's records lie behind those of the blocks before it, in their streams and in the WAL.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use wal::Position;
 
@@ -187,7 +188,8 @@ pub(crate) struct Slice {
 struct Block {
     phase: Phase,
     opened: Instant,
-    slices: HashMap<StreamId, Slice>,
+    /// Ids are this cluster's own: no peer chooses what they hash to.
+    slices: FxHashMap<StreamId, Slice>,
     /// The slices once more, from the commit on: those that eviction has not taken yet.
     evictable: Vec<(StreamId, Slice)>,
     charge: usize,
@@ -245,7 +247,7 @@ impl Blocks {
             self.blocks.push_back(Block {
                 phase: Phase::Active,
                 opened: now,
-                slices: HashMap::new(),
+                slices: FxHashMap::default(),
                 evictable: Vec::new(),
                 charge: 0,
                 appended: 0,

@@ -34,12 +34,12 @@ pub(crate) mod testing;
 pub mod validate;
 pub mod waiters;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use s3stream::Storage;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -138,7 +138,8 @@ pub struct Partitions {
     broker: u32,
     storage: Storage,
     metadata: Arc<Metadata>,
-    open: Mutex<HashMap<(Uuid, i32), Arc<Slot>>>,
+    /// No peer chooses what these hash to: topic ids are this cluster's, and indices those that the topic has.
+    open: Mutex<FxHashMap<(Uuid, i32), Arc<Slot>>>,
     pub(crate) tasks: Tasks,
     closing: CancellationToken,
 }
