@@ -7,8 +7,8 @@
 //!
 //! - **D1** No answer tells that an object is there before the folders above its name were flushed: not of one that this
 //!   process found, nor of one whose creation failed, was abandoned, or is still under way.
-//! - **D2** What a process found is flushed once for each folder; what this one creates costs one flush, the library's own,
-//!   unless D1 asks for more.
+//! - **D2** A folder is flushed once when this process first meets it, and what it creates there costs one flush more, that
+//!   of the creation itself, unless D1 asks for another.
 //! - **D3** A large object is flushed while it is written, and not all of it at its end: see [`staged`](super::staged).
 //!
 //! Listings say nothing of the kind: whatever rests on one looks at the object as well.
@@ -36,9 +36,9 @@ use super::staged::Staged;
 const LARGE_BYTES: usize = 1 << 20;
 
 /// The store below `root`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Directory {
-    inner: LocalFileSystem,
+    inner: Arc<LocalFileSystem>,
     root: PathBuf,
     names: Arc<Mutex<Names>>,
 }
@@ -48,8 +48,8 @@ pub(super) struct Directory {
 struct Names {
     /// Folders that were flushed since this process began to look at them.
     known: HashSet<PathBuf>,
-    /// Objects whose creation began and has not ended well. As many as there are creations under way, and those given up
-    /// whose outcome nobody has asked for.
+    /// Objects whose creation began and has not ended well. As many as there are creations under way, and those that failed
+    /// or were given up and whose outcome nobody has asked for.
     unsettled: HashSet<Path>,
     /// Flushes of folders so far.
     flushes: u64,
@@ -60,17 +60,20 @@ impl Directory {
     pub fn new(root: &std::path::Path) -> Result<Directory> {
         let root = root.canonicalize().map_err(failed)?;
         // What a broker acknowledges or trims rests on these files.
-        let inner = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
+        let inner = Arc::new(LocalFileSystem::new_with_prefix(&root)?.with_fsync(true));
         Ok(Directory { inner, root, names: Arc::default() })
     }
 
     /// Flushes the folders above `key`, if there is need.
     async fn settle(&self, key: &Path) -> Result<()> {
-        let folders = self.folders(&self.inner.path_to_filesystem(key)?);
+        let mut folders = self.folders(&self.inner.path_to_filesystem(key)?);
         {
             let names = self.names.lock();
-            if !names.unsettled.contains(key) && folders.iter().all(|folder| names.known.contains(folder)) {
-                return Ok(());
+            if !names.unsettled.contains(key) {
+                folders.retain(|folder| !names.known.contains(folder));
+                if folders.is_empty() {
+                    return Ok(());
+                }
             }
         }
         let (folders, flushes) = blocking(move || flush(&folders).map(|flushes| (folders, flushes))).await?;
@@ -87,29 +90,15 @@ impl Directory {
         above.map(PathBuf::from).collect()
     }
 
-    /// An empty file that may become `key`, in a folder that lasts.
-    async fn stage(&self, key: &Path) -> Result<(Staged, PathBuf)> {
-        let target = self.inner.path_to_filesystem(key)?;
-        let folders = self.folders(&target);
-        blocking(move || {
-            let mut staged = Staged::create(&target);
-            if staged.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-                std::fs::create_dir_all(&folders[0])?;
-                flush(&folders)?;
-                staged = Staged::create(&target);
-            }
-            Ok((staged?, target))
-        })
-        .await
-    }
-
-    /// D3.
+    /// D3. Given up, it goes on to its end, so that whoever tries again finds the object.
     async fn put_large(&self, key: &Path, payload: PutPayload, mode: PutMode) -> Result<PutResult> {
-        let (staged, target) = self.stage(key).await?;
-        let staged = Arc::new(staged);
-        let writing = staged.clone();
-        blocking(move || writing.write(0, &payload)).await?;
-        publish(staged, target, key, mode).await
+        let target = self.inner.path_to_filesystem(key)?;
+        let creating = tokio::task::spawn_blocking(move || {
+            let staged = stage(&target)?;
+            staged.write(0, &payload)?;
+            staged.publish(&target, &mode)
+        });
+        published(key, creating.await.map_err(failed)?)
     }
 
     /// What a creation of `key` said; told only once it would stay true.
@@ -117,13 +106,16 @@ impl Directory {
         match result {
             Ok(put) => {
                 self.names.lock().unsettled.remove(key);
+                // Its own folder was flushed, but those above it may be as new and somebody else's.
+                self.settle(key).await?;
                 Ok(put)
             }
-            // It may exist, whatever the error is: it is unsettled still.
-            Err(error) => match self.settle(key).await {
-                Ok(()) => Err(error),
-                Err(unflushed) => Err(unflushed),
-            },
+            Err(exists @ object_store::Error::AlreadyExists { .. }) => {
+                self.settle(key).await?;
+                Err(exists)
+            }
+            // It may come to exist, whatever the error is, and another creation of it may be under way: unsettled still.
+            Err(error) => Err(error),
         }
     }
 }
@@ -146,10 +138,19 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send
     tokio::task::spawn_blocking(call).await.map_err(failed)?.map_err(failed)
 }
 
-/// Ends what was staged.
-async fn publish(staged: Arc<Staged>, target: PathBuf, key: &Path, mode: PutMode) -> Result<PutResult> {
-    let published = tokio::task::spawn_blocking(move || staged.publish(&target, &mode)).await;
-    match published.map_err(failed)? {
+/// An empty file that may become `target`.
+fn stage(target: &std::path::Path) -> io::Result<Staged> {
+    match Staged::create(target) {
+        Err(missing) if missing.kind() == ErrorKind::NotFound => {
+            std::fs::create_dir_all(target.parent().expect("a file is in a folder"))?;
+            Staged::create(target)
+        }
+        staged => staged,
+    }
+}
+
+fn published(key: &Path, result: io::Result<()>) -> Result<PutResult> {
+    match result {
         Ok(()) => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(object_store::Error::AlreadyExists { path: key.to_string(), source: error.into() })
@@ -189,9 +190,10 @@ impl ObjectStore for Directory {
         if !options.attributes.is_empty() {
             return self.inner.put_multipart_opts(location, options).await;
         }
-        let (staged, target) = self.stage(location).await?;
-        let (key, names) = (location.clone(), self.names.clone());
-        Ok(Box::new(Upload { staged: Arc::new(staged), target, position: 0, key, names }))
+        let target = self.inner.path_to_filesystem(location)?;
+        let (staged, target) = blocking(move || Ok((stage(&target)?, target))).await?;
+        let key = location.clone();
+        Ok(Box::new(Upload { directory: self.clone(), staged: Arc::new(staged), target, position: 0, key }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -230,12 +232,12 @@ impl ObjectStore for Directory {
 /// An upload in pieces (D3): its end is what creates the object.
 #[derive(Debug)]
 struct Upload {
+    directory: Directory,
     staged: Arc<Staged>,
     target: PathBuf,
     /// Of the next piece.
     position: u64,
     key: Path,
-    names: Arc<Mutex<Names>>,
 }
 
 #[async_trait]
@@ -247,15 +249,16 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.names.lock().unsettled.insert(self.key.clone());
-        let put = publish(self.staged.clone(), self.target.clone(), &self.key, PutMode::Overwrite).await?;
-        self.names.lock().unsettled.remove(&self.key);
-        Ok(put)
+        self.directory.names.lock().unsettled.insert(self.key.clone());
+        let (staged, target) = (self.staged.clone(), self.target.clone());
+        let completing = tokio::task::spawn_blocking(move || staged.publish(&target, &PutMode::Overwrite));
+        let result = published(&self.key, completing.await.map_err(failed)?);
+        self.directory.created(&self.key, result).await
     }
 
-    /// Dropping it is what removes the file.
     async fn abort(&mut self) -> Result<()> {
-        Ok(())
+        let staged = self.staged.clone();
+        blocking(move || staged.remove()).await
     }
 }
 
@@ -298,10 +301,10 @@ mod tests {
         async fn know_the_folders(&self) {
             let another = Path::from("wal/3/6");
             self.create(&another).await.unwrap();
-            self.store.get(&another).await.unwrap();
             assert_eq!(self.flushes(), FOLDERS, "the folders were not known");
-            self.store.head(&another).await.unwrap();
-            assert_eq!(self.flushes(), FOLDERS, "they are known");
+            self.store.get(&another).await.unwrap();
+            self.create(&Path::from("wal/3/5")).await.unwrap();
+            assert_eq!(self.flushes(), FOLDERS, "they are known, and the library has flushed the names");
         }
 
         async fn wait_for(&self, key: &Path) {
@@ -330,11 +333,11 @@ mod tests {
     async fn who_is_told_that_an_object_exists_already_is_told_so_after_a_flush() {
         let scene = Scene::new();
         scene.create(&key()).await.unwrap();
-        assert_eq!(scene.flushes(), 0, "the library's own");
+        assert_eq!(scene.flushes(), FOLDERS, "they are new");
         assert!(scene.is_settled(), "its creation has ended well");
         let error = scene.create(&key()).await.unwrap_err();
         assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
-        assert_eq!(scene.flushes(), FOLDERS);
+        assert_eq!(scene.flushes(), 2 * FOLDERS);
         assert!(scene.is_settled());
     }
 
@@ -358,6 +361,23 @@ mod tests {
         assert!(read().await == vec![4; LARGE_BYTES + 1]);
         let listed: Vec<_> = scene.store.list(None).collect().await;
         assert_eq!(listed.len(), 1);
+    }
+
+    /// Another creation of the same object may still be under way, and make it after anything that could be flushed now.
+    #[tokio::test]
+    async fn a_creation_that_failed_leaves_its_object_unsettled() {
+        let scene = Scene::new();
+        scene.know_the_folders().await;
+        let key = Path::from("wal/3/5/7");
+        let large = PutPayload::from(vec![1; LARGE_BYTES + 1]);
+        for payload in [PutPayload::from_static(b"bytes"), large] {
+            let error = scene.put(&key, payload, PutMode::Create).await.unwrap_err();
+            assert!(!matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
+            assert!(!scene.is_settled(), "what is created meanwhile would be told of");
+        }
+        std::fs::remove_file(scene.store.root.join("wal/3/5")).unwrap();
+        scene.create(&key).await.unwrap();
+        assert!(scene.is_settled());
     }
 
     /// The creation goes on in a thread that nobody waits for.

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use object_store::{PutMode, PutPayload};
 
@@ -20,6 +20,8 @@ const PIECE_BYTES: usize = 1 << 20;
 pub(super) struct Staged {
     file: File,
     path: PathBuf,
+    /// The path is no longer its own.
+    is_gone: AtomicBool,
 }
 
 impl Staged {
@@ -31,7 +33,7 @@ impl Staged {
             let mut path = target.as_os_str().to_owned();
             path.push(format!("#{}", NEXT.fetch_add(1, Ordering::Relaxed)));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Staged { file, path: path.into() }),
+                Ok(file) => return Ok(Staged { file, path: path.into(), is_gone: AtomicBool::new(false) }),
                 // Left behind by an earlier process.
                 Err(exists) if exists.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -62,17 +64,25 @@ impl Staged {
         self.file.sync_all()?;
         match mode {
             PutMode::Create => std::fs::hard_link(&self.path, target)?,
-            PutMode::Overwrite => std::fs::rename(&self.path, target)?,
+            PutMode::Overwrite => {
+                std::fs::rename(&self.path, target)?;
+                self.is_gone.store(true, Ordering::Relaxed);
+            }
             PutMode::Update(_) => return Err(ErrorKind::Unsupported.into()),
         }
         File::open(target.parent().expect("a file is in a folder"))?.sync_all()
+    }
+
+    /// Takes away the name that it had until it was published.
+    pub fn remove(&self) -> io::Result<()> {
+        if self.is_gone.swap(true, Ordering::Relaxed) { Ok(()) } else { std::fs::remove_file(&self.path) }
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // After a rename it is gone; what cannot be removed takes room, no more.
-        let _ = std::fs::remove_file(&self.path);
+        // What cannot be removed takes room, no more.
+        let _ = self.remove();
     }
 }
 
