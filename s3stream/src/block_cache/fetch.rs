@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Error, Options};
 use crate::ObjectId;
@@ -134,26 +134,28 @@ impl Fetcher {
         let Located { object, object_size_bytes: size, .. } = *located;
         let from = entries.first().expect("a run is not empty").position;
         let pieces: Vec<usize> = entries.iter().map(|entry| entry.size as usize).collect();
-        let pieces = self.get(object, size, from, &pieces).await?;
+        // Their bytes are in flight until others may have them (C4): there is waiting between one and the next.
+        let (pieces, _in_flight) = self.get(object, size, from, &pieces).await?;
         decode(object, entries, pieces.into_iter()).await
     }
 
     async fn get_one(&self, object: ObjectId, size: u64, range: Range<u64>) -> Result<Bytes, Error> {
-        let pieces = self.get(object, size, range.start, &[(range.end - range.start) as usize]).await?;
+        let (pieces, _) = self.get(object, size, range.start, &[(range.end - range.start) as usize]).await?;
         Ok(pieces.into_iter().next().expect("one piece was asked for"))
     }
 
-    /// One GET for adjacent pieces from `from` on, tried several times. `size` is the object's.
+    /// One GET for adjacent pieces from `from` on, tried several times, and the share of the bytes in flight that they take.
+    /// `size` is the object's.
     async fn get(
         &self,
         object: ObjectId,
         size: u64,
         from: u64,
         pieces: &[usize],
-    ) -> Result<Vec<Bytes>, Error> {
+    ) -> Result<(Vec<Bytes>, SemaphorePermit<'_>), Error> {
         let bytes: u64 = pieces.iter().map(|piece| *piece as u64).sum();
         let units = u32::try_from(bytes.div_ceil(BYTES_UNIT)).unwrap_or(u32::MAX).min(self.bytes_max);
-        let _bytes = self.bytes.acquire_many(units).await.expect("never closed");
+        let in_flight = self.bytes.acquire_many(units).await.expect("never closed");
         let _request = self.requests.acquire().await.expect("never closed");
         let mut detail = String::new();
         let mut resized = false;
@@ -164,7 +166,7 @@ impl Fetcher {
             let result =
                 tokio::time::timeout(self.get_timeout, self.attempt(object, size, from, pieces)).await;
             detail = match result {
-                Ok(Ok(pieces)) => return Ok(pieces),
+                Ok(Ok(pieces)) => return Ok((pieces, in_flight)),
                 Ok(Err(Failure::Missing)) => return Err(Error::Missing { object }),
                 Ok(Err(Failure::Size(found))) if resized => return Err(wrong_size(object, size, found)),
                 Ok(Err(Failure::Size(found))) => {
