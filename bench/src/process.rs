@@ -182,7 +182,7 @@ impl Ottla {
         let ready = async {
             while let Some(line) = lines.next_line().await? {
                 // The last line of the banner.
-                if line.contains("ottla consume") {
+                if line.contains(" consume --bootstrap ") {
                     return anyhow::Ok(());
                 }
             }
