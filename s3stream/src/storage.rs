@@ -31,10 +31,14 @@ use crate::ack::{self, Pending};
 use crate::block_cache::BlockCache;
 use crate::budget::{Asked, Budget, Granted};
 use crate::counters::Counters;
-use crate::log_cache::Blocks;
+use crate::log_cache::{Blocks, charge_of};
 use crate::record::META_BYTES;
 use crate::stream::{Counted, Shared, Stream, Traffic};
 use crate::{Config, Error, StreamId, StreamMetadata, compaction};
+
+/// What one turn of [`Storage::admit_run`] takes of the log cache: the others are to have theirs. No option: a turn is
+/// bounded by the WAL's largest record as well.
+const RUN_CACHE_SHARE: usize = 4;
 
 /// Is told how far a stream is confirmed.
 pub trait Listener: Send + Sync {
@@ -75,6 +79,7 @@ pub(crate) struct Inner {
     pub stores: Stores,
     pub metadata: Arc<dyn StreamMetadata>,
     pub wal: Arc<dyn Wal>,
+    wal_record_bytes_max: usize,
     pub block_cache: BlockCache,
     pub ledger: Mutex<Ledger>,
     /// Something was put into the ack queue.
@@ -121,6 +126,13 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// Carves out the admission of one record with a body of `bytes`; `None` if less than that is left.
+    pub fn split(&mut self, bytes: usize) -> Option<Admission> {
+        let charge = charge_of(bytes);
+        self.charge = self.charge.checked_sub(charge)?;
+        Some(Admission { inner: self.inner.clone(), charge })
+    }
+
     /// Moves `charge` into the log cache, which gives it back when it evicts.
     pub(crate) fn take(&mut self, charge: usize) {
         assert!(charge <= self.charge, "an append of {charge} bytes was admitted with {}", self.charge);
@@ -191,6 +203,7 @@ impl Storage {
             owner,
             stores,
             metadata,
+            wal_record_bytes_max: wal.record_bytes_max(),
             wal,
             ledger: Mutex::new(ledger),
             appended: Notify::new(),
@@ -222,8 +235,24 @@ impl Storage {
     /// Waits for room for one record with a body of `bytes`: in the log cache and in the WAL. Fair, first come first
     /// served. Ask before the order of appends is fixed; dropping the admission, or the future, gives all of it back.
     pub async fn admit(&self, bytes: usize) -> Result<Admission, Error> {
-        let admission = self.inner.room_in_cache(crate::log_cache::charge_of(bytes)).await?;
-        self.inner.room_in_wal(bytes + META_BYTES).await?;
+        self.admit_run(&[bytes]).await
+    }
+
+    /// As [`admit`](Storage::admit), for the first of several records with bodies of so many bytes, and in the same turn
+    /// for as many behind it as, with it, are no larger than the WAL's largest record and a quarter of the log cache. Those
+    /// for which [`Admission::split`] has nothing left take another turn.
+    pub async fn admit_run(&self, bodies: &[usize]) -> Result<Admission, Error> {
+        let charge_max = self.inner.config.log_cache_bytes / RUN_CACHE_SHARE;
+        let (mut charge, mut logged) = (0, 0);
+        for (at, bytes) in bodies.iter().enumerate() {
+            let with_it = (charge + charge_of(*bytes), logged + bytes + META_BYTES);
+            if at > 0 && (with_it.0 > charge_max || with_it.1 > self.inner.wal_record_bytes_max) {
+                break;
+            }
+            (charge, logged) = with_it;
+        }
+        let admission = self.inner.room_in_cache(charge).await?;
+        self.inner.room_in_wal(logged).await?;
         Ok(admission)
     }
 

@@ -90,6 +90,9 @@ pub trait Wal: Send + Sync + std::fmt::Debug + 'static {
     /// that an append resolved to, or [`Status::durable`]: nothing else is known to lie between two records.
     async fn trim(&self, upto: Position) -> Result<(), Error>;
 
+    /// The largest record, meta and body, that [`append`](Wal::append) takes: it fits into an empty log. Does not change.
+    fn record_bytes_max(&self) -> usize;
+
     fn status(&self) -> Status;
 
     /// Resolves when the log has failed or was fenced, with the reason. Never resolves for a healthy log.

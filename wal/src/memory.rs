@@ -434,6 +434,12 @@ impl Wal for MemoryWal {
         Ok(())
     }
 
+    fn record_bytes_max(&self) -> usize {
+        let options = &self.shared.options;
+        let capacity = options.capacity_bytes.saturating_sub(RECORD_OVERHEAD_BYTES);
+        options.record_bytes_max.min(usize::try_from(capacity).unwrap_or(usize::MAX))
+    }
+
     fn status(&self) -> Status {
         let volume = self.shared.volume.lock();
         let durable = self.releaser.durable_end();

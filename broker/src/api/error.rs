@@ -23,7 +23,7 @@ pub fn of_rejected(reason: Reason) -> ResponseError {
 }
 
 /// Not appended, and worth another try: what Kafka says when replicas are missing before the append.
-const NO_ROOM: ResponseError = ResponseError::NotEnoughReplicas;
+pub const NO_ROOM: ResponseError = ResponseError::NotEnoughReplicas;
 
 pub fn of_append(error: &AppendError) -> ResponseError {
     match error {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::protocol::StrBytes;
+use s3stream::{Admission, Storage};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -143,6 +144,7 @@ pub async fn enqueue(
     let now_ms = wall_clock_ms();
     let image = broker.metadata.image();
     let mut checked = Vec::with_capacity(request.topics.len());
+    let mut sizes = Vec::new();
     for topic in request.topics {
         let known =
             if version >= TOPIC_IDS_FROM { image.topic(topic.id) } else { image.topic_named(&topic.name) };
@@ -154,18 +156,23 @@ pub async fn enqueue(
                 None => Err(ResponseError::UnknownTopicOrPartition.into()),
                 Some(known) => check(broker, version, known, index, records, now_ms).await,
             };
+            if let Ok((_, checked, _)) = &stage {
+                sizes.push(checked.bytes.len());
+            }
             partitions.push((index, stage));
         }
         checked.push((topic.name, topic.id, partitions));
     }
 
+    let storage = broker.partitions.storage();
+    let mut placing = Placing { storage, deadline, now_ms, sizes, next: 0, admission: None, asked: false };
     let mut topics = Vec::with_capacity(checked.len());
     let mut endpoints = Vec::new();
     for (name, id, checked) in checked {
         let mut partitions = Vec::with_capacity(checked.len());
         for (index, stage) in checked {
             let placed = match stage {
-                Ok(batch) => place(broker, batch, deadline, now_ms).await,
+                Ok(batch) => placing.place(batch).await,
                 Err(failure) => Err(failure),
             };
             if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
@@ -236,36 +243,74 @@ fn compression(config: &TopicConfig) -> Option<Target> {
     Some(Target { codec, gzip_level: config.gzip_level(), zstd_level: config.zstd_level() })
 }
 
-/// Waits for room and appends. Each batch waits for itself: what its request has placed already is on its way out of the
-/// log, and all of them together may be more than the log ever has room for.
-async fn place(
-    broker: &Broker,
-    (partition, mut checked, log_append_time): CheckedBatch,
+/// Gives the batches of one request their places, in order.
+///
+/// As many as may have room together ask for it together: whoever asks is the last in the queue, and a request of many small
+/// batches is not to wait for everybody else once for each. It may take several turns all the same: all of them together may
+/// be more than the log ever has room for, and those that have their places are on their way out of it.
+struct Placing<'a> {
+    storage: &'a Storage,
     deadline: Instant,
     now_ms: i64,
-) -> Stage<Placed> {
-    loop {
-        let admitted = broker.partitions.storage().admit(checked.bytes.len());
-        let code = match tokio::time::timeout_at(deadline, admitted).await {
-            Ok(Ok(admission)) => match partition.append(now_ms, checked, admission) {
+    /// Bytes of the batches.
+    sizes: Vec<usize>,
+    /// Which of them comes next.
+    next: usize,
+    /// Room for some of those that come next.
+    admission: Option<Admission>,
+    /// Whether the request has asked for room at all.
+    asked: bool,
+}
+
+impl Placing<'_> {
+    /// Waits for room for the next batch, which is this one, and appends it.
+    async fn place(&mut self, (partition, mut checked, log_append_time): CheckedBatch) -> Stage<Placed> {
+        let at = self.next;
+        self.next += 1;
+        // What to say if its time is up.
+        let mut late = Failure::from(ResponseError::RequestTimedOut);
+        let refused = loop {
+            let admission = match self.room(at).await {
+                Ok(Some(admission)) => admission,
+                Ok(None) => break late,
+                Err(why) => break error::of_storage(&why).into(),
+            };
+            match partition.append(self.now_ms, checked, admission) {
                 Ok(appended) => {
                     return Ok(Placed { appended, log_append_time, log_start: partition.log_start() });
                 }
-                // Another request was faster.
-                Err(AppendError::NoRoom { batch, .. }) if Instant::now() < deadline => {
-                    checked = *batch;
+                // Another request was faster. What is left of the admission is for those behind, whose turn it is not.
+                Err(AppendError::NoRoom { batch, detail }) => {
+                    (checked, self.admission) = (*batch, None);
+                    late = Failure { message: Some(detail), ..error::NO_ROOM.into() };
                     tokio::task::yield_now().await;
-                    continue;
                 }
                 Err(why) => {
                     return Err(Failure { message: Some(why.to_string()), ..error::of_append(&why).into() });
                 }
-            },
-            Ok(Err(why)) => error::of_storage(&why),
-            Err(_) => ResponseError::RequestTimedOut,
+            }
         };
-        partition.turned_away(now_ms, &checked);
-        return Err(code.into());
+        partition.turned_away(self.now_ms, &checked);
+        Err(refused)
+    }
+
+    /// Room for the batch `at`; `None` if the request's time is up. Then nothing more of it is appended, even if it would
+    /// fit: the peer is told that it was too late, and sends it again. Only the first attempt is made whatever the time:
+    /// a request may have none at all.
+    async fn room(&mut self, at: usize) -> Result<Option<Admission>, s3stream::Error> {
+        let bytes = self.sizes[at];
+        if let Some(own) = self.admission.as_mut().and_then(|admission| admission.split(bytes)) {
+            return Ok(Some(own));
+        }
+        if std::mem::replace(&mut self.asked, true) && Instant::now() >= self.deadline {
+            return Ok(None);
+        }
+        let admitted = self.storage.admit_run(&self.sizes[at..]);
+        let Ok(admitted) = tokio::time::timeout_at(self.deadline, admitted).await else { return Ok(None) };
+        let mut admission = admitted?;
+        let own = admission.split(bytes).expect("the first one was let in");
+        self.admission = Some(admission);
+        Ok(Some(own))
     }
 }
 

@@ -1,11 +1,13 @@
 //! kafka.md 4.D and the idempotent part of 4.E.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{ApiVersionsRequest, ProduceRequest, ProduceResponse};
 use ottla::partition::batch::{BatchHeader, Codec};
 use ottla::partition::validate::{self, Rules};
-use ottla::partition::{AppendError, wall_clock_ms};
+use ottla::partition::{AppendError, Partition, wall_clock_ms};
 use uuid::Uuid;
 use wal::memory::MemoryMedium;
 
@@ -450,6 +452,112 @@ async fn a_request_whose_room_another_one_took_waits_again() {
     let response: ProduceResponse = client.receive::<ProduceRequest>(9, waiting).await;
     let partition = &response.responses[0].partition_responses[0];
     assert_eq!((partition.error_code, partition.base_offset), (0, 1));
+}
+
+/// One batch for each partition, from 0 on.
+fn to_each(topic: &str, batches: &[Vec<u8>]) -> ProduceRequest {
+    let data = batches.iter().zip(0..).map(|(batch, index)| {
+        PartitionProduceData::default().with_index(index).with_records(Some(Bytes::copy_from_slice(batch)))
+    });
+    let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(data.collect());
+    ProduceRequest::default().with_acks(-1).with_timeout_ms(60_000).with_topic_data(vec![topic])
+}
+
+/// The partitions' error codes and base offsets.
+fn outcomes(response: &ProduceResponse) -> Vec<(i16, i64)> {
+    let partitions = &response.responses[0].partition_responses;
+    partitions.iter().map(|partition| (partition.error_code, partition.base_offset)).collect()
+}
+
+fn of_value(value_bytes: usize) -> Vec<u8> {
+    testing::batch(1, |spec| spec.value_bytes = value_bytes).to_vec()
+}
+
+/// A log with room for 3 900 bytes, a topic whose partitions are open, and a batch of that size which is not durable before
+/// the log is told to resume.
+async fn nearly_full(partitions: u32, value_bytes: usize) -> (TestBroker, Disk, Vec<Arc<Partition>>, Client) {
+    let wal =
+        MemoryMedium::new("small", wal::memory::Options { capacity_bytes: 3_900, ..Default::default() });
+    let disk = Disk { wal, ..Disk::new() };
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", partitions, &[]).await;
+    let mut open = Vec::new();
+    for index in 0..partitions {
+        open.push(broker.partition(&topic, index as i32).await);
+    }
+    broker.topic("filler", 1, &[]).await;
+    disk.wal.hold();
+    let mut filler = broker.connect().await;
+    filler.send(9, &produce_request("filler", 0, &of_value(value_bytes))).await;
+    until(|| disk.wal.held().len() == 1).await;
+    (broker, disk, open, filler)
+}
+
+/// The peer is told that its time is up, and sends all of it again: what was appended nevertheless would be there twice.
+#[tokio::test]
+async fn nothing_of_a_request_is_appended_once_its_time_is_up() {
+    let (broker, disk, partitions, _filler) = nearly_full(2, 3_000).await;
+    let ends = || partitions.iter().map(|partition| partition.log_end()).collect::<Vec<_>>();
+    let mut client = broker.connect().await;
+    let large_first = [of_value(3_000), plain(1)];
+    let in_vain = to_each("topic", &large_first).with_timeout_ms(20);
+    let response: ProduceResponse = client.call(9, &in_vain).await;
+    assert_eq!((outcomes(&response), ends()), (vec![(7, -1), (7, -1)], vec![0, 0]));
+    // No time is enough for what need not wait.
+    client.call(9, &to_each("topic", &[plain(1), plain(1)]).with_timeout_ms(0)).await;
+    assert_eq!(ends(), [1, 1]);
+    disk.wal.resume();
+    broker.upload().await;
+    let response: ProduceResponse = client.call(9, &to_each("topic", &large_first)).await;
+    assert_eq!(outcomes(&response), [(0, 1), (0, 1)]);
+}
+
+/// Others come in between, and each turn is one at the end of the queue.
+#[tokio::test]
+async fn a_request_of_many_small_batches_waits_for_one_turn() {
+    let (broker, disk, _partitions, _filler) = nearly_full(10, 3_700).await;
+    let waiting = |count| {
+        let storage = broker.broker.partitions.storage();
+        until(move || storage.status().admissions_waiting == count)
+    };
+    let mut client = broker.connect().await;
+    let batches: Vec<_> = (0..10).map(|_| plain(1)).collect();
+    let many = client.send(9, &to_each("topic", &batches)).await;
+    waiting(1).await;
+    let mut other = broker.connect().await;
+    let one = other.send(9, &produce_request("topic", 9, &plain(1))).await;
+    waiting(2).await;
+    disk.wal.resume();
+    broker.upload().await;
+    let response: ProduceResponse = client.receive::<ProduceRequest>(9, many).await;
+    assert_eq!(outcomes(&response), [(0, 0); 10]);
+    let response: ProduceResponse = other.receive::<ProduceRequest>(9, one).await;
+    assert_eq!(outcomes(&response), [(0, 1)]);
+}
+
+/// Of the batches that were let in together, those before it stay where they are, and those behind it come after it.
+#[tokio::test]
+async fn a_request_goes_on_with_the_batch_whose_room_another_one_took() {
+    let (broker, disk, partitions, _filler) = nearly_full(3, 1_700).await;
+    let ends = || partitions.iter().map(|partition| partition.log_end()).collect::<Vec<_>>();
+    disk.wal.admit_all();
+    let mut client = broker.connect().await;
+    let batches = [of_value(1_000), of_value(1_500), plain(1)];
+    let in_vain = to_each("topic", &batches).with_timeout_ms(0);
+    let response: ProduceResponse = client.call(9, &in_vain).await;
+    assert_eq!(ends(), [1, 0, 0]);
+    assert_eq!(outcomes(&response)[1..], [(19, -1), (7, -1)]);
+    let waiting = client.send(9, &to_each("topic", &[plain(1), of_value(1_500), plain(1)])).await;
+    until(|| ends() == [2, 0, 0]).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ends(), [2, 0, 0], "nothing overtakes");
+    disk.wal.resume();
+    broker.upload().await;
+    let response: ProduceResponse = client.receive::<ProduceRequest>(9, waiting).await;
+    assert_eq!(outcomes(&response), [(0, 1), (0, 0), (0, 0)]);
+    assert_eq!(ends(), [2, 1, 1]);
 }
 
 /// A thousand partitions must not take a thousand round trips to stop.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use s3stream::{Config, Error, RECORD_OVERHEAD_BYTES, StreamMetadata};
+use s3stream::{Config, Error, RECORD_OVERHEAD_BYTES, Storage, StreamMetadata};
 use tokio::time::timeout;
 use uuid::Uuid;
 use wal::Uri;
@@ -70,6 +70,62 @@ async fn waiting_admissions_are_served_in_order_and_leave_nothing_behind() {
     drop((large_admission, small_admission, behind));
     assert_eq!(storage.status().cache_used_bytes, 0);
     assert_eq!(storage.status().admissions_waiting, 0);
+}
+
+/// What a request waits for others must not grow with the number of its records.
+#[tokio::test]
+async fn a_run_of_small_records_waits_for_one_turn() {
+    let world = World::new(small());
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let storage = &broker.storage;
+    let limit = storage.status().cache_limit_bytes;
+    let all = storage.admit(limit - RECORD_OVERHEAD_BYTES).await.expect("fits");
+    let bodies = [10; 50];
+    let mut run = Box::pin(storage.admit_run(&bodies));
+    let mut behind = Box::pin(storage.admit(10));
+    assert!((&mut run).now_or_never().is_none());
+    assert!((&mut behind).now_or_never().is_none());
+    assert_eq!(storage.status().admissions_waiting, 2);
+    drop(all);
+    let mut admission = (&mut run).now_or_never().expect("is first").expect("fits");
+    let mut appending = Vec::new();
+    for (base, bytes) in (0..).zip(bodies) {
+        let own = admission.split(bytes).expect("was let in with the others");
+        appending.push(broker.streams[0].append(own, record(0, base, 1, bytes)).expect("appends"));
+    }
+    assert!(admission.split(0).is_none(), "no more than was asked for");
+    drop((admission, behind));
+    for appending in appending {
+        appending.await.expect("confirmed");
+    }
+    assert_eq!(storage.status().cache_used_bytes, 50 * (10 + RECORD_OVERHEAD_BYTES));
+}
+
+/// One turn takes no more than one large record would, of the WAL or of the cache; what is larger goes alone.
+#[tokio::test]
+async fn a_run_is_bounded_by_the_largest_record_and_by_a_share_of_the_cache() {
+    async fn admitted(storage: &Storage, bodies: &[usize]) -> usize {
+        let mut run = storage.admit_run(bodies).await.expect("fits");
+        bodies.iter().take_while(|bytes| run.split(**bytes).is_some()).count()
+    }
+    let options = Options { record_bytes_max: 1 << 10, ..Options::default() };
+    let medium = Arc::new(MemoryMedium::new("narrow", options));
+    let world = World::on(small(), Arc::new(object_store::memory::InMemory::new()), medium);
+    let broker = world.start(&[]).await;
+    // With what the log adds to each, 40 bytes.
+    for (bodies, expected) in
+        [(&[300; 5][..], 3), (&[344, 600][..], 2), (&[345, 600][..], 1), (&[2_000, 1][..], 1)]
+    {
+        assert_eq!(admitted(&broker.storage, bodies).await, expected, "{bodies:?}");
+    }
+    let broker = World::new(small()).start(&[]).await;
+    let quarter = broker.storage.status().cache_limit_bytes / 4;
+    let half = quarter / 2 - RECORD_OVERHEAD_BYTES;
+    for (bodies, expected) in [(&[half; 5][..], 2), (&[half, half + 1][..], 1), (&[60_000, 0][..], 1)] {
+        assert_eq!(admitted(&broker.storage, bodies).await, expected, "{bodies:?}");
+    }
+    assert_eq!(broker.storage.status().cache_used_bytes, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -261,6 +261,10 @@ impl Wal for BlockWal {
         }
     }
 
+    fn record_bytes_max(&self) -> usize {
+        self.shared.state.lock().layout.geometry().record_max()
+    }
+
     fn status(&self) -> Status {
         let state = self.shared.state.lock();
         Status {

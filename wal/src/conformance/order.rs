@@ -96,6 +96,7 @@ pub async fn records_over_the_limit_are_refused(harness: &dyn Harness) {
     let subject = harness.fresh().await;
     let wal = open_new(&*subject, 1).await;
     let limit = subject.record_bytes_max();
+    assert_eq!(wal.record_bytes_max(), limit);
     let oversized = wal.append(record(1, limit + 1)).expect_err("over the limit");
     assert!(
         matches!(oversized, AppendError::TooLarge { bytes, limit_bytes } if bytes == limit + 1 && limit_bytes == limit),

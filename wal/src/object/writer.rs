@@ -405,6 +405,10 @@ impl Wal for ObjectWal {
         Ok(())
     }
 
+    fn record_bytes_max(&self) -> usize {
+        self.shared.parts.config.record_bytes_max
+    }
+
     fn status(&self) -> Status {
         let slots = self.shared.slots.lock();
         Status {
