@@ -30,10 +30,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use super::staged::Staged;
-
-/// A larger object is staged by ourselves.
-const LARGE_BYTES: usize = 1 << 20;
+use super::staged::{PIECE_BYTES, Staged};
 
 /// The store below `root`.
 #[derive(Clone, Debug)]
@@ -93,12 +90,12 @@ impl Directory {
     /// D3. Given up, it goes on to its end, so that whoever tries again finds the object.
     async fn put_large(&self, key: &Path, payload: PutPayload, mode: PutMode) -> Result<PutResult> {
         let target = self.inner.path_to_filesystem(key)?;
-        let creating = tokio::task::spawn_blocking(move || {
+        publish(key, move || {
             let staged = stage(&target)?;
             staged.write(0, &payload)?;
             staged.publish(&target, &mode)
-        });
-        published(key, creating.await.map_err(failed)?)
+        })
+        .await
     }
 
     /// What a creation of `key` said; told only once it would stay true.
@@ -149,8 +146,9 @@ fn stage(target: &std::path::Path) -> io::Result<Staged> {
     }
 }
 
-fn published(key: &Path, result: io::Result<()>) -> Result<PutResult> {
-    match result {
+/// Makes `call`, which publishes `key`.
+async fn publish(key: &Path, call: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<PutResult> {
+    match tokio::task::spawn_blocking(call).await.map_err(failed)? {
         Ok(()) => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(object_store::Error::AlreadyExists { path: key.to_string(), source: error.into() })
@@ -173,7 +171,7 @@ impl fmt::Display for Directory {
 impl ObjectStore for Directory {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.names.lock().unsettled.insert(location.clone());
-        let is_large = payload.content_length() > LARGE_BYTES && options.attributes.is_empty();
+        let is_large = payload.content_length() > PIECE_BYTES && options.attributes.is_empty();
         let result = if is_large && !matches!(options.mode, PutMode::Update(_)) {
             self.put_large(location, payload, options.mode).await
         } else {
@@ -251,8 +249,7 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         self.directory.names.lock().unsettled.insert(self.key.clone());
         let (staged, target) = (self.staged.clone(), self.target.clone());
-        let completing = tokio::task::spawn_blocking(move || staged.publish(&target, &PutMode::Overwrite));
-        let result = published(&self.key, completing.await.map_err(failed)?);
+        let result = publish(&self.key, move || staged.publish(&target, &PutMode::Overwrite)).await;
         self.directory.created(&self.key, result).await
     }
 
@@ -344,21 +341,21 @@ mod tests {
     #[tokio::test]
     async fn large_objects_are_created_replaced_and_told_of_like_small_ones() {
         let scene = Scene::new();
-        let large = |byte: u8| PutPayload::from(vec![byte; LARGE_BYTES + 1]);
+        let large = |byte: u8| PutPayload::from(vec![byte; PIECE_BYTES + 1]);
         let read = async || scene.store.get(&key()).await.unwrap().bytes().await.unwrap();
         for byte in [1, 2] {
             // The first time there is no folder.
             let _ = scene.store.delete(&key()).await;
             scene.put(&key(), large(byte), PutMode::Create).await.unwrap();
-            assert!(read().await == vec![byte; LARGE_BYTES + 1]);
+            assert!(read().await == vec![byte; PIECE_BYTES + 1]);
         }
         let flushes = scene.flushes();
         let error = scene.put(&key(), large(3), PutMode::Create).await.unwrap_err();
         assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");
         assert_eq!(scene.flushes(), flushes + FOLDERS, "told after a flush");
-        assert!(read().await == vec![2; LARGE_BYTES + 1]);
+        assert!(read().await == vec![2; PIECE_BYTES + 1]);
         scene.put(&key(), large(4), PutMode::Overwrite).await.unwrap();
-        assert!(read().await == vec![4; LARGE_BYTES + 1]);
+        assert!(read().await == vec![4; PIECE_BYTES + 1]);
         let listed: Vec<_> = scene.store.list(None).collect().await;
         assert_eq!(listed.len(), 1);
     }
@@ -369,7 +366,7 @@ mod tests {
         let scene = Scene::new();
         scene.know_the_folders().await;
         let key = Path::from("wal/3/5/7");
-        let large = PutPayload::from(vec![1; LARGE_BYTES + 1]);
+        let large = PutPayload::from(vec![1; PIECE_BYTES + 1]);
         for payload in [PutPayload::from_static(b"bytes"), large] {
             let error = scene.put(&key, payload, PutMode::Create).await.unwrap_err();
             assert!(!matches!(error, object_store::Error::AlreadyExists { .. }), "{error}");

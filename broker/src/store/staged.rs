@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use object_store::{PutMode, PutPayload};
 
-/// Written between two flushes. No option: less is slower, more is felt (docs/benchmarks.md).
-const PIECE_BYTES: usize = 1 << 20;
+/// Written between two flushes; what is larger is staged. No option: less is slower, more is felt (docs/benchmarks.md).
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// A file that has no name of its own yet. Removed when this is dropped.
 #[derive(Debug)]
