@@ -50,21 +50,25 @@ fn produce(broker: &Ottla, topic: &str, count: usize) {
     run(&mut broker.cli(&arguments));
 }
 
+/// For comparing what is counted with what comes through a door.
+const COUNTABLE: &[&str] = &[
+    // A PUT that is given up may have been counted and not yet sent.
+    "--object-wal-hedge-factor",
+    "0",
+    // So that there are moments in which nothing is under way.
+    "--metadata-poll",
+    "5s",
+    "--lease",
+    "30s",
+    "--upload-interval",
+    "1s",
+];
+
 /// M1: through a start on an empty store, load, refusals and lost answers, uploads, compaction, reads, listings and
 /// deletions. The client repeats what failed by itself: those attempts are requests, too.
 fn nothing_goes_uncounted(storage: Storage) {
     let (broker, proxy) = behind_a_proxy(storage);
-    let (mut broker, port) = with_admin(broker.with(&[
-        // A PUT that is given up may have been counted and not yet sent.
-        "--object-wal-hedge-factor",
-        "0",
-        // So that there are moments in which nothing is under way.
-        "--metadata-poll",
-        "5s",
-        "--lease",
-        "30s",
-        "--upload-interval",
-        "1s",
+    let (mut broker, port) = with_admin(broker.with(COUNTABLE).with(&[
         "--compaction-fan-in",
         "2",
         "--compaction-interval",
@@ -154,15 +158,7 @@ fn settled(broker: &Ottla, port: &Port, proxy: &Proxy, from: usize) -> Result<(V
 /// One thing at a time, so that the keys alone tell what each request was for: uploads, then recovery, then reads.
 fn requests_count_as_what_they_are_for(storage: Storage) {
     let (broker, proxy) = behind_a_proxy(storage);
-    let (mut broker, port) = with_admin(broker.with(&[
-        "--object-wal-hedge-factor",
-        "0",
-        "--metadata-poll",
-        "5s",
-        "--lease",
-        "30s",
-        "--upload-interval",
-        "1s",
+    let (mut broker, port) = with_admin(broker.with(COUNTABLE).with(&[
         "--compaction-interval",
         "1h",
         "--collect-first-sweep",
