@@ -395,7 +395,9 @@ pub mod history {
 
     use super::*;
     use crate::metadata::apply::At;
-    use crate::metadata::command::{Command, FORMAT_VERSION, NewTopic, Registration};
+    use crate::metadata::command::{
+        Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
+    };
     use crate::metadata::image::{Image, Listener};
 
     const COMMANDS_MAX: usize = 32;
@@ -411,7 +413,9 @@ pub mod history {
             // One command may make a million partitions, each with its streams.
             let partitions = match Command::decode(command) {
                 Ok(Command::CreateTopics { topics, .. }) => topics.iter().map(|topic| topic.partitions).max(),
-                Ok(Command::CreatePartitions { topics, .. }) => topics.iter().map(|(_, total)| *total).max(),
+                Ok(Command::CreatePartitions { topics, .. }) => {
+                    topics.iter().map(|topic| topic.partitions).max()
+                }
                 _ => None,
             };
             if partitions.is_some_and(|partitions| partitions > PARTITIONS_MAX) {
@@ -442,10 +446,17 @@ pub mod history {
             listener: Listener { host: "localhost".into(), port: 9092 },
             rack: Some("a".into()),
             machine: "machine".into(),
+            replaces: None,
         };
         let id = Uuid::from_u128(7);
         let configs = vec![("retention.ms".into(), "1000".into())];
-        let topic = NewTopic { id, name: "topic".into(), partitions: 2, configs: configs.clone() };
+        let topic = NewTopic {
+            id,
+            name: "topic".into(),
+            partitions: 2,
+            configs: configs.clone(),
+            leaders: Vec::new(),
+        };
         let object = |owner: Incarnation, counter: u64, base: u64, end: u64| NewObject {
             id: ObjectId::Data { owner, counter },
             size_bytes: 1000,
@@ -463,7 +474,10 @@ pub mod history {
             Command::OpenLeaderships { by },
             Command::CreateTopics { by, topics: vec![topic] },
             Command::CommitObjects { commit: commit(object(by, 1, 0, 10), 10) },
-            Command::CreatePartitions { by, topics: vec![(id, 3)] },
+            Command::CreatePartitions {
+                by,
+                topics: vec![GrownTopic { id, partitions: 3, leaders: vec![1] }],
+            },
             Command::SetTopicConfigs {
                 by,
                 topic: id,
@@ -473,7 +487,7 @@ pub mod history {
             Command::SetBrokerConfigs { by, broker: None, was: Vec::new(), shall: configs },
             Command::TrimStreams { by, trims: vec![(StreamId(0), 5)] },
             Command::AllocateProducerIds { by, count: 1000 },
-            Command::RegisterBroker(registration),
+            Command::RegisterBroker(Registration { replaces: Some(2), ..registration }),
             Command::CommitRecovered {
                 by: next,
                 of: by,
@@ -491,6 +505,16 @@ pub mod history {
             },
             Command::ForgetGarbage { by: next, objects: vec![object(by, 1, 0, 10).id] },
             Command::RaiseLowWater { by: next, counter: 2 },
+            Command::Reassign {
+                by: next,
+                moves: vec![Reassigned { topic: id, partition: 0, target: Some(1) }],
+            },
+            Command::HandOver {
+                by: next,
+                moves: vec![Handed { topic: id, partition: 0, to: 2, log_end: 12, checkpoint_end: 0 }],
+            },
+            Command::SetDraining { by: next, broker: 1, draining: true },
+            Command::Fence { by: next, of: by },
             Command::DeleteTopics { by: next, topics: vec![id] },
             Command::CloseBroker { by: next },
         ]

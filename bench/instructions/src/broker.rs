@@ -11,7 +11,7 @@ use ottla::broker::Broker;
 use ottla::config::{BrokerConfig, CurrentConfig};
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
-use ottla::metadata::{Metadata, TopicSpec};
+use ottla::metadata::{Metadata, Registering, TopicSpec};
 use ottla::partition::Partitions;
 use ottla::server::Server;
 use s3stream::{Storage, StreamMetadata};
@@ -48,7 +48,17 @@ pub async fn start(storage_config: s3stream::Config) -> anyhow::Result<Running> 
     let medium = MemoryMedium::new("instructions", options);
     let metadata = Metadata::open(store.clone(), Default::default()).await?;
     let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
-    let by = metadata.register(1, medium.uri(), listener, None, "instructions").await?.incarnation;
+    let by = metadata
+        .register(Registering {
+            id: 1,
+            wal: medium.uri(),
+            listener,
+            rack: None,
+            machine: "instructions",
+            replaces: metadata.image().last_registration(1),
+        })
+        .await?
+        .incarnation;
     let right = Arc::new(AckRight::unlimited());
     let wal = medium.open(by, Vacated::new_medium(), right.clone()).await?;
     metadata.open_leaderships().await?;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::resource::{Refused, unknown_topic};
 use super::{Context, assignment, error, new_topic, topic_name};
 use crate::broker::Broker;
+use crate::metadata::command::GrownTopic;
 use crate::metadata::{ImageRef, check_growth};
 
 /// A topic that can grow.
@@ -22,6 +23,15 @@ struct Growth<'a> {
     wanted: &'a CreatePartitionsTopic,
     id: Uuid,
     added: usize,
+}
+
+impl Growth<'_> {
+    fn command(&self) -> GrownTopic {
+        let assignments = self.wanted.assignments.iter().flatten();
+        // Checked to name a broker each; the first replica is the preferred leader.
+        let leaders = assignments.map(|assignment| assignment.broker_ids[0].0 as u32).collect();
+        GrownTopic { id: self.id, partitions: self.wanted.count as u32, leaders }
+    }
 }
 
 pub async fn handle(
@@ -58,7 +68,7 @@ pub async fn handle(
     } else if request.validate_only {
         results.extend(growing.iter().map(|growth| answer(growth.wanted, Ok(()))));
     } else {
-        let wanted = growing.iter().map(|growth| (growth.id, growth.wanted.count as u32)).collect();
+        let wanted = growing.iter().map(Growth::command).collect();
         let grown = broker.metadata.create_partitions(wanted).await;
         results.extend(growing.iter().zip(grown).map(|(growth, result)| {
             let refusal = |error| (error::of_create_partitions(&error), error.to_string());

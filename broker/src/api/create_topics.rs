@@ -113,7 +113,11 @@ fn check(broker: &Broker, image: &ImageRef, topic: &CreatableTopic) -> Result<Ch
     })?;
     config::validate_topic(&configs, &broker.config())
         .map_err(|invalid| (ResponseError::InvalidConfig, invalid.0))?;
-    Ok(Checked { spec: TopicSpec { name: name.into(), partitions, configs }, replication_factor })
+    // By their index, which is checked to be that of the list; the first replica is the preferred leader.
+    let mut assigned: Vec<_> = topic.assignments.iter().collect();
+    assigned.sort_by_key(|assignment| assignment.partition_index);
+    let leaders = assigned.iter().map(|assignment| assignment.broker_ids[0].0 as u32).collect();
+    Ok(Checked { spec: TopicSpec { name: name.into(), partitions, configs, leaders }, replication_factor })
 }
 
 /// Number of partitions and replication factor.

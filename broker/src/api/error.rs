@@ -95,6 +95,7 @@ pub fn of_create_topic(error: &CreateTopicError) -> ResponseError {
             TopicRejection::NoPartitions => ResponseError::InvalidPartitions,
             TopicRejection::TooManyPartitions { .. } => ResponseError::PolicyViolation,
             TopicRejection::IdTaken(_) => ResponseError::UnknownServerError,
+            TopicRejection::Assignment(_) => ResponseError::InvalidReplicaAssignment,
         },
     }
 }
@@ -111,6 +112,7 @@ pub fn of_growth(rejection: &GrowRejection) -> ResponseError {
         GrowRejection::Gone => ResponseError::UnknownTopicOrPartition,
         GrowRejection::Equal(_) | GrowRejection::Fewer { .. } => ResponseError::InvalidPartitions,
         GrowRejection::TooMany { .. } => ResponseError::PolicyViolation,
+        GrowRejection::Assignment(_) => ResponseError::InvalidReplicaAssignment,
     }
 }
 

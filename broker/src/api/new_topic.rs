@@ -42,7 +42,10 @@ pub async fn auto_create<'a>(broker: &Broker, names: impl Iterator<Item = &'a st
             // No coordinator of this version uses them.
             TRANSACTION_STATE | SHARE_GROUP_STATE => {}
             _ if specs.len() < room => {
-                specs.insert(name, TopicSpec { name: name.into(), partitions, configs: Vec::new() });
+                specs.insert(
+                    name,
+                    TopicSpec { name: name.into(), partitions, configs: Vec::new(), leaders: Vec::new() },
+                );
             }
             _ => {}
         }

@@ -23,7 +23,7 @@ use super::{
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::metadata::image::Listener;
-use crate::metadata::{Metadata, Options, cluster_id};
+use crate::metadata::{Metadata, Options, Registering, cluster_id};
 
 async fn broker_with(configs: &[(&str, &str)]) -> Broker {
     broker_on(Arc::new(InMemory::new()), configs).await
@@ -35,7 +35,14 @@ async fn broker_on(store: Arc<InMemory>, configs: &[(&str, &str)]) -> Broker {
     let metadata = Metadata::open(store.clone(), Options::default()).await.unwrap();
     let listener = Listener { host: "registered".into(), port: 1 };
     metadata
-        .register(1, &wal::Uri("memory:1".to_owned()), listener, Some("r1".into()), "machine")
+        .register(Registering {
+            id: 1,
+            wal: &wal::Uri("memory:1".to_owned()),
+            listener,
+            rack: Some("r1"),
+            machine: "machine",
+            replaces: metadata.image().last_registration(1),
+        })
         .await
         .unwrap();
     metadata.open_leaderships().await.unwrap();
@@ -237,7 +244,16 @@ async fn behaviour_27_every_partition_is_there_though_nobody_leads_it() {
     // The next life of the broker has fenced this one.
     let next = Metadata::open(store, Options::default()).await.unwrap();
     let listener = Listener { host: "elsewhere".into(), port: 1 };
-    next.register(1, &wal::Uri("memory:2".to_owned()), listener, None, "machine").await.unwrap();
+    next.register(Registering {
+        id: 1,
+        wal: &wal::Uri("memory:2".to_owned()),
+        listener,
+        rack: None,
+        machine: "machine",
+        replaces: next.image().last_registration(1),
+    })
+    .await
+    .unwrap();
     broker.metadata.refresh().await.unwrap();
     let orphaned = ask(&broker, 12, named(&["t"])).await.topics.remove(0);
     let indexes: Vec<i32> = orphaned.partitions.iter().map(|partition| partition.partition_index).collect();

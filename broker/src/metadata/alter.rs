@@ -13,6 +13,7 @@ use uuid::Uuid;
 use wal::Incarnation;
 
 use super::apply::{Outcome, PARTITIONS_MAX, Rejection, conflict};
+use super::command::GrownTopic;
 use super::image::{Config, Image, PartitionInfo, Topic};
 
 /// Why one topic of a command got no more partitions. The texts are Kafka's (`ReplicationControlManager`).
@@ -28,6 +29,9 @@ pub enum GrowRejection {
         "the cluster has {existing} partitions already; {added} more would exceed its limit of {PARTITIONS_MAX}"
     )]
     TooMany { existing: usize, added: usize },
+    /// Of the leaders that were named.
+    #[error("{0}")]
+    Assignment(String),
 }
 
 /// Whether `topic` can be grown to `wanted` partitions in a cluster that has `existing`; how many are added.
@@ -46,20 +50,23 @@ pub fn check_growth(topic: &Topic, existing: usize, wanted: usize) -> Result<usi
 }
 
 impl Image {
-    /// The new partitions are led by `by` (C3).
+    /// C3.
     pub(super) fn grow_topic(
         &mut self,
         by: Incarnation,
-        id: Uuid,
-        wanted: u32,
+        grown: &GrownTopic,
     ) -> Result<Arc<Topic>, GrowRejection> {
-        let topic = self.topics.get(&id).cloned().ok_or(GrowRejection::Gone)?;
-        let added = check_growth(&topic, self.partitions, wanted as usize)?;
+        let topic = self.topics.get(&grown.id).cloned().ok_or(GrowRejection::Gone)?;
+        let added = check_growth(&topic, self.partitions, grown.partitions as usize)?;
+        let leaders = self
+            .leaders_for(by, &topic.partitions, added, &grown.leaders)
+            .map_err(GrowRejection::Assignment)?;
         let mut partitions = topic.partitions.to_vec();
-        partitions.extend((0..added).map(|_| PartitionInfo::new(by.broker, || self.create_stream(by))));
-        self.partitions += added;
+        for leader in leaders {
+            partitions.push(PartitionInfo::new(leader.broker, || self.create_stream(leader)));
+        }
         let topic = Arc::new(Topic { partitions: partitions.into(), ..Topic::clone(&topic) });
-        self.topics.insert_mut(id, topic.clone());
+        self.put_topic(topic.clone());
         Ok(topic)
     }
 
@@ -77,7 +84,7 @@ impl Image {
         if *topic.configs != *was {
             return Err(conflict(format!("the configs of topic {} were changed meanwhile", topic.name)));
         }
-        self.topics.insert_mut(id, Arc::new(Topic { configs: shall.into(), ..Topic::clone(&topic) }));
+        self.put_topic(Arc::new(Topic { configs: shall.into(), ..Topic::clone(&topic) }));
         Ok(Outcome::Done)
     }
 

@@ -1,6 +1,7 @@
 //! The only thing that changes an [`Image`]: one command, validated and carried out, or rejected with a reason. It is
 //! deterministic: the same commands on the same image give the same image and the same outcomes, everywhere.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,9 @@ use uuid::Uuid;
 use wal::{Incarnation, Position};
 
 use super::alter::GrowRejection;
-use super::command::{Command, FORMAT_VERSION, NewTopic, Registration};
-use super::image::{
-    BrokerInfo, Cluster, Garbage, Image, Life, Object, Part, PartitionInfo, Stream, Topic, canonical_name,
-};
+use super::command::{Command, FORMAT_VERSION, NewTopic};
+use super::image::{Cluster, Garbage, Image, Object, Part, PartitionInfo, Stream, Topic, canonical_name};
+use super::moves::MoveRejection;
 use crate::api::topic_name;
 
 /// Partitions of all topics of a cluster. Far beyond what one broker is sized for; a bound on what a client that
@@ -46,12 +46,14 @@ pub enum Outcome {
     /// In the order of the command.
     Grown(Vec<Result<Arc<Topic>, GrowRejection>>),
     ProducerIds(Range<i64>),
+    /// In the order of the command.
+    Moved(Vec<Result<(), MoveRejection>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
     pub incarnation: Incarnation,
-    /// What must be recovered before leaderships can be opened, oldest first.
+    /// All that is to be recovered, of whatever broker, oldest first within a broker.
     pub previous: Vec<Unrecovered>,
 }
 
@@ -74,7 +76,7 @@ pub enum Rejection {
     #[error("the store already holds cluster {0}")]
     AlreadyFormatted(Arc<str>),
     /// Stop for good.
-    #[error("broker {} epoch {} was fenced by a later registration, or has closed", .0.broker, .0.epoch)]
+    #[error("broker {} epoch {} was fenced, or has closed", .0.broker, .0.epoch)]
     Fenced(Incarnation),
     /// Read again, start over.
     #[error("{0}")]
@@ -105,6 +107,9 @@ pub enum TopicRejection {
     /// A topic with this id exists, under whatever name.
     #[error("topic id {0} is taken")]
     IdTaken(Uuid),
+    /// Of the leaders that were named.
+    #[error("{0}")]
+    Assignment(String),
 }
 
 pub(super) fn invalid(reason: impl Into<String>) -> Rejection {
@@ -188,11 +193,7 @@ impl Image {
                 Ok(Outcome::Done)
             }
             Command::AllocateProducerIds { by, count } => self.allocate_producer_ids(*by, *count),
-            Command::CloseBroker { by } => {
-                self.check_live(*by)?;
-                self.forget_life(*by);
-                Ok(Outcome::Done)
-            }
+            Command::CloseBroker { by } => self.close_broker(*by),
             Command::ReplaceParts { by, replacements } => self.replace_parts(at, *by, replacements),
             Command::ForgetGarbage { by, objects } => {
                 self.check_live(*by)?;
@@ -206,8 +207,7 @@ impl Image {
             }
             Command::CreatePartitions { by, topics } => {
                 self.check_opened(*by)?;
-                let grow = |(topic, wanted): &(Uuid, u32)| self.grow_topic(*by, *topic, *wanted);
-                Ok(Outcome::Grown(topics.iter().map(grow).collect()))
+                Ok(Outcome::Grown(topics.iter().map(|topic| self.grow_topic(*by, topic)).collect()))
             }
             Command::SetTopicConfigs { by, topic, was, shall } => {
                 self.check_live(*by)?;
@@ -217,6 +217,10 @@ impl Image {
                 self.check_live(*by)?;
                 self.set_broker_configs(*broker, was, shall)
             }
+            Command::Fence { by, of } => self.fence(*by, *of),
+            Command::SetDraining { by, broker, draining } => self.set_draining(*by, *broker, *draining),
+            Command::HandOver { by, moves } => self.hand_over(*by, moves),
+            Command::Reassign { by, moves } => self.reassign(*by, moves),
         }
     }
 
@@ -257,104 +261,9 @@ impl Image {
         Ok(Outcome::Done)
     }
 
-    fn register(&mut self, at: At, registration: &Registration) -> Result<Registered, Rejection> {
-        let incarnation = Incarnation { broker: registration.broker, epoch: at.number };
-        if let Some((other, life)) = self.lives.iter().find(|(other, _)| other.broker != incarnation.broker) {
-            let state = if life.fenced { "needs recovery" } else { "is registered and has not closed" };
-            return Err(invalid(format!(
-                "broker {} {state} in this store, and this version of Ottla runs one broker per store: start \
-                 with node id {} or stop that broker cleanly first",
-                other.broker, other.broker
-            )));
-        }
-        if self.lives.get(&incarnation).is_some() {
-            return Err(invalid("a broker registers once in an entry"));
-        }
-        let earlier: Vec<(Incarnation, Life)> =
-            self.lives.iter().map(|(i, life)| (*i, life.clone())).collect();
-        for (earlier, mut life) in earlier {
-            assert!(earlier.epoch < incarnation.epoch, "an entry's number exceeds that of all before it");
-            life.fenced = true;
-            if life.opened {
-                self.lives.insert_mut(earlier, life);
-            } else {
-                self.forget_life(earlier);
-            }
-        }
-        let life = Life {
-            wal_uri: registration.wal_uri.clone(),
-            lease: Duration::from_millis(registration.lease_ms.into()),
-            trim: Position(0),
-            fenced: false,
-            opened: false,
-            registered_ms: at.time_ms,
-            low_water: 0,
-        };
-        self.lives.insert_mut(incarnation, life);
-        let broker = BrokerInfo {
-            listener: registration.listener.clone(),
-            rack: registration.rack.clone(),
-            machine: registration.machine.clone(),
-            epoch: incarnation.epoch,
-        };
-        self.brokers.insert_mut(incarnation.broker, broker);
-        let previous = self
-            .unrecovered()
-            .map(|(incarnation, life)| Unrecovered {
-                incarnation,
-                wal_uri: life.wal_uri.clone(),
-                trim: life.trim,
-                lease: life.lease,
-            })
-            .collect();
-        Ok(Registered { incarnation, previous })
-    }
-
-    /// Nothing of value is in this incarnation's WAL (any more): I4.
-    fn forget_life(&mut self, incarnation: Incarnation) {
-        self.lives.remove_mut(&incarnation);
-        let owned: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.owner == Some(incarnation))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in owned {
-            self.streams.get_mut(&id).expect("just listed").owner = None;
-        }
-    }
-
-    fn open_leaderships(&mut self, by: Incarnation) -> Result<Outcome, Rejection> {
-        self.check_live(by)?;
-        if let Some((other, _)) = self.lives.iter().find(|(other, _)| **other != by) {
-            return Err(conflict(format!(
-                "the write-ahead log of broker {} epoch {} has not been recovered yet",
-                other.broker, other.epoch
-            )));
-        }
-        let topics: Vec<Arc<Topic>> = self.topics.values().cloned().collect();
-        for topic in topics {
-            let mut partitions = topic.partitions.to_vec();
-            for partition in &mut partitions {
-                partition.leader = by.broker;
-                if self.open_stream(partition.log, by) {
-                    partition.leader_epoch += 1;
-                }
-                self.open_stream(partition.checkpoint, by);
-            }
-            let topic = Topic { partitions: partitions.into(), ..Topic::clone(&topic) };
-            self.topics.insert_mut(topic.id, Arc::new(topic));
-        }
-        self.lives.get_mut(&by).expect("checked to live").opened = true;
-        Ok(Outcome::Done)
-    }
-
-    /// `false` if `by` has it open already.
-    fn open_stream(&mut self, id: StreamId, by: Incarnation) -> bool {
+    /// A stream gets another owner, under a new epoch.
+    pub(super) fn open_stream(&mut self, id: StreamId, by: Incarnation) {
         let stream = self.streams.get_mut(&id).expect("a partition's streams exist (I3)");
-        if stream.owner == Some(by) {
-            return false;
-        }
         stream.owner = Some(by);
         stream.epoch += 1;
         let opened = EpochStart { epoch: stream.epoch, start: stream.committed_end };
@@ -364,7 +273,6 @@ impl Image {
             epochs.pop();
         }
         epochs.push(opened);
-        true
     }
 
     fn create_topic(
@@ -392,8 +300,11 @@ impl Image {
         if self.partitions + wanted > PARTITIONS_MAX {
             return Err(TopicRejection::TooManyPartitions { existing: self.partitions, wanted });
         }
-        let partitions =
-            (0..wanted).map(|_| PartitionInfo::new(by.broker, || self.create_stream(by))).collect();
+        let leaders = self.leaders_for(by, &[], wanted, &new.leaders).map_err(TopicRejection::Assignment)?;
+        let partitions = leaders
+            .into_iter()
+            .map(|leader| PartitionInfo::new(leader.broker, || self.create_stream(leader)))
+            .collect();
         let topic = Arc::new(Topic {
             id: new.id,
             name: new.name.clone(),
@@ -401,13 +312,14 @@ impl Image {
             configs: new.configs.clone().into(),
             created_ms: at.time_ms,
         });
-        self.insert_topic(topic.clone());
+        self.put_topic(topic.clone());
         Ok(topic)
     }
 
-    /// With the maps that are derived from it.
+    /// In place of the one with this id, if there is one, with the maps of names that are derived from it.
     pub(super) fn insert_topic(&mut self, topic: Arc<Topic>) {
         self.partitions += topic.partitions.len();
+        self.partitions -= self.topics.get(&topic.id).map_or(0, |before| before.partitions.len());
         self.names.insert_mut(topic.name.clone(), topic.id);
         self.canonical.insert_mut(canonical_name(&topic.name).into(), topic.id);
         self.topics.insert_mut(topic.id, topic);
@@ -426,13 +338,16 @@ impl Image {
         self.names.remove_mut(&topic.name);
         self.canonical.remove_mut(canonical_name(&topic.name).as_str());
         self.partitions -= topic.partitions.len();
+        let mut changes = BTreeMap::new();
         for partition in topic.partitions.iter() {
+            *changes.entry(partition.leader).or_default() -= 1;
             for id in [partition.log, partition.checkpoint] {
                 let stream = self.streams.get(&id).expect("a partition's streams exist (I3)").clone();
                 self.streams.remove_mut(&id);
                 stream.parts.values().for_each(|part| self.release_part(at, part.object));
             }
         }
+        self.change_led(&changes);
         true
     }
 

@@ -1,6 +1,6 @@
 //! The commands of the metadata log, and their bytes.
 //!
-//! A command is a version byte (1), a tag byte, and a body of [`codec`](super::codec) primitives in the order of the
+//! A command is a version byte (2), a tag byte, and a body of [`codec`](super::codec) primitives in the order of the
 //! variant's fields as written here. `docs/formats/metadata.md` has the table. A tag or version is never used again for
 //! something else. A program that meets one that it does not know stops following the log
 //! ([`Image::halted`](super::image::Image::halted)): to skip a command would be to diverge from everybody who did not.
@@ -18,9 +18,9 @@ use super::codec::{Malformed, Reader, Writer};
 use super::image::{Config, Listener};
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
-const COMMAND_VERSION: u8 = 1;
+const COMMAND_VERSION: u8 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -31,8 +31,8 @@ pub enum Command {
     },
     /// A new life of a broker begins; its epoch is the number of the entry. Fences the broker's previous life.
     RegisterBroker(Registration),
-    /// All partitions are led by the issuer from now on, each under a new leader epoch that begins at its stream's
-    /// committed end. Rejected while another incarnation's WAL may hold records.
+    /// The issuer takes leaderships from now on: those that nobody has are placed, each under a new leader epoch that
+    /// begins at its stream's committed end.
     OpenLeaderships {
         by: Incarnation,
     },
@@ -86,10 +86,10 @@ pub enum Command {
         by: Incarnation,
         counter: u64,
     },
-    /// More partitions: topic id and how many it is to have. Accepted or rejected topic by topic.
+    /// More partitions. Accepted or rejected topic by topic.
     CreatePartitions {
         by: Incarnation,
-        topics: Vec<(Uuid, u32)>,
+        topics: Vec<GrownTopic>,
     },
     /// Replaces the configs of a topic, if they are as they were when the issuer read them.
     SetTopicConfigs {
@@ -105,6 +105,27 @@ pub enum Command {
         was: Vec<Config>,
         shall: Vec<Config>,
     },
+    /// `of` is taken for dead: none of its commands is accepted any more, and its WAL is to be recovered (O1, B1).
+    Fence {
+        by: Incarnation,
+        of: Incarnation,
+    },
+    /// Whether a broker is being emptied: one that is gets no more partitions, and hands over those it has.
+    SetDraining {
+        by: Incarnation,
+        broker: u32,
+        draining: bool,
+    },
+    /// The issuer gives partitions away. Accepted or rejected one by one.
+    HandOver {
+        by: Incarnation,
+        moves: Vec<Handed>,
+    },
+    /// Says where partitions are to move, or with `None` that they are to stay. Accepted or rejected one by one.
+    Reassign {
+        by: Incarnation,
+        moves: Vec<Reassigned>,
+    },
 }
 
 /// What a broker says of itself when it starts.
@@ -119,6 +140,9 @@ pub struct Registration {
     pub rack: Option<Arc<str>>,
     /// Names the machine it runs on, for whoever has to judge later what its address means. Never empty.
     pub machine: Arc<str>,
+    /// The epoch of this id's last registration as the issuer knows it: of two processes that take one id, the second is
+    /// told.
+    pub replaces: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +153,39 @@ pub struct NewTopic {
     pub partitions: u32,
     /// By name, ascending, validated by the issuer.
     pub configs: Vec<Config>,
+    /// The leader of each partition, all of them serving; empty: where there is least.
+    pub leaders: Vec<u32>,
+}
+
+/// A topic that is to have more partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrownTopic {
+    pub id: Uuid,
+    /// How many it is to have.
+    pub partitions: u32,
+    /// The leader of each one that is added; empty: where there is least.
+    pub leaders: Vec<u32>,
+}
+
+/// A partition that its leader gives away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    pub topic: Uuid,
+    pub partition: u32,
+    /// Broker id.
+    pub to: u32,
+    /// Where its log and its checkpoints end, of which everything must be committed (H1).
+    pub log_end: u64,
+    pub checkpoint_end: u64,
+}
+
+/// Where a partition is to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reassigned {
+    pub topic: Uuid,
+    pub partition: u32,
+    /// Broker id; `None` takes back what was said before.
+    pub target: Option<u32>,
 }
 
 mod tag {
@@ -148,6 +205,10 @@ mod tag {
     pub const CREATE_PARTITIONS: u8 = 14;
     pub const SET_TOPIC_CONFIGS: u8 = 15;
     pub const SET_BROKER_CONFIGS: u8 = 16;
+    pub const FENCE: u8 = 17;
+    pub const SET_DRAINING: u8 = 18;
+    pub const HAND_OVER: u8 = 19;
+    pub const REASSIGN: u8 = 20;
 }
 
 impl Command {
@@ -237,9 +298,10 @@ impl Command {
                 to.u8(tag::CREATE_PARTITIONS);
                 to.incarnation(*by);
                 to.count(topics.len());
-                for (topic, partitions) in topics {
-                    to.uuid(*topic);
-                    to.u32(*partitions);
+                for topic in topics {
+                    to.uuid(topic.id);
+                    to.u32(topic.partitions);
+                    write_ids(&mut to, &topic.leaders);
                 }
             }
             Command::SetTopicConfigs { by, topic, was, shall } => {
@@ -255,6 +317,39 @@ impl Command {
                 to.option(*broker, |to, broker| to.u32(broker));
                 write_configs(&mut to, was);
                 write_configs(&mut to, shall);
+            }
+            Command::Fence { by, of } => {
+                to.u8(tag::FENCE);
+                to.incarnation(*by);
+                to.incarnation(*of);
+            }
+            Command::SetDraining { by, broker, draining } => {
+                to.u8(tag::SET_DRAINING);
+                to.incarnation(*by);
+                to.u32(*broker);
+                to.bool(*draining);
+            }
+            Command::HandOver { by, moves } => {
+                to.u8(tag::HAND_OVER);
+                to.incarnation(*by);
+                to.count(moves.len());
+                for handed in moves {
+                    to.uuid(handed.topic);
+                    to.u32(handed.partition);
+                    to.u32(handed.to);
+                    to.u64(handed.log_end);
+                    to.u64(handed.checkpoint_end);
+                }
+            }
+            Command::Reassign { by, moves } => {
+                to.u8(tag::REASSIGN);
+                to.incarnation(*by);
+                to.count(moves.len());
+                for reassigned in moves {
+                    to.uuid(reassigned.topic);
+                    to.u32(reassigned.partition);
+                    to.option(reassigned.target, |to, target| to.u32(target));
+                }
             }
         }
         to.0
@@ -307,7 +402,9 @@ impl Command {
             tag::RAISE_LOW_WATER => Command::RaiseLowWater { by: from.incarnation()?, counter: from.u64()? },
             tag::CREATE_PARTITIONS => Command::CreatePartitions {
                 by: from.incarnation()?,
-                topics: from.list(20, |from| Ok((from.uuid()?, from.u32()?)))?,
+                topics: from.list(24, |from| {
+                    Ok(GrownTopic { id: from.uuid()?, partitions: from.u32()?, leaders: read_ids(from)? })
+                })?,
             },
             tag::SET_TOPIC_CONFIGS => Command::SetTopicConfigs {
                 by: from.incarnation()?,
@@ -320,6 +417,32 @@ impl Command {
                 broker: from.option(|from| from.u32())?,
                 was: read_configs(&mut from)?,
                 shall: read_configs(&mut from)?,
+            },
+            tag::FENCE => Command::Fence { by: from.incarnation()?, of: from.incarnation()? },
+            tag::SET_DRAINING => {
+                Command::SetDraining { by: from.incarnation()?, broker: from.u32()?, draining: from.bool()? }
+            }
+            tag::HAND_OVER => Command::HandOver {
+                by: from.incarnation()?,
+                moves: from.list(40, |from| {
+                    Ok(Handed {
+                        topic: from.uuid()?,
+                        partition: from.u32()?,
+                        to: from.u32()?,
+                        log_end: from.u64()?,
+                        checkpoint_end: from.u64()?,
+                    })
+                })?,
+            },
+            tag::REASSIGN => Command::Reassign {
+                by: from.incarnation()?,
+                moves: from.list(21, |from| {
+                    Ok(Reassigned {
+                        topic: from.uuid()?,
+                        partition: from.u32()?,
+                        target: from.option(|from| from.u32())?,
+                    })
+                })?,
             },
             _ => return Err(from.malformed("a command of an unknown kind")),
         };
@@ -336,6 +459,7 @@ fn write_registration(to: &mut Writer, registration: &Registration) {
     to.u16(registration.listener.port);
     to.option(registration.rack.as_deref(), |to, rack| to.string(rack));
     to.string(&registration.machine);
+    to.option(registration.replaces, |to, epoch| to.u64(epoch));
 }
 
 fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
@@ -346,17 +470,19 @@ fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
         listener: Listener { host: from.string()?, port: from.u16()? },
         rack: from.option(|from| from.string())?,
         machine: from.string()?,
+        replaces: from.option(|from| from.u64())?,
     })
 }
 
-/// Id 16, name 2, partitions 4, number of configs 4.
-const TOPIC_BYTES_MIN: usize = 26;
+/// Id 16, name 2, partitions 4, number of configs 4, number of leaders 4.
+const TOPIC_BYTES_MIN: usize = 30;
 
 fn write_topic(to: &mut Writer, topic: &NewTopic) {
     to.uuid(topic.id);
     to.string(&topic.name);
     to.u32(topic.partitions);
     write_configs(to, &topic.configs);
+    write_ids(to, &topic.leaders);
 }
 
 fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
@@ -365,7 +491,17 @@ fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
         name: from.string()?,
         partitions: from.u32()?,
         configs: read_configs(from)?,
+        leaders: read_ids(from)?,
     })
+}
+
+fn write_ids(to: &mut Writer, ids: &[u32]) {
+    to.count(ids.len());
+    ids.iter().for_each(|id| to.u32(*id));
+}
+
+fn read_ids(from: &mut Reader<'_>) -> Result<Vec<u32>, Malformed> {
+    from.list(4, |from| from.u32())
 }
 
 pub(super) fn write_configs(to: &mut Writer, configs: &[Config]) {

@@ -11,11 +11,13 @@
 //! - **I4** A stream's owner is an incarnation that is listed. An incarnation is listed from its registration until
 //!   nothing of value can be left in its WAL: it closed cleanly, its recovery is complete, or it was fenced before it
 //!   had opened a stream.
-//! - **I5** At most one incarnation is not fenced. (This build hosts one broker per store.)
+//! - **I5** At most one incarnation of a broker is not fenced, and that is its last registration.
 //! - **I6** A partition's leader epoch is the epoch of its log stream, and never goes back for the same topic id.
 //! - **I7** Stream ids and producer ids are handed out once.
 //! - **I8** A data object with a counter below its writer's low-water mark is named for the first time by no command: so
 //!   one that is not named then never will be (O5).
+//! - **I9** A partition's two streams have one owner, which has opened, and whose broker is the partition's leader; or
+//!   none: then nobody could take it yet.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -74,6 +76,8 @@ pub struct Life {
     pub fenced: bool,
     /// It has opened its streams, so its WAL may hold records.
     pub opened: bool,
+    /// It is being emptied: it gets no more partitions, and hands over those it has.
+    pub draining: bool,
     pub registered_ms: i64,
     /// No object of its own with a lower counter will be committed any more (O5): what is unnamed of those is garbage.
     pub low_water: u64,
@@ -102,17 +106,25 @@ impl Topic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionInfo {
-    /// Broker id.
+    /// Broker id. Whether it can be asked is [`Image::leader`]'s answer.
     pub leader: u32,
     pub leader_epoch: i32,
     pub log: StreamId,
     pub checkpoint: StreamId,
+    /// The broker that it is to move to.
+    pub target: Option<u32>,
 }
 
 impl PartitionInfo {
     /// A partition that begins its life, with streams of its own.
     pub(super) fn new(leader: u32, mut create_stream: impl FnMut() -> StreamId) -> PartitionInfo {
-        PartitionInfo { leader, leader_epoch: 0, log: create_stream(), checkpoint: create_stream() }
+        PartitionInfo {
+            leader,
+            leader_epoch: 0,
+            log: create_stream(),
+            checkpoint: create_stream(),
+            target: None,
+        }
     }
 }
 
@@ -191,6 +203,8 @@ pub struct Image {
     pub(super) canonical: Map<Arc<str>, Uuid>,
     /// Derived from `topics`.
     pub(super) partitions: usize,
+    /// Derived from `topics`: how many partitions name a broker as their leader. No entry is 0.
+    pub(super) led: Map<u32, usize>,
     pub(super) streams: Map<StreamId, Stream>,
     pub(super) objects: Map<ObjectId, Object>,
     pub(super) garbage: Map<ObjectId, Garbage>,
@@ -221,6 +235,7 @@ impl Image {
             names: Map::new_sync(),
             canonical: Map::new_sync(),
             partitions: 0,
+            led: Map::new_sync(),
             streams: Map::new_sync(),
             objects: Map::new_sync(),
             garbage: Map::new_sync(),

@@ -30,7 +30,7 @@ pub(super) fn standing(image: &Image, incarnation: Incarnation) -> Result<(), St
         return Ok(());
     }
     Err(format!(
-        "broker {} epoch {} was fenced by a later registration, or has closed",
+        "broker {} epoch {} was fenced (by a later registration, or because others took it for dead), or has closed",
         incarnation.broker, incarnation.epoch
     ))
 }

@@ -20,7 +20,7 @@
 //! # Crash
 //! The next registration of the same broker fences this one and is told what to recover.
 //!
-//! Reading order: [`image`], [`command`], [`apply`], `alter`, [`snapshot`], then this file, `lease`, [`streams`].
+//! Reading order: [`image`], [`command`], [`apply`], [`members`], `place`, [`moves`], `alter`, [`snapshot`], then this file, `lease`, [`streams`].
 
 mod alter;
 pub mod apply;
@@ -30,8 +30,11 @@ mod collect;
 pub mod command;
 pub mod image;
 mod lease;
+pub mod members;
+pub mod moves;
 pub mod observer;
 pub mod parts;
+mod place;
 mod replace;
 pub mod snapshot;
 pub mod streams;
@@ -54,9 +57,10 @@ use wal::{AckRight, Incarnation};
 pub use alter::{GrowRejection, check_growth};
 pub use apply::{Registered, TopicRejection, Unrecovered};
 pub use image::{Image, Topic};
+pub use moves::MoveRejection;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
-use command::{Command, FORMAT_VERSION, NewTopic, Registration};
+use command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
 use image::{Config, Listener};
 use lease::{Lease, standing};
 
@@ -190,6 +194,19 @@ pub enum CreatePartitionsError {
     Metadata(#[from] Error),
 }
 
+/// What a broker says of itself when it starts.
+#[derive(Clone, Debug)]
+pub struct Registering<'a> {
+    pub id: u32,
+    pub wal: &'a wal::Uri,
+    pub listener: Listener,
+    pub rack: Option<&'a str>,
+    /// The machine that it runs on.
+    pub machine: &'a str,
+    /// The epoch of the registration that this one comes after; `None` for the first of its id.
+    pub replaces: Option<u64>,
+}
+
 /// A topic to be created. Its configs are validated already
 /// ([`validate_topic`](crate::config::validate_topic)); by name, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +214,8 @@ pub struct TopicSpec {
     pub name: Arc<str>,
     pub partitions: u32,
     pub configs: Vec<Config>,
+    /// The leader of each partition; empty: where there is least.
+    pub leaders: Vec<u32>,
 }
 
 /// The state as of one entry of the log.
@@ -310,32 +329,28 @@ impl Metadata {
         self.incarnation().ok_or_else(|| Error::Refused("this broker has not registered yet".to_owned()))
     }
 
-    /// Begins a new life of broker `broker`, which fences the one before. Everything in
-    /// [`previous`](Registered::previous) must be recovered before [`open_leaderships`](Metadata::open_leaderships);
-    /// where a lease is what fences (B1), not before it has run out.
+    /// Begins a new life of broker `id`, which fences the one before: `replaces` is that one's epoch, as the caller knows
+    /// it ([`Image::last_registration`]). [`Error::Conflict`] if somebody else took the id meanwhile. What earlier lives
+    /// left is still to be recovered; where a lease is what fences (B1), not before it has run out.
     ///
     /// # Panics
     /// If called again after it succeeded: a process is one incarnation.
-    pub async fn register(
-        &self,
-        broker: u32,
-        wal: &wal::Uri,
-        listener: Listener,
-        rack: Option<Arc<str>>,
-        machine: &str,
-    ) -> Result<Registered, Error> {
-        for text in [Some(wal.0.as_str()), Some(&*listener.host), rack.as_deref(), Some(machine)]
-            .into_iter()
-            .flatten()
-        {
+    pub async fn register(&self, registering: Registering<'_>) -> Result<Registered, Error> {
+        let Registering { id, wal, listener, rack, machine, replaces } = registering;
+        for text in [Some(wal.0.as_str()), Some(&*listener.host), rack, Some(machine)].into_iter().flatten() {
             if text.len() > codec::STRING_BYTES_MAX {
                 return Err(Error::Refused(format!("a name of {} bytes is too long", text.len())));
             }
         }
-        let lease_ms = u32::try_from(self.options.lease.as_millis()).expect("validated");
-        let wal_uri = wal.0.as_str().into();
-        let registration =
-            Registration { broker, wal_uri, lease_ms, listener, rack, machine: machine.into() };
+        let registration = Registration {
+            broker: id,
+            wal_uri: wal.0.as_str().into(),
+            lease_ms: u32::try_from(self.options.lease.as_millis()).expect("validated"),
+            listener,
+            rack: rack.map(Arc::from),
+            machine: machine.into(),
+            replaces,
+        };
         match self.propose(&Command::RegisterBroker(registration)).await? {
             Outcome::Registered(registered) => {
                 self.incarnation.set(registered.incarnation).expect("a process registers once");
@@ -358,7 +373,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// All partitions are led by this incarnation from now on. [`Error::Conflict`] while something is unrecovered.
+    /// This incarnation takes leaderships from now on, beginning with those that nobody has.
     pub async fn open_leaderships(&self) -> Result<(), Error> {
         let by = self.registered()?;
         self.propose(&Command::OpenLeaderships { by }).await.map(drop)
@@ -407,27 +422,72 @@ impl Metadata {
         Ok(results)
     }
 
-    /// Gives topics more partitions: id and how many there are to be. In the order of `topics`.
+    /// Gives topics more partitions. In the order of `topics`.
     pub async fn create_partitions(
         &self,
-        topics: Vec<(Uuid, u32)>,
+        topics: Vec<GrownTopic>,
     ) -> Vec<Result<Arc<Topic>, CreatePartitionsError>> {
         let by = match self.registered() {
             Ok(by) => by,
             Err(error) => return topics.iter().map(|_| Err(error.clone().into())).collect(),
         };
         let mut results = Vec::with_capacity(topics.len());
-        for batch in topics.chunks(BATCH_BYTES / 20) {
-            match self.propose(&Command::CreatePartitions { by, topics: batch.to_vec() }).await {
+        let mut waiting = topics.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut batch: Vec<GrownTopic> = Vec::new();
+            let mut bytes = 0;
+            let size = |topic: &GrownTopic| 24 + 4 * topic.leaders.len();
+            while let Some(topic) = waiting.next_if(|next| bytes == 0 || bytes + size(next) <= BATCH_BYTES) {
+                bytes += size(&topic);
+                batch.push(topic);
+            }
+            let count = batch.len();
+            match self.propose(&Command::CreatePartitions { by, topics: batch }).await {
                 Ok(Outcome::Grown(grown)) => {
                     results
                         .extend(grown.into_iter().map(|result| result.map_err(CreatePartitionsError::from)));
                 }
                 Ok(other) => unreachable!("a creation of partitions had the outcome {other:?}"),
-                Err(error) => results.extend(batch.iter().map(|_| Err(error.clone().into()))),
+                Err(error) => results.extend((0..count).map(|_| Err(error.clone().into()))),
             }
         }
         results
+    }
+
+    /// Takes `of` for dead (N2). Accepted as well if it was fenced already, or forgotten.
+    pub async fn fence(&self, of: Incarnation) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::Fence { by, of }).await.map(drop)
+    }
+
+    /// Whether `broker` is to be emptied. [`Error::Conflict`] if it does not live.
+    pub async fn set_draining(&self, broker: u32, draining: bool) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::SetDraining { by, broker, draining }).await.map(drop)
+    }
+
+    /// Gives partitions of this broker away (H1 to H4). In the order of `moves`, which are at most
+    /// [`MOVES_PER_COMMAND_MAX`].
+    pub async fn hand_over(&self, moves: Vec<Handed>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+        let by = self.registered()?;
+        self.moved(Command::HandOver { by, moves }).await
+    }
+
+    /// Says where partitions are to move, or that they are not to. In the order of `moves`.
+    pub async fn reassign(&self, moves: Vec<Reassigned>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+        let by = self.registered()?;
+        let mut results = Vec::with_capacity(moves.len());
+        for batch in moves.chunks(MOVES_PER_COMMAND_MAX) {
+            results.extend(self.moved(Command::Reassign { by, moves: batch.to_vec() }).await?);
+        }
+        Ok(results)
+    }
+
+    async fn moved(&self, command: Command) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+        match self.propose(&command).await? {
+            Outcome::Moved(results) => Ok(results),
+            other => unreachable!("a move of partitions had the outcome {other:?}"),
+        }
     }
 
     /// Replaces the configs of a topic, which are validated already; by name, ascending. [`Error::Conflict`] if they are
@@ -467,7 +527,7 @@ impl Metadata {
             .zip(["compact", "producer", "104857600"])
             .map(|(name, value)| (name.into(), value.into()))
             .collect();
-        let spec = TopicSpec { name: name.into(), partitions, configs };
+        let spec = TopicSpec { name: name.into(), partitions, configs, leaders: Vec::new() };
         match self.create_topics(vec![spec]).await.remove(0) {
             // Created by a concurrent call.
             Err(CreateTopicError::Rejected(TopicRejection::Exists(_))) => {
@@ -554,16 +614,20 @@ impl Metadata {
     }
 }
 
+/// Partitions that one command moves at most; far below what an entry takes.
+pub const MOVES_PER_COMMAND_MAX: usize = 4_000;
+
 /// Bytes of topics in one command; far below what an entry takes.
 const BATCH_BYTES: usize = 256 << 10;
 
 fn new_topic(spec: TopicSpec) -> NewTopic {
-    let TopicSpec { name, partitions, configs } = spec;
-    NewTopic { id: cluster_id::random_uuid(), name, partitions, configs }
+    let TopicSpec { name, partitions, configs, leaders } = spec;
+    NewTopic { id: cluster_id::random_uuid(), name, partitions, configs, leaders }
 }
 
 /// About what it takes in a command.
 fn size(topic: &NewTopic) -> usize {
     64 + topic.name.len()
+        + 4 * topic.leaders.len()
         + topic.configs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>()
 }

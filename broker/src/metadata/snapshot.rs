@@ -1,7 +1,7 @@
 //! The bytes of an [`Image`]: what a snapshot of the metadata log holds. The log's own snapshot object puts a checksum
 //! around them.
 //!
-//! A version byte (1), then the fields of the image in the order of its declaration, maps in ascending order of their
+//! A version byte (2), then the fields of the image in the order of its declaration, maps in ascending order of their
 //! keys as lists of key and value, without the derived ones. `docs/formats/metadata.md` has the table. The order of the
 //! maps makes the bytes a function of the state: two replicas at the same entry have the same snapshot.
 
@@ -18,7 +18,7 @@ use super::image::{
     BrokerInfo, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Parts, Stream, Topic,
 };
 
-const SNAPSHOT_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 
 impl Image {
     pub fn encode(&self) -> Vec<u8> {
@@ -92,7 +92,7 @@ impl Image {
         for (id, broker) in from.list(23, |from| Ok((from.u32()?, read_broker(from)?)))? {
             image.brokers.insert_mut(id, broker);
         }
-        for (incarnation, life) in from.list(44, |from| Ok((from.incarnation()?, read_life(from)?)))? {
+        for (incarnation, life) in from.list(45, |from| Ok((from.incarnation()?, read_life(from)?)))? {
             image.lives.insert_mut(incarnation, life);
         }
         for topic in from.list(34, read_topic)? {
@@ -165,8 +165,13 @@ impl Image {
             return Err(format!("{id:?} is garbage and is not (I2)"));
         }
         self.check_topics()?;
-        if self.lives.values().filter(|life| !life.fenced).count() > 1 {
-            return Err("two incarnations live (I5)".to_owned());
+        for (id, life) in &self.lives {
+            if !life.fenced && self.brokers.get(&id.broker).map(|broker| broker.epoch) != Some(id.epoch) {
+                return Err(format!(
+                    "broker {} epoch {} lives and is not its last one (I5)",
+                    id.broker, id.epoch
+                ));
+            }
         }
         if self.configs.values().any(|configs| configs.is_empty()) {
             return Err("a broker's configs are there and empty".to_owned());
@@ -178,6 +183,7 @@ impl Image {
         let mut streams = std::collections::BTreeSet::new();
         for topic in self.topics.values() {
             for partition in topic.partitions.iter() {
+                self.check_owner(topic, partition)?;
                 for id in [partition.log, partition.checkpoint] {
                     if !streams.insert(id) || !self.streams.contains_key(&id) {
                         return Err(format!("topic {} has a stream of somebody else's (I3)", topic.name));
@@ -201,6 +207,22 @@ impl Image {
             return Err("two topics have the same name".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Image {
+    fn check_owner(&self, topic: &Topic, partition: &PartitionInfo) -> Result<(), String> {
+        let owner = |id| self.streams.get(&id).and_then(|stream| stream.owner);
+        let (log, checkpoint) = (owner(partition.log), owner(partition.checkpoint));
+        let opened = |owner| self.lives.get(&owner).is_some_and(|life| life.opened);
+        let right = log.is_none_or(|owner| owner.broker == partition.leader && opened(owner));
+        if right && log == checkpoint {
+            return Ok(());
+        }
+        Err(format!(
+            "a partition of topic {} is led by broker {} and belongs to {log:?} and {checkpoint:?} (I9)",
+            topic.name, partition.leader
+        ))
     }
 }
 
@@ -232,6 +254,7 @@ fn write_life(to: &mut Writer, life: &Life) {
     to.u64(life.trim.0);
     to.bool(life.fenced);
     to.bool(life.opened);
+    to.bool(life.draining);
     to.i64(life.registered_ms);
     to.u64(life.low_water);
 }
@@ -243,6 +266,7 @@ fn read_life(from: &mut Reader<'_>) -> Result<Life, Malformed> {
         trim: Position(from.u64()?),
         fenced: from.bool()?,
         opened: from.bool()?,
+        draining: from.bool()?,
         registered_ms: from.i64()?,
         low_water: from.u64()?,
     })
@@ -259,6 +283,7 @@ fn write_topic(to: &mut Writer, topic: &Topic) {
         to.i32(partition.leader_epoch);
         to.u64(partition.log.0);
         to.u64(partition.checkpoint.0);
+        to.option(partition.target, |to, target| to.u32(target));
     }
 }
 
@@ -269,12 +294,13 @@ fn read_topic(from: &mut Reader<'_>) -> Result<Topic, Malformed> {
         created_ms: from.i64()?,
         configs: read_configs(from)?.into(),
         partitions: from
-            .list(24, |from| {
+            .list(25, |from| {
                 Ok(PartitionInfo {
                     leader: from.u32()?,
                     leader_epoch: from.i32()?,
                     log: StreamId(from.u64()?),
                     checkpoint: StreamId(from.u64()?),
+                    target: from.option(|from| from.u32())?,
                 })
             })?
             .into(),

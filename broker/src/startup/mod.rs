@@ -30,7 +30,7 @@ use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
 use crate::admin;
 use crate::config::BrokerConfig;
 use crate::metadata::image::Listener;
-use crate::metadata::{self, Metadata, cluster_id};
+use crate::metadata::{self, Metadata, Registering, cluster_id};
 use crate::options::Options;
 use crate::store::{self, Purpose, Stores};
 
@@ -121,10 +121,17 @@ async fn assemble(
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
-    let rack = options.rack.as_deref().map(Arc::from);
     let machine = host::machine();
     let register = || {
-        metadata.register(options.node_id as u32, ours.medium.uri(), listener.clone(), rack.clone(), &machine)
+        let id = options.node_id as u32;
+        metadata.register(Registering {
+            id,
+            wal: ours.medium.uri(),
+            listener: listener.clone(),
+            rack: options.rack.as_deref(),
+            machine: &machine,
+            replaces: metadata.image().last_registration(id),
+        })
     };
     let registered = persevere("registering this broker", register)
         .await

@@ -270,9 +270,11 @@ mod tests {
             listener: Listener { host: "localhost".into(), port: 9092 },
             rack: None,
             machine: "machine".into(),
+            replaces: None,
         }));
         apply(Command::OpenLeaderships { by: BY });
-        let topic = NewTopic { id: Uuid::new_v4(), name: "t".into(), partitions: 1, configs };
+        let topic =
+            NewTopic { id: Uuid::new_v4(), name: "t".into(), partitions: 1, configs, leaders: Vec::new() };
         apply(Command::CreateTopics { by: BY, topics: vec![topic] });
         let part = StreamPart { stream: StreamId(0), base: 0, end: 5, max_timestamp: 0, bytes: 50 };
         let object = NewObject { id: ID, size_bytes: 100, parts: vec![part] };

@@ -20,7 +20,7 @@ use ottla::broker::Broker;
 use ottla::config::{BrokerConfig, CurrentConfig};
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
-use ottla::metadata::{Metadata, TopicSpec};
+use ottla::metadata::{Metadata, Registering, TopicSpec};
 use ottla::partition::{Partition, Partitions};
 use ottla::server::{Config, Server};
 use s3stream::{Storage, StreamMetadata};
@@ -89,8 +89,17 @@ impl TestBroker {
         let store: Arc<dyn ObjectStore> = disk.store.clone();
         let metadata = Metadata::open(store.clone(), Default::default()).await.expect("open the metadata");
         let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
-        let registered =
-            metadata.register(1, disk.wal.uri(), listener, None, "machine").await.expect("register");
+        let registered = metadata
+            .register(Registering {
+                id: 1,
+                wal: disk.wal.uri(),
+                listener,
+                rack: None,
+                machine: "machine",
+                replaces: metadata.image().last_registration(1),
+            })
+            .await
+            .expect("register");
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let by = registered.incarnation;
         let storage_config = s3stream::Config::default();
@@ -149,7 +158,7 @@ impl TestBroker {
     /// A topic, made without the API.
     pub async fn topic(&self, name: &str, partitions: u32, configs: &[(&str, &str)]) -> Arc<Topic> {
         let configs = configs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let spec = TopicSpec { name: name.into(), partitions, configs };
+        let spec = TopicSpec { name: name.into(), partitions, configs, leaders: Vec::new() };
         self.broker.metadata.create_topics(vec![spec]).await.remove(0).expect("create the topic")
     }
 

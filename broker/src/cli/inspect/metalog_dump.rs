@@ -245,8 +245,8 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::metadata::Metadata;
     use crate::metadata::image::Listener;
+    use crate::metadata::{Metadata, Registering};
 
     /// A log of some entries, as it is listed now.
     async fn log() -> (Arc<InMemory>, Listed) {
@@ -256,7 +256,17 @@ mod tests {
             // Each one fences the one before.
             let metadata = Metadata::open(store.clone(), Default::default()).await.unwrap();
             let listener = Listener { host: "localhost".into(), port: 9092 };
-            metadata.register(1, &wal::Uri("memory:".into()), listener, None, "machine").await.unwrap();
+            metadata
+                .register(Registering {
+                    id: 1,
+                    wal: &wal::Uri("memory:".into()),
+                    listener,
+                    rack: None,
+                    machine: "machine",
+                    replaces: metadata.image().last_registration(1),
+                })
+                .await
+                .unwrap();
             metadata.close(false).await.unwrap();
         }
         metadata.close(false).await.unwrap();

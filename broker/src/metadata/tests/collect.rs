@@ -200,7 +200,7 @@ impl World {
     }
 
     fn register(&mut self) {
-        let Outcome::Registered(registered) = self.log.apply(object_registration()).unwrap() else {
+        let Outcome::Registered(registered) = self.log.apply(object_registration(&self.log)).unwrap() else {
             panic!("a registration is accepted")
         };
         self.live = Some(registered.incarnation);
@@ -450,8 +450,8 @@ impl World {
     }
 }
 
-fn object_registration() -> Command {
-    let Command::RegisterBroker(registration) = registration(1) else { unreachable!() };
+fn object_registration(log: &Log) -> Command {
+    let Command::RegisterBroker(registration) = log.registration(1) else { unreachable!() };
     Command::RegisterBroker(Registration { wal_uri: "object:".into(), ..registration })
 }
 

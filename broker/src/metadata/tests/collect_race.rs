@@ -22,7 +22,7 @@ use wal::object::{ObjectMedium, Seal};
 use wal::{AckRight, Medium, Vacated};
 
 use super::*;
-use crate::metadata::{Metadata, TopicSpec};
+use crate::metadata::{Metadata, Registering, TopicSpec};
 
 const TOPICS: usize = 3;
 const LIVES: usize = 6;
@@ -65,7 +65,17 @@ impl World {
         let store: Arc<dyn ObjectStore> = Arc::new(self.store.clone());
         let metadata = Metadata::open(store.clone(), Default::default()).await.unwrap();
         let listener = Listener { host: "localhost".into(), port: 9092 };
-        let registered = metadata.register(1, self.medium.uri(), listener, None, "machine").await.unwrap();
+        let registered = metadata
+            .register(Registering {
+                id: 1,
+                wal: self.medium.uri(),
+                listener,
+                rack: None,
+                machine: "machine",
+                replaces: metadata.image().last_registration(1),
+            })
+            .await
+            .unwrap();
         let by = registered.incarnation;
         let engine = s3stream::Config {
             upload_bytes: 4 << 10,
@@ -133,7 +143,8 @@ impl World {
 }
 
 async fn create(metadata: &Metadata, topic: usize) {
-    let spec = TopicSpec { name: name(topic).into(), partitions: 1, configs: Vec::new() };
+    let spec =
+        TopicSpec { name: name(topic).into(), partitions: 1, configs: Vec::new(), leaders: Vec::new() };
     metadata.create_topics(vec![spec]).await.remove(0).unwrap();
 }
 

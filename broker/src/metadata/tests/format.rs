@@ -22,6 +22,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                 listener: Listener { host: "h".into(), port: 9092 },
                 rack: Some("r".into()),
                 machine: "m".into(),
+                replaces: Some(6),
             }),
         ),
         ("open-leaderships", Command::OpenLeaderships { by }),
@@ -29,7 +30,13 @@ fn commands() -> Vec<(&'static str, Command)> {
             "create-topics",
             Command::CreateTopics {
                 by,
-                topics: vec![NewTopic { id, name: "t".into(), partitions: 3, configs: configs.clone() }],
+                topics: vec![NewTopic {
+                    id,
+                    name: "t".into(),
+                    partitions: 3,
+                    configs: configs.clone(),
+                    leaders: vec![1, 2, 3],
+                }],
             },
         ),
         ("delete-topics", Command::DeleteTopics { by, topics: vec![id] }),
@@ -65,7 +72,13 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("raise-low-water", Command::RaiseLowWater { by, counter: 6 }),
-        ("create-partitions", Command::CreatePartitions { by, topics: vec![(id, 5)] }),
+        (
+            "create-partitions",
+            Command::CreatePartitions {
+                by,
+                topics: vec![GrownTopic { id, partitions: 5, leaders: vec![2] }],
+            },
+        ),
         (
             "set-topic-configs",
             Command::SetTopicConfigs { by, topic: id, was: Vec::new(), shall: configs.clone() },
@@ -73,6 +86,19 @@ fn commands() -> Vec<(&'static str, Command)> {
         (
             "set-broker-configs",
             Command::SetBrokerConfigs { by, broker: Some(1), was: configs, shall: Vec::new() },
+        ),
+        ("fence", Command::Fence { by, of }),
+        ("set-draining", Command::SetDraining { by, broker: 1, draining: true }),
+        (
+            "hand-over",
+            Command::HandOver {
+                by,
+                moves: vec![Handed { topic: id, partition: 1, to: 2, log_end: 3, checkpoint_end: 4 }],
+            },
+        ),
+        (
+            "reassign",
+            Command::Reassign { by, moves: vec![Reassigned { topic: id, partition: 1, target: Some(2) }] },
         ),
     ]
 }
@@ -86,6 +112,7 @@ fn image() -> Image {
         name: name.into(),
         partitions: 2,
         configs: vec![("cleanup.policy".into(), "delete".into()), ("retention.ms".into(), "5".into())],
+        leaders: Vec::new(),
     };
     let topics = vec![fixed("a", 1), fixed("b.c", 2)];
     log.apply(Command::CreateTopics { by: old, topics }).unwrap();
@@ -98,6 +125,11 @@ fn image() -> Image {
         let shall = vec![("log.retention.ms".into(), value.into())];
         log.apply(Command::SetBrokerConfigs { by: old, broker, was: Vec::new(), shall }).unwrap();
     }
+    let other = log.serving(2);
+    let id = log.image.topic_named("a").unwrap().id;
+    let moves = vec![Reassigned { topic: id, partition: 1, target: Some(2) }];
+    log.apply(Command::Reassign { by: other, moves }).unwrap();
+    log.apply(Command::SetDraining { by: other, broker: 1, draining: true }).unwrap();
     let new = log.register(1).incarnation;
     log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
     log.apply(Command::RaiseLowWater { by: new, counter: 3 }).unwrap();
@@ -187,8 +219,8 @@ fn counts_are_checked_before_anything_is_allocated() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..17u8) {
-        let mut framed = vec![1, tag];
+    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..21u8) {
+        let mut framed = vec![2, tag];
         framed.extend_from_slice(&bytes);
         for bytes in [&bytes[..], &framed[..]] {
             let mut image = image();

@@ -10,7 +10,7 @@ use s3stream::metadata::Error as StreamError;
 use wal::AckRight;
 
 use super::*;
-use crate::metadata::{CreateTopicError, Error, Metadata, Options, TopicRejection, TopicSpec};
+use crate::metadata::{CreateTopicError, Error, Metadata, Options, Registering, TopicRejection, TopicSpec};
 
 async fn open<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
     let store: Arc<dyn ObjectStore> = store.clone();
@@ -19,7 +19,17 @@ async fn open<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
 
 async fn registered(metadata: &Metadata) -> Registered {
     let listener = Listener { host: "localhost".into(), port: 9092 };
-    metadata.register(1, &wal::Uri("memory:1".to_owned()), listener, None, "machine").await.unwrap()
+    metadata
+        .register(Registering {
+            id: 1,
+            wal: &wal::Uri("memory:1".to_owned()),
+            listener,
+            rack: None,
+            machine: "machine",
+            replaces: metadata.image().last_registration(1),
+        })
+        .await
+        .unwrap()
 }
 
 async fn serving<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
@@ -30,7 +40,7 @@ async fn serving<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
 }
 
 fn spec(name: &str) -> TopicSpec {
-    TopicSpec { name: name.into(), partitions: 1, configs: Vec::new() }
+    TopicSpec { name: name.into(), partitions: 1, configs: Vec::new(), leaders: Vec::new() }
 }
 
 #[tokio::test(start_paused = true)]

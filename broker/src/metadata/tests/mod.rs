@@ -4,7 +4,9 @@ mod collect;
 mod collect_race;
 mod format;
 mod handle;
+mod members;
 mod model;
+mod moves;
 mod replace;
 mod rules;
 
@@ -16,7 +18,7 @@ use uuid::Uuid;
 use wal::{Incarnation, Position};
 
 use super::apply::{At, Outcome, Registered, Rejection};
-use super::command::{Command, FORMAT_VERSION, NewTopic, Registration};
+use super::command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
 use super::image::{Config, Image, Listener, Topic};
 
 /// An image and the number of its last entry. Every command takes the way through its bytes.
@@ -48,10 +50,19 @@ impl Log {
     }
 
     fn register(&mut self, broker: u32) -> Registered {
-        match self.apply(registration(broker)).unwrap() {
+        match self.apply(self.registration(broker)).unwrap() {
             Outcome::Registered(registered) => registered,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// In place of whatever is registered under this id.
+    fn registration(&self, broker: u32) -> Command {
+        let Command::RegisterBroker(registration) = registration(broker) else { unreachable!() };
+        Command::RegisterBroker(Registration {
+            replaces: self.image.last_registration(broker),
+            ..registration
+        })
     }
 
     /// Registered, with its leaderships open.
@@ -59,6 +70,13 @@ impl Log {
         let by = self.register(broker).incarnation;
         self.apply(Command::OpenLeaderships { by }).unwrap();
         by
+    }
+
+    /// The recovery of `of`, which left nothing, is complete.
+    fn recovered(&mut self, by: Incarnation, of: Incarnation) {
+        let from = self.image.life(of).unwrap().trim;
+        let commit = commit(of, from.0, &[]);
+        self.apply(Command::CommitRecovered { by, of, from, commit, last: true }).unwrap();
     }
 
     fn topic(&mut self, by: Incarnation, name: &str, partitions: u32) -> Arc<Topic> {
@@ -69,6 +87,7 @@ impl Log {
     }
 }
 
+/// The first of its id.
 fn registration(broker: u32) -> Command {
     Command::RegisterBroker(Registration {
         broker,
@@ -77,6 +96,7 @@ fn registration(broker: u32) -> Command {
         listener: Listener { host: "localhost".into(), port: 9092 },
         rack: None,
         machine: "machine".into(),
+        replaces: None,
     })
 }
 
@@ -84,7 +104,13 @@ fn create(by: Incarnation, name: &str, partitions: u32) -> Command {
     let id = Uuid::new_v4();
     Command::CreateTopics {
         by,
-        topics: vec![NewTopic { id, name: name.into(), partitions, configs: Vec::new() }],
+        topics: vec![NewTopic {
+            id,
+            name: name.into(),
+            partitions,
+            configs: Vec::new(),
+            leaders: Vec::new(),
+        }],
     }
 }
 

@@ -1,0 +1,123 @@
+//! Partitions change their leader while both brokers live, as [`apply`](super::apply) sees it.
+//!
+//! ```text
+//!   Reassign ──► target ──► its leader takes no more appends, uploads the rest ──► HandOver ──► led by the other
+//! ```
+//!
+//! - **H1** Only the owner hands over, and only what is committed to its last record: the ends that it names are those of the
+//!   state. So nothing of the partition is left in its WAL, and no recovery of it will ever look for any.
+//! - **H2** One entry takes it from the one and gives it to the other: there is no moment without an owner, and none with two.
+//! - **H3** It goes to a broker that serves and is not being emptied.
+//! - **H4** Whoever could not hand over keeps the partition, as it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+use wal::Incarnation;
+
+use super::apply::{Outcome, Rejection};
+use super::command::{Handed, Reassigned};
+use super::image::{Image, PartitionInfo, Topic};
+
+/// Why one partition of a command was not moved, or not told to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveRejection {
+    #[error("there is no such partition (any more)")]
+    Gone,
+    #[error("it belongs to {0:?}")]
+    NotOwner(Option<Incarnation>),
+    #[error("it is committed up to {committed_end}, and ends at {end}")]
+    NotCommitted { committed_end: u64, end: u64 },
+    #[error("broker {0} does not serve, or is being emptied")]
+    NoReceiver(u32),
+    #[error("it is not moving")]
+    NotMoving,
+}
+
+/// Partitions that are being changed: each topic is copied once, however many of its partitions change.
+#[derive(Default)]
+struct Edit(BTreeMap<Uuid, (Arc<Topic>, Vec<PartitionInfo>)>);
+
+impl Edit {
+    fn partition(
+        &mut self,
+        image: &Image,
+        topic: Uuid,
+        index: u32,
+    ) -> Result<&mut PartitionInfo, MoveRejection> {
+        if !self.0.contains_key(&topic) {
+            let known = image.topics.get(&topic).ok_or(MoveRejection::Gone)?;
+            self.0.insert(topic, (known.clone(), known.partitions.to_vec()));
+        }
+        let (_, partitions) = self.0.get_mut(&topic).expect("just inserted");
+        partitions.get_mut(index as usize).ok_or(MoveRejection::Gone)
+    }
+
+    fn finish(self, image: &mut Image) {
+        for (topic, partitions) in self.0.into_values() {
+            if *topic.partitions != *partitions {
+                image.put_partitions(&topic, partitions);
+            }
+        }
+    }
+}
+
+impl Image {
+    /// Whether partitions can be handed to this broker (H3).
+    pub fn receiver(&self, broker: u32) -> Option<Incarnation> {
+        self.live(broker)
+            .filter(|(_, life)| life.opened && !life.draining)
+            .map(|(incarnation, _)| incarnation)
+    }
+
+    pub(super) fn hand_over(&mut self, by: Incarnation, moves: &[Handed]) -> Result<Outcome, Rejection> {
+        self.check_live(by)?;
+        let mut edit = Edit::default();
+        let results = moves.iter().map(|handed| self.hand(by, handed, &mut edit)).collect();
+        edit.finish(self);
+        Ok(Outcome::Moved(results))
+    }
+
+    fn hand(&mut self, by: Incarnation, handed: &Handed, edit: &mut Edit) -> Result<(), MoveRejection> {
+        let partition = edit.partition(self, handed.topic, handed.partition)?;
+        let owner = self.owner(partition);
+        if owner != Some(by) {
+            return Err(MoveRejection::NotOwner(owner));
+        }
+        let ends = [(partition.log, handed.log_end), (partition.checkpoint, handed.checkpoint_end)];
+        for (stream, end) in ends {
+            let committed_end =
+                self.streams.get(&stream).expect("a partition's streams exist (I3)").committed_end;
+            if committed_end != end {
+                return Err(MoveRejection::NotCommitted { committed_end, end });
+            }
+        }
+        let to = self.receiver(handed.to).filter(|to| *to != by);
+        let to = to.ok_or(MoveRejection::NoReceiver(handed.to))?;
+        self.open_partition(partition, to);
+        Ok(())
+    }
+
+    pub(super) fn reassign(&mut self, by: Incarnation, moves: &[Reassigned]) -> Result<Outcome, Rejection> {
+        self.check_live(by)?;
+        let mut edit = Edit::default();
+        let results = moves.iter().map(|reassigned| self.aim(reassigned, &mut edit)).collect();
+        edit.finish(self);
+        Ok(Outcome::Moved(results))
+    }
+
+    fn aim(&mut self, reassigned: &Reassigned, edit: &mut Edit) -> Result<(), MoveRejection> {
+        let partition = edit.partition(self, reassigned.topic, reassigned.partition)?;
+        let Some(target) = reassigned.target else {
+            return partition.target.take().map(drop).ok_or(MoveRejection::NotMoving);
+        };
+        let to = self.receiver(target).ok_or(MoveRejection::NoReceiver(target))?;
+        match self.owner(partition) {
+            Some(owner) if owner == to => partition.target = None,
+            Some(_) => partition.target = Some(target),
+            None => self.open_partition(partition, to),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! Where partitions go. Part of [`apply`](super::apply), so every replica places alike: by counts of leaderships that are in
+//! the state. What load a partition has is no part of the state; who knows it moves partitions afterwards.
+//!
+//! - **L1** Only a broker that serves gets partitions, and one that is being emptied only if it is told by name, or if a
+//!   new topic could go nowhere else.
+//! - **L2** A partition goes where its topic has least leaderships, then where there are least in all, then to the lowest
+//!   id.
+//! - **L3** What nobody owns is placed as soon as somebody can take it: in the entry that released it, or in which a broker
+//!   begins to serve. Where it was to move to anyhow, it goes there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wal::Incarnation;
+
+use super::image::{Image, PartitionInfo, Topic};
+
+/// Who may take partitions, and how many each has.
+pub(super) struct Candidates {
+    /// By broker id.
+    brokers: Vec<Candidate>,
+}
+
+struct Candidate {
+    incarnation: Incarnation,
+    of_topic: usize,
+    in_all: usize,
+}
+
+impl Candidates {
+    fn is_empty(&self) -> bool {
+        self.brokers.is_empty()
+    }
+
+    /// Counts the leaderships of one topic from here on.
+    fn begin_topic(&mut self, partitions: &[PartitionInfo], mut counts: impl FnMut(&PartitionInfo) -> bool) {
+        self.brokers.iter_mut().for_each(|candidate| candidate.of_topic = 0);
+        for partition in partitions {
+            if counts(partition)
+                && let Ok(at) =
+                    self.brokers.binary_search_by_key(&partition.leader, |known| known.incarnation.broker)
+            {
+                self.brokers[at].of_topic += 1;
+            }
+        }
+    }
+
+    /// L2.
+    fn take(&mut self) -> Incarnation {
+        let least = self
+            .brokers
+            .iter_mut()
+            .min_by_key(|candidate| (candidate.of_topic, candidate.in_all, candidate.incarnation.broker))
+            .expect("there is a candidate");
+        least.of_topic += 1;
+        least.in_all += 1;
+        least.incarnation
+    }
+
+    fn take_named(&mut self, broker: u32) -> Option<Incarnation> {
+        let at = self.brokers.binary_search_by_key(&broker, |known| known.incarnation.broker).ok()?;
+        self.brokers[at].of_topic += 1;
+        self.brokers[at].in_all += 1;
+        Some(self.brokers[at].incarnation)
+    }
+}
+
+impl Image {
+    /// Partitions that name this broker as their leader, whether or not it can be asked.
+    pub fn led_count(&self, broker: u32) -> usize {
+        self.led.get(&broker).copied().unwrap_or(0)
+    }
+
+    /// Who leads the partition now, as clients may be told: `None` while its leader is fenced and not replaced yet, or
+    /// nobody could take it.
+    pub fn leader(&self, partition: &PartitionInfo) -> Option<u32> {
+        self.owner(partition).filter(|owner| self.is_live(*owner)).map(|owner| owner.broker)
+    }
+
+    /// The incarnation that the partition belongs to, fenced or not.
+    pub fn owner(&self, partition: &PartitionInfo) -> Option<Incarnation> {
+        self.streams.get(&partition.log).and_then(|stream| stream.owner)
+    }
+
+    /// What belongs to this incarnation: topic and number of the partition, by topic id.
+    pub fn partitions_of(&self, owner: Incarnation) -> impl Iterator<Item = (&Arc<Topic>, usize)> {
+        self.topics.values().flat_map(move |topic| {
+            let led = topic.partitions.iter().enumerate();
+            let led = led.filter(move |(_, p)| p.leader == owner.broker && self.owner(p) == Some(owner));
+            led.map(move |(index, _)| (topic, index))
+        })
+    }
+
+    /// L1.
+    fn candidates(&self) -> Candidates {
+        let brokers = self.serving().filter(|(_, life)| !life.draining);
+        Candidates { brokers: brokers.map(|(incarnation, _)| self.candidate(incarnation)).collect() }
+    }
+
+    fn candidate(&self, incarnation: Incarnation) -> Candidate {
+        Candidate { incarnation, of_topic: 0, in_all: self.led_count(incarnation.broker) }
+    }
+
+    /// Leaders for `wanted` new partitions of a topic that has `existing` ones. `by` serves, and so somebody does.
+    pub(super) fn leaders_for(
+        &self,
+        by: Incarnation,
+        existing: &[PartitionInfo],
+        wanted: usize,
+        named: &[u32],
+    ) -> Result<Vec<Incarnation>, String> {
+        if !named.is_empty() {
+            return self.named_leaders(wanted, named);
+        }
+        let mut candidates = self.candidates();
+        if candidates.is_empty() {
+            candidates.brokers.push(self.candidate(by));
+        }
+        candidates.begin_topic(existing, |_| true);
+        Ok((0..wanted).map(|_| candidates.take()).collect())
+    }
+
+    fn named_leaders(&self, wanted: usize, named: &[u32]) -> Result<Vec<Incarnation>, String> {
+        if named.len() != wanted {
+            return Err(format!("leaders are named for {} of {wanted} partitions", named.len()));
+        }
+        let serves = |broker: &u32| match self.live(*broker) {
+            Some((incarnation, life)) if life.opened => Ok(incarnation),
+            _ => Err(format!("broker {broker} does not serve")),
+        };
+        named.iter().map(serves).collect()
+    }
+
+    /// L3. Every partition that has no owner gets one, if there is anybody.
+    pub(super) fn place_orphans(&mut self) {
+        let mut candidates = self.candidates();
+        if candidates.is_empty() {
+            return;
+        }
+        let topics: Vec<Arc<Topic>> = self.topics.values().cloned().collect();
+        for topic in topics {
+            let mut partitions: Option<Vec<PartitionInfo>> = None;
+            for (index, orphan) in topic.partitions.iter().enumerate() {
+                if self.owner(orphan).is_some() {
+                    continue;
+                }
+                let partitions = partitions.get_or_insert_with(|| {
+                    candidates.begin_topic(&topic.partitions, |p| self.owner(p).is_some());
+                    topic.partitions.to_vec()
+                });
+                let aimed = orphan.target.and_then(|target| candidates.take_named(target));
+                let to = aimed.unwrap_or_else(|| candidates.take());
+                self.open_partition(&mut partitions[index], to);
+            }
+            if let Some(partitions) = partitions {
+                self.put_partitions(&topic, partitions);
+            }
+        }
+    }
+
+    /// From here on `to` leads the partition, under a new leader epoch that begins at the committed end.
+    pub(super) fn open_partition(&mut self, partition: &mut PartitionInfo, to: Incarnation) {
+        partition.leader = to.broker;
+        partition.leader_epoch += 1;
+        if partition.target == Some(to.broker) {
+            partition.target = None;
+        }
+        self.open_stream(partition.log, to);
+        self.open_stream(partition.checkpoint, to);
+    }
+
+    /// Replaces the partitions of `topic`.
+    pub(super) fn put_partitions(&mut self, topic: &Topic, partitions: Vec<PartitionInfo>) {
+        self.put_topic(Arc::new(Topic { partitions: partitions.into(), ..Topic::clone(topic) }));
+    }
+
+    /// In place of the one with this id, if there is one, with all that is derived from it.
+    pub(super) fn put_topic(&mut self, topic: Arc<Topic>) {
+        let mut changes: BTreeMap<u32, isize> = BTreeMap::new();
+        let before = self.topics.get(&topic.id).cloned();
+        let before = before.iter().flat_map(|topic| topic.partitions.iter());
+        before.for_each(|partition| *changes.entry(partition.leader).or_default() -= 1);
+        topic.partitions.iter().for_each(|partition| *changes.entry(partition.leader).or_default() += 1);
+        self.change_led(&changes);
+        self.insert_topic(topic);
+    }
+
+    pub(super) fn change_led(&mut self, changes: &BTreeMap<u32, isize>) {
+        for (broker, change) in changes {
+            let led = self.led_count(*broker).checked_add_signed(*change).expect("as many as were counted");
+            if led == 0 {
+                self.led.remove_mut(broker);
+            } else {
+                self.led.insert_mut(*broker, led);
+            }
+        }
+    }
+}
