@@ -96,7 +96,7 @@ impl Image {
             image.lives.insert_mut(incarnation, life);
         }
         for topic in from.list(34, read_topic)? {
-            image.insert_topic(Arc::new(topic));
+            image.put_topic(Arc::new(topic));
         }
         for (id, stream) in from.list(41, |from| Ok((StreamId(from.u64()?), read_stream(from)?)))? {
             image.streams.insert_mut(id, stream);
