@@ -277,15 +277,38 @@ fn open_direct(path: &Path, write: bool, flags: OFlags) -> Result<(File, bool), 
     })
 }
 
-fn lock(file: &File, path: &Path) -> Result<(), Error> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(refuse(
-            path,
-            "is in use by another process (it holds the lock); stop that broker, or give this one a volume of its own",
-        )),
+/// Whether no process has the file at `path` open as its log, by the lock that an owner holds until its last write has
+/// ended. A device's lock says so of this host alone, and so does a file's where hosts share a file system.
+///
+/// # Errors
+/// [`Error::Refused`] where it cannot be opened.
+pub fn is_unlocked(path: &Path) -> Result<bool, Error> {
+    let file =
+        File::open(path).map_err(|error| refuse(path, format!("cannot be opened to look at it: {error}")))?;
+    // Shared, and given back at once: two who look do not meet, and an owner that comes meanwhile tries again.
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(refuse(path, format!("cannot be locked: {error}"))),
     }
+}
+
+/// Somebody who only [looked](is_unlocked) holds the lock for no time at all.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(refuse(path, format!("cannot be locked: {error}"))),
+        }
+    }
+    Err(refuse(
+        path,
+        "is in use by another process (it holds the lock); stop that broker, or give this one a volume of its own",
+    ))
 }
 
 /// The alignment that direct I/O wants; 4096 if nobody says.

@@ -126,6 +126,7 @@ pub mod superblock {
             ring_bytes: 0x1000_0000,
             sequence,
             owner: Some(Incarnation { broker: 7, epoch: 42 }),
+            released: false,
             trim: 0x3000,
             durable: 0x8000,
             reach: 0x20_0000,

@@ -18,6 +18,9 @@
 //! - **V5** What was provably durable and cannot be read is [`Error::Corrupt`], never an end of the log.
 //! - **V6** Only the owner that the superblock names is recovered. One that opened its log is named from then on (V3), so
 //!   a volume with an older owner, or none, is not the one that it wrote.
+//! - **V7** An owner whose log was closed in order says so on the volume with its last write ([`LastOwner::released`]).
+//!   A volume is opened under a new owner only if its last one is still the one that was found when the volume was taken:
+//!   whoever decides whether that one can write no more has looked at the right one (B2).
 //!
 //! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
 //! `writer`, `recovery`.
@@ -138,6 +141,14 @@ impl Config {
     }
 }
 
+/// Who had a volume last, by its superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastOwner {
+    pub incarnation: Incarnation,
+    /// It closed its log: nothing of it is on its way to the volume any more.
+    pub released: bool,
+}
+
 /// A volume, and the right to it.
 #[derive(Debug)]
 pub struct BlockMedium {
@@ -147,6 +158,8 @@ pub struct BlockMedium {
     owned: bool,
     /// Whether it was blank until this process formatted it.
     fresh: Mutex<bool>,
+    /// As it was found, or as this process left it (V7).
+    last_owner: Mutex<Option<LastOwner>>,
     /// The log that was opened last.
     live: Mutex<Weak<Shared>>,
 }
@@ -182,8 +195,14 @@ impl BlockMedium {
         };
         let volume =
             Volume { device: Arc::new(FileDevice::open(&path, Access::Read)?), uri: uri.clone(), cluster };
-        volume.superblock()?;
-        Ok(BlockMedium { volume, config, owned: false, fresh: Mutex::new(false), live: Mutex::default() })
+        let last_owner = Mutex::new(volume.superblock()?.and_then(|superblock| superblock.last_owner()));
+        let (owned, fresh) = (false, Mutex::new(false));
+        Ok(BlockMedium { volume, config, owned, fresh, last_owner, live: Mutex::default() })
+    }
+
+    /// Who had it last when it was taken, or whom it was opened for since.
+    pub fn last_owner(&self) -> Option<LastOwner> {
+        *self.last_owner.lock()
     }
 
     /// Like [`BlockMedium::new`], on a device that the caller brings. It must be the caller's alone (V1).
@@ -220,7 +239,8 @@ impl BlockMedium {
             );
         }
         let fresh = Mutex::new(found.is_none());
-        Ok(BlockMedium { volume, config, owned: true, fresh, live: Mutex::default() })
+        let last_owner = Mutex::new(found.and_then(|superblock| superblock.last_owner()));
+        Ok(BlockMedium { volume, config, owned: true, fresh, last_owner, live: Mutex::default() })
     }
 
     /// Reads the superblock and decides what there is to recover. Blocks.
@@ -273,12 +293,20 @@ impl BlockMedium {
         volume: Volume,
         config: &Config,
         owner: Incarnation,
+        expected: Option<Incarnation>,
         claims_no_owner: bool,
         right: Arc<AckRight>,
     ) -> Result<BlockWal, Error> {
         let Some(found) = volume.superblock()? else {
             return Err(volume.refuse("was wiped while it was in use; start again".into()));
         };
+        // V7.
+        if found.owner != expected {
+            return Err(Error::Fenced(format!(
+                "{} got another owner, {:?}, while this process held it: another host writes to it",
+                volume.uri, found.owner
+            )));
+        }
         if let Some(previous) = found.owner {
             if previous.broker != owner.broker || claims_no_owner {
                 return Err(volume.refuse(format!(
@@ -298,6 +326,7 @@ impl BlockMedium {
         let mut superblock = Superblock {
             sequence: found.sequence + 1,
             owner: Some(owner),
+            released: false,
             trim: 0,
             durable: 0,
             reach: geometry.reach(),
@@ -350,9 +379,13 @@ impl Medium for BlockMedium {
         }
         let (volume, config) = (self.volume.clone(), self.config.clone());
         let claims_no_owner = vacated.claims_no_owner();
-        let wal =
-            blocking(move || BlockMedium::start_log(volume, &config, owner, claims_no_owner, right)).await?;
+        let expected = self.last_owner().map(|last| last.incarnation);
+        let wal = blocking(move || {
+            BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right)
+        })
+        .await?;
         *self.fresh.lock() = false;
+        *self.last_owner.lock() = Some(LastOwner { incarnation: owner, released: false });
         *self.live.lock() = wal.shared();
         Ok(Arc::new(wal))
     }

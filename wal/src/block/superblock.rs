@@ -20,7 +20,7 @@
 //!       80    8  trim point: everything below this position is given up
 //!       88    8  durable: every frame below this position was durable when this was written
 //!       96    8  reach: how far beyond the first frame that is not durable the owner may have written
-//!      104    4  zero
+//!      104    4  1 if the owner has closed its log and writes no more, 0 otherwise
 //!      108    4  CRC of bytes 0 to 107
 //!      112       zeroes up to 4096
 //!
@@ -30,7 +30,7 @@
 use uuid::Uuid;
 
 use super::frame::{crc, put, u32_at, u64_at};
-use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN};
+use super::{BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, LastOwner};
 use crate::Incarnation;
 
 /// Bytes of a slot that carry something; also what is written.
@@ -51,6 +51,8 @@ pub(super) struct Superblock {
     pub ring_bytes: u64,
     pub sequence: u64,
     pub owner: Option<Incarnation>,
+    /// The owner's last write: nothing of it is on its way to the volume any more.
+    pub released: bool,
     pub trim: u64,
     pub durable: u64,
     pub reach: u64,
@@ -71,6 +73,10 @@ pub(super) enum Slot {
 }
 
 impl Superblock {
+    pub(super) fn last_owner(&self) -> Option<LastOwner> {
+        self.owner.map(|incarnation| LastOwner { incarnation, released: self.released })
+    }
+
     pub(super) fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
         put(&mut bytes, 0, &MAGIC);
@@ -88,6 +94,7 @@ impl Superblock {
         put(&mut bytes, 80, &self.trim.to_le_bytes());
         put(&mut bytes, 88, &self.durable.to_le_bytes());
         put(&mut bytes, 96, &self.reach.to_le_bytes());
+        put(&mut bytes, 104, &u32::from(self.released).to_le_bytes());
         let sum = crc(&bytes[..108]);
         put(&mut bytes, 108, &sum.to_le_bytes());
         bytes
@@ -119,6 +126,11 @@ impl Slot {
             1 => Some(Incarnation { broker: u32_at(bytes, 64), epoch: u64_at(bytes, 72) }),
             _ => return Slot::Damaged,
         };
+        let released = match u32_at(bytes, 104) {
+            0 => false,
+            1 => true,
+            _ => return Slot::Damaged,
+        };
         let superblock = Superblock {
             block_bytes: u32_at(bytes, 12),
             cluster: uuid(16),
@@ -126,6 +138,7 @@ impl Slot {
             ring_bytes: u64_at(bytes, 48),
             sequence: u64_at(bytes, 56),
             owner,
+            released,
             trim: u64_at(bytes, 80),
             durable: u64_at(bytes, 88),
             reach: u64_at(bytes, 96),
@@ -187,6 +200,7 @@ mod tests {
             ring_bytes: 0x1000_0000,
             sequence: 9,
             owner: Some(Incarnation { broker: 7, epoch: 42 }),
+            released: false,
             trim: 0x3000,
             durable: 0x8000,
             reach: 0x20_0000,
@@ -252,10 +266,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(sequence in any::<u64>(), owner in any::<Option<(u32, u64)>>(), trim in 0u64..1 << 40) {
+        fn round_trip(
+            sequence in any::<u64>(),
+            owner in any::<Option<(u32, u64)>>(),
+            released in any::<bool>(),
+            trim in 0u64..1 << 40,
+        ) {
             let owner = owner.map(|(broker, epoch)| Incarnation { broker, epoch });
             let trim = trim / 4096 * 4096;
-            let superblock = Superblock { sequence, owner, trim, durable: trim + 4096, ..superblock() };
+            let superblock = Superblock { sequence, owner, released, trim, durable: trim + 4096, ..superblock() };
             prop_assert_eq!(Slot::decode(&superblock.encode()), Slot::Valid(superblock));
         }
 

@@ -108,6 +108,7 @@ impl Volume {
             ring_bytes: (size - RING_OFFSET) / block * block,
             sequence: 0,
             owner: None,
+            released: false,
             trim: 0,
             durable: 0,
             reach: 0,

@@ -19,7 +19,7 @@
 //!
 //! A dropped append stays in the log. Dropping the log without [`Wal::close`] does no I/O: threads end after the write
 //! they are in, what was queued is not in the log. `close` writes everything and then, if the right still holds, a
-//! superblock that says how far the log was durable.
+//! superblock that says how far the log was durable, and that its owner writes no more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -473,12 +473,13 @@ impl Shared {
                 sequence: state.superblock.sequence + 1,
                 trim: state.trim_wanted,
                 durable,
+                released: state.writers == 0 && matches!(state.ending, Ending::Closing),
                 ..state.superblock
             };
             let ended = state.writers == 0;
             let wanted = match state.ending {
                 Ending::No => state.trim_wanted > state.superblock.trim,
-                Ending::Closing => ended && durable > state.superblock.durable && self.right.holds(),
+                Ending::Closing => ended && !state.superblock.released && self.right.holds(),
                 Ending::Abandoned | Ending::Failed(_) => false,
             };
             if wanted && self.releaser.failure().is_none() {

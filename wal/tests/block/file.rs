@@ -1,11 +1,13 @@
 //! Files and devices as they are: locks, making, refusals.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
-use wal::block::{BlockMedium, Config};
-use wal::{Error, Uri};
+use wal::block::device::is_unlocked;
+use wal::block::{BlockMedium, Config, LastOwner};
+use wal::{AckRight, Error, Incarnation, Medium, Uri, Vacated};
 
 use crate::faulty::CLUSTER;
 
@@ -126,4 +128,65 @@ fn senseless_bounds_are_refused() {
         assert!(matches!(config.validate(), Err(Error::Refused(_))));
     }
     Config::default().validate().unwrap();
+}
+
+/// V7: only an owner that closed its log in order is told to be done with the volume, and only the owner that was found
+/// when the volume was taken is followed by another one.
+#[tokio::test]
+async fn a_volume_says_whether_its_last_owner_writes_no_more() {
+    let directory = directory();
+    let path = directory.path().join("volume");
+    let owner = |epoch| Incarnation { broker: 1, epoch };
+    let open = async |medium: &BlockMedium, epoch, right: &Arc<AckRight>| {
+        medium.open(owner(epoch), Vacated::nothing_left(), right.clone()).await
+    };
+    let right = Arc::new(AckRight::unlimited());
+    let medium = take(&path).unwrap();
+    assert_eq!(medium.last_owner(), None);
+    let wal = open(&medium, 3, &right).await.unwrap();
+    assert!(!is_unlocked(&path).unwrap());
+    let living = medium.last_owner();
+    assert_eq!(living, Some(LastOwner { incarnation: owner(3), released: false }));
+    drop((wal, medium));
+
+    // It died: nobody said that it is done.
+    let unlocked = async || {
+        while !is_unlocked(&path).unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    unlocked().await;
+    let medium = take(&path).unwrap();
+    assert_eq!(medium.last_owner(), living);
+    let wal = open(&medium, 5, &right).await.unwrap();
+    wal.close().await;
+    drop((wal, medium));
+    unlocked().await;
+    let medium = take(&path).unwrap();
+    assert_eq!(medium.last_owner(), Some(LastOwner { incarnation: owner(5), released: true }));
+
+    // A fenced one may have been followed by another host, and does not touch the volume again.
+    let fenced = Arc::new(AckRight::leased());
+    let wal = open(&medium, 7, &fenced).await.unwrap();
+    fenced.revoke("a test");
+    wal.close().await;
+    drop((wal, medium));
+    unlocked().await;
+    let medium = take(&path).unwrap();
+    assert_eq!(medium.last_owner(), Some(LastOwner { incarnation: owner(7), released: false }));
+
+    // Another host's owner, which no lock of this host keeps out.
+    let before = std::fs::read(&path).unwrap();
+    let wal = open(&medium, 9, &right).await.unwrap();
+    wal.close().await;
+    drop((wal, medium));
+    let theirs = std::fs::read(&path).unwrap();
+    std::fs::write(&path, before).unwrap();
+    unlocked().await;
+    let medium = take(&path).unwrap();
+    std::fs::write(&path, theirs).unwrap();
+    match open(&medium, 11, &right).await {
+        Err(Error::Fenced(reason)) => assert!(reason.contains("another owner"), "{reason}"),
+        other => panic!("not refused: {other:?}"),
+    }
 }
