@@ -95,7 +95,8 @@ pub async fn start(storage_config: s3stream::Config) -> anyhow::Result<Running> 
 
 impl Running {
     pub async fn topic(&self, name: &str, partitions: u32) -> anyhow::Result<Arc<Topic>> {
-        let spec = TopicSpec { name: name.into(), partitions, configs: Default::default() };
+        let spec =
+            TopicSpec { name: name.into(), partitions, configs: Default::default(), leaders: Vec::new() };
         Ok(self.broker.metadata.create_topics(vec![spec]).await.remove(0)?)
     }
 }
