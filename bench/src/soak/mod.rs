@@ -91,6 +91,11 @@ async fn soak(options: &Options) -> anyhow::Result<()> {
     let directory = std::env::temp_dir().join(format!("ottla-soak-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     let mut more = options.more.clone();
+    const LEASE: &str = "--lease";
+    if !more.iter().any(|argument| argument.starts_with(LEASE)) {
+        // A machine with too much to do ends the default one now and then, and this is not about leases.
+        more.push(format!("{LEASE}=10s"));
+    }
     const SWEEP: &str = "--collect-first-sweep";
     if let Some(seconds) = options.restart_seconds
         && !more.iter().any(|argument| argument.starts_with(SWEEP))

@@ -1,6 +1,6 @@
 //! A producer that keeps a ledger: what was acknowledged, and where.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::process::{DEADLINE, Ottla, run, wait_for, wait_until};
 use crate::testing;
@@ -14,6 +14,9 @@ pub struct Ledger {
     pub acknowledged: Vec<(i64, i64)>,
     next: i64,
 }
+
+/// How long the broker may wait for its disk or its store before it answers.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const VALUE_BYTES: usize = 100_000;
 
@@ -31,7 +34,7 @@ impl Ledger {
             spec.base_timestamp = timestamp;
             spec.value_bytes = VALUE_BYTES;
         });
-        let answer = self.wire.produce(self.topic, &batch).expect("an answer");
+        let answer = self.wire.produce_within(PATIENCE, self.topic, &batch).expect("an answer");
         if answer.error_code == 0 {
             self.acknowledged.push((answer.base_offset, timestamp));
             return true;

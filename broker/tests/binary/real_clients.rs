@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::process::{Ottla, Storage, installed, run, source};
+use crate::process::{self, Ottla, Storage, installed, python, run, source};
 
 /// Runs a client's scenario: its first part, a restart of the broker, its second part.
 fn scenario(storage: Storage, restart: Restart, client: impl Fn() -> Command) {
@@ -31,23 +31,7 @@ enum Restart {
 }
 
 fn java() -> Command {
-    let mut command = Command::new("java");
-    let classes = format!("{}:{}/*", installed("java/classes").display(), installed("java/lib").display());
-    command.args([
-        "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        "-cp",
-        &classes,
-    ]);
-    command.arg("ottla.Scenario");
-    command
-}
-
-fn python(script: &str) -> Command {
-    let mut command = Command::new(installed("venv/bin/python"));
-    command.arg(source(&format!("clients/python/{script}.py")));
-    command
+    process::java("Scenario")
 }
 
 fn go(client: &str) -> Command {

@@ -33,17 +33,9 @@ fn plain_http_is_refused_unless_it_was_allowed() {
 
 #[cfg(not(feature = "aws-sdk"))]
 #[test]
-fn without_the_sdk_it_says_how_it_is_done_by_hand() {
+fn without_the_sdk_it_is_refused() {
     let said = refusal(create(&["--store", "s3://bucket/x", "--s3-region", "eu-central-1"]));
-    for expected in [
-        "--features aws-sdk",
-        r#"aws s3api create-bucket --bucket bucket --region eu-central-1"#,
-        r#"{"LocationConstraint":"eu-central-1"}"#,
-        r#""Filter":{"Prefix":"x/"}"#,
-        "ottla store check --store s3://bucket/x/ --s3-region eu-central-1",
-    ] {
-        assert!(said.contains(expected), "{said}");
-    }
+    assert!(said.contains("aws s3api create-bucket"), "{said}");
 }
 
 /// With the SDK, on moto.

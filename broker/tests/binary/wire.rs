@@ -21,8 +21,8 @@ use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use crate::process::{DEADLINE, Ottla, run, wait_until};
 use crate::testing;
 
-/// For a broker that waits for its store; a healthy one is far from it even on a slow machine.
-const PRODUCE_TIMEOUT_MS: i32 = 2_000;
+/// Of a produce request: a healthy broker is far from it, however slow the machine.
+const PRODUCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One connection.
 pub struct Wire {
@@ -61,12 +61,22 @@ impl Wire {
 
     /// Produces one batch to partition 0.
     pub fn produce(&mut self, topic: &str, batch: &[u8]) -> io::Result<PartitionProduceResponse> {
+        self.produce_within(PRODUCE_TIMEOUT, topic, batch)
+    }
+
+    /// The same, where the broker may not be able to.
+    pub fn produce_within(
+        &mut self,
+        timeout: Duration,
+        topic: &str,
+        batch: &[u8],
+    ) -> io::Result<PartitionProduceResponse> {
         let data =
             PartitionProduceData::default().with_index(0).with_records(Some(Bytes::copy_from_slice(batch)));
         let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![data]);
         let request = ProduceRequest::default()
             .with_acks(-1)
-            .with_timeout_ms(PRODUCE_TIMEOUT_MS)
+            .with_timeout_ms(timeout.as_millis() as i32)
             .with_topic_data(vec![topic]);
         let mut response = self.call(9, &request)?;
         Ok(response.responses.remove(0).partition_responses.remove(0))

@@ -37,7 +37,7 @@ use wal::{AckRight, Medium, Vacated};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Nothing in these tests takes longer unless it hangs.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What outlives a broker: the bucket and the WAL's medium.
 #[derive(Clone)]

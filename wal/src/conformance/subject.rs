@@ -92,7 +92,7 @@ pub trait Subject: Send + Sync {
 pub const BROKER: u32 = 7;
 
 /// How long a case waits for a state before it gives up. Never part of an assertion about speed.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) fn life(epoch: u64) -> Incarnation {
     Incarnation { broker: BROKER, epoch }

@@ -2,6 +2,7 @@
 //! much as they may, of data that is in no cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::process::{Ottla, Storage, run};
 use crate::testing;
@@ -15,6 +16,8 @@ const CONSUMERS: usize = 32;
 /// Nearly as large as a batch may be.
 const VALUE_BYTES: usize = 1_000_000;
 const BATCHES_PER_PRODUCER: usize = 20;
+/// How long the broker may wait for room before it answers.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[test]
 fn memory_stays_within_its_budget_under_huge_requests() {
@@ -50,7 +53,7 @@ fn memory_stays_within_its_budget_under_huge_requests() {
                 let batch = testing::batch(1, |spec| spec.value_bytes = VALUE_BYTES);
                 let mut wire = Wire::connect_to(port).unwrap();
                 for _ in 0..BATCHES_PER_PRODUCER {
-                    let answer = wire.produce("huge", &batch).expect("an answer");
+                    let answer = wire.produce_within(PATIENCE, "huge", &batch).expect("an answer");
                     // 0, or an error after which a client tries again: there is no room just now.
                     if answer.error_code == 0 {
                         acknowledged.fetch_add(1, Ordering::Relaxed);

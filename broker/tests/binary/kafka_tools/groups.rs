@@ -60,7 +60,7 @@ fn produce(tools: &Tools) -> SystemTime {
     between
 }
 
-const CONSUME: &str = "kafka-console-consumer --topic orders --group g --from-beginning --timeout-ms 30000";
+const CONSUME: &str = "kafka-console-consumer --topic orders --group g --from-beginning --timeout-ms 60000";
 
 #[test]
 fn every_way_to_reset_offsets() {

@@ -15,7 +15,7 @@ fn console_producer_and_consumer() {
     let headers = "--property parse.headers=true --compression-codec zstd";
     tools.run_with(&format!("{keyed} {headers}"), &["h1:x,h2:y\tk5\tv5"]);
 
-    let read = "kafka-console-consumer --topic notes --timeout-ms 30000";
+    let read = "kafka-console-consumer --topic notes --timeout-ms 60000";
     let whole = [
         "Partition:0\tOffset:0\tNO_HEADERS\tk2\tv2",
         "Partition:0\tOffset:1\th1:x,h2:y\tk5\tv5",
@@ -53,7 +53,7 @@ fn performance_tests_and_offsets() {
          --producer-props compression.type=lz4 linger.ms=5 bootstrap.servers={bootstrap}",
     );
     assert!(sent.contains("3000 records sent"), "{sent}");
-    let read = tools.run("kafka-consumer-perf-test --topic load --messages 3000 --timeout 30000");
+    let read = tools.run("kafka-consumer-perf-test --topic load --messages 3000 --timeout 60000");
     assert_eq!(rows(&read).len(), 2, "{read}");
     let messages = rows(&read)[1][6].trim_end_matches(',').to_owned();
     assert_eq!(messages, "3000", "{read}");

@@ -18,7 +18,7 @@ type franz struct{ bootstrap, topic, group string }
 func newFranz(bootstrap, topic string) scenario { return franz{bootstrap, topic, topic + "-group"} }
 
 func (f franz) client(options ...kgo.Opt) *kgo.Client {
-	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(f.bootstrap)}, options...)...)
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(f.bootstrap), kgo.RequestTimeoutOverhead(requestTimeout)}, options...)...)
 	must(err)
 	return client
 }
@@ -164,7 +164,7 @@ func (f franz) member(ctx context.Context) *franzMember {
 	}
 	member.client = f.client(
 		kgo.ConsumerGroup(f.group), kgo.ConsumeTopics(f.topic), kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(10*time.Second), kgo.HeartbeatInterval(100*time.Millisecond),
+		kgo.SessionTimeout(60*time.Second), kgo.HeartbeatInterval(100*time.Millisecond),
 		kgo.OnPartitionsAssigned(note(true)), kgo.OnPartitionsRevoked(note(false)), kgo.OnPartitionsLost(note(false)),
 	)
 	go func() {
@@ -190,7 +190,7 @@ func (f franz) consume(ctx context.Context, count int) []record {
 	client := f.client(
 		kgo.ConsumerGroup(f.group), kgo.ConsumeTopics(f.topic), kgo.DisableAutoCommit(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.SessionTimeout(10*time.Second), kgo.HeartbeatInterval(100*time.Millisecond),
+		kgo.SessionTimeout(60*time.Second), kgo.HeartbeatInterval(100*time.Millisecond),
 	)
 	defer client.Close()
 	records := f.poll(ctx, client, count)

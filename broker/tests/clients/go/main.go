@@ -15,7 +15,8 @@ const (
 	partitions     = 3
 	perCodec       = 200
 	firstTimestamp = int64(1_700_000_000_000)
-	deadline       = 60 * time.Second
+	deadline       = 120 * time.Second
+	requestTimeout = 60 * time.Second
 )
 
 var codecs = []string{"none", "gzip", "snappy", "lz4", "zstd"}

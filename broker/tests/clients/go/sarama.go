@@ -22,7 +22,9 @@ func (s saramaClient) config() *sarama.Config {
 	config.Version = sarama.MaxVersion
 	config.Consumer.Offsets.Initial = sarama.OffsetOldest
 	config.Consumer.Offsets.AutoCommit.Enable = false
-	config.Consumer.Group.Session.Timeout = 10 * time.Second
+	config.Admin.Timeout, config.Producer.Timeout = requestTimeout, requestTimeout
+	config.Net.ReadTimeout, config.Net.WriteTimeout = requestTimeout, requestTimeout
+	config.Consumer.Group.Session.Timeout = 60 * time.Second
 	config.Consumer.Group.Heartbeat.Interval = 100 * time.Millisecond
 	config.Consumer.Return.Errors = true
 	return config

@@ -46,7 +46,7 @@ func (s segmentio) produce(ctx context.Context, codec string, from, count int) {
 	codecs := map[string]kafka.Compression{"gzip": kafka.Gzip, "snappy": kafka.Snappy, "lz4": kafka.Lz4, "zstd": kafka.Zstd}
 	writer := &kafka.Writer{
 		Addr: kafka.TCP(s.bootstrap), Topic: s.topic, RequiredAcks: kafka.RequireAll, Compression: codecs[codec],
-		BatchTimeout: 5 * time.Millisecond,
+		BatchTimeout: 5 * time.Millisecond, ReadTimeout: requestTimeout, WriteTimeout: requestTimeout,
 		Balancer: kafka.BalancerFunc(func(message kafka.Message, _ ...int) int {
 			return record{key: message.Key}.number() % partitions
 		}),
@@ -84,6 +84,7 @@ func (s segmentio) read(ctx context.Context, count int) []record {
 		must(end.Error)
 		reader := kafka.NewReader(kafka.ReaderConfig{
 			Brokers: []string{s.bootstrap}, Topic: s.topic, Partition: end.Partition, MaxWait: 100 * time.Millisecond,
+			ReadBatchTimeout: requestTimeout,
 		})
 		for range end.LastOffset {
 			message, err := reader.ReadMessage(ctx)
@@ -111,7 +112,8 @@ func (s segmentio) offsetByTime(ctx context.Context, partition int, timestamp in
 func (s segmentio) reader() *kafka.Reader {
 	return kafka.NewReader(kafka.ReaderConfig{
 		Brokers: []string{s.bootstrap}, GroupID: s.group, Topic: s.topic, StartOffset: kafka.FirstOffset,
-		MaxWait: 100 * time.Millisecond, HeartbeatInterval: 100 * time.Millisecond, SessionTimeout: 10 * time.Second,
+		MaxWait: 100 * time.Millisecond, HeartbeatInterval: 100 * time.Millisecond, SessionTimeout: 60 * time.Second,
+		ReadBatchTimeout: requestTimeout,
 	})
 }
 

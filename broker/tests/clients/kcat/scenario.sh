@@ -3,6 +3,8 @@
 set -euo pipefail
 phase=$1 bootstrap=$2 topic=$3
 
+# Its time-out for metadata and offsets is 5 s otherwise.
+kcat() { command kcat -m 60 "$@"; }
 fail() { echo "kcat $phase: $*" >&2; exit 1; }
 lines() { seq "$1" "$2" | sed 's/.*/key-&:value &/'; }
 consume() { kcat -b "$bootstrap" -C -t "$topic" -p 0 -o beginning -e -q -f '%k:%s\n'; }

@@ -15,13 +15,13 @@ const PARTITIONS = 3;
 const PER_CODEC = 200;
 const TOTAL = client.codecs.length * PER_CODEC;
 const FIRST_TIMESTAMP = 1_700_000_000_000;
-const DEADLINE = 60_000;
+const DEADLINE = 120_000;
 
 /** kafkajs: a client of its own, with rigid versions of every request. */
 function kafkajs() {
   const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require('kafkajs');
   CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy');
-  const kafka = new Kafka({ brokers: [bootstrap], logLevel: logLevel.NOTHING });
+  const kafka = new Kafka({ brokers: [bootstrap], requestTimeout: 60_000, logLevel: logLevel.NOTHING });
   const codecs = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP, snappy: CompressionTypes.Snappy };
   return {
     codecs: Object.keys(codecs),
@@ -34,7 +34,7 @@ function kafkajs() {
       return { connect: () => producer.connect(), disconnect: () => producer.disconnect(), send };
     },
     consumer: (groupId) => {
-      const consumer = kafka.consumer({ groupId, sessionTimeout: 10_000, heartbeatInterval: 300, maxWaitTimeInMs: 100 });
+      const consumer = kafka.consumer({ groupId, sessionTimeout: 60_000, heartbeatInterval: 300, maxWaitTimeInMs: 100 });
       let held = [];
       consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => (held = payload.memberAssignment[topic] ?? []));
       return {
@@ -64,7 +64,7 @@ function confluent() {
       return { connect: () => producer.connect(), disconnect: () => producer.disconnect(), send };
     },
     consumer: (groupId) => {
-      const kafkaJS = { groupId, fromBeginning: true, autoCommit: false, sessionTimeout: 10_000, heartbeatInterval: 300 };
+      const kafkaJS = { groupId, fromBeginning: true, autoCommit: false, sessionTimeout: 60_000, heartbeatInterval: 300 };
       const consumer = kafka.consumer({ kafkaJS });
       return {
         holds: () => consumer.assignment().map(({ partition }) => partition),

@@ -14,7 +14,8 @@ PER_CODEC = 200
 CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
 TOTAL = len(CODECS) * PER_CODEC
 FIRST_TIMESTAMP = 1_700_000_000_000
-DEADLINE = 60
+DEADLINE = 120
+REQUEST_TIMEOUT_MS = 60_000
 
 
 def value(i):
@@ -38,7 +39,12 @@ class Scenario:
         # Idempotent with every other codec.
         idempotent = start // PER_CODEC % 2 == 1
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.bootstrap, compression_type=codec, acks="all", linger_ms=5, enable_idempotence=idempotent
+            bootstrap_servers=self.bootstrap,
+            compression_type=codec,
+            acks="all",
+            linger_ms=5,
+            enable_idempotence=idempotent,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         await producer.start()
         sends = [
@@ -63,7 +69,8 @@ class Scenario:
             group_id=group,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
-            session_timeout_ms=10_000,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            session_timeout_ms=60_000,
             heartbeat_interval_ms=200,
         )
 
@@ -101,7 +108,7 @@ class Scenario:
         await consumer.stop()
 
     async def create(self):
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
         await admin.start()
         fresh = NewTopic(self.topic, PARTITIONS, 1, topic_configs={"retention.ms": "86400000"})
         assert code(await admin.create_topics([fresh])) == 0
@@ -117,7 +124,7 @@ class Scenario:
     async def rebalance(self):
         one, two = await self.member(), await self.member()
         await wait([one, two], lambda: one.holds() and two.holds() and one.holds() | two.holds() == set(self.partitions))
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
         await admin.start()
         assert (self.group, "consumer") in [tuple(listed) for listed in await admin.list_consumer_groups()]
         (answer,) = await admin.describe_consumer_groups([self.group])
@@ -149,7 +156,7 @@ class Scenario:
         await member.stop()
 
     async def second(self):
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
         await admin.start()
         committed = await admin.list_consumer_group_offsets(self.group)
         assert sum(partition.offset for partition in committed.values()) == TOTAL, committed

@@ -10,7 +10,7 @@ PARTITIONS = 3
 PER_CODEC = 200
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 FIRST_TIMESTAMP = 1_700_000_000_000
-DEADLINE = 60
+DEADLINE = 120
 
 
 def value(i):
@@ -47,7 +47,7 @@ def consumer(bootstrap, group):
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-            "session.timeout.ms": 10_000,
+            "session.timeout.ms": 60_000,
             "heartbeat.interval.ms": 500,
         }
     )
@@ -80,7 +80,7 @@ def verify(bootstrap, topic, count):
         assert message.value() == (expected.encode() if expected is not None else None), i
         assert message.timestamp()[1] == FIRST_TIMESTAMP + i, i
         assert message.headers() == headers(i), (i, message.headers())
-    low, high = zip(*(reader.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in range(PARTITIONS)))
+    low, high = zip(*(reader.get_watermark_offsets(TopicPartition(topic, p), timeout=DEADLINE) for p in range(PARTITIONS)))
     assert sum(low) == 0 and sum(high) == count, (low, high)
     reader.close()
 
@@ -127,29 +127,29 @@ def wait(condition, what):
 
 def first(bootstrap, topic):
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(DEADLINE)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    config = admin.describe_configs([resource])[resource].result(30)
+    config = admin.describe_configs([resource])[resource].result(DEADLINE)
     assert config["cleanup.policy"].value == "delete", config["cleanup.policy"]
-    assert len(admin.list_topics(topic, timeout=30).topics[topic].partitions) == PARTITIONS
+    assert len(admin.list_topics(topic, timeout=DEADLINE).topics[topic].partitions) == PARTITIONS
     for number, codec in enumerate(CODECS):
         produce(bootstrap, topic, codec, number * PER_CODEC, PER_CODEC)
     total = len(CODECS) * PER_CODEC
     verify(bootstrap, topic, total)
     reader = consumer(bootstrap, topic + "-reader")
     # Partition 1 holds 1, 4, 7, ...: the first at or after number 500 is 502, at offset 167.
-    found = reader.offsets_for_times([TopicPartition(topic, 1, FIRST_TIMESTAMP + 500)], timeout=30)
+    found = reader.offsets_for_times([TopicPartition(topic, 1, FIRST_TIMESTAMP + 500)], timeout=DEADLINE)
     assert found[0].offset == 167, found
     reader.close()
     rebalance(bootstrap, topic, total)
-    groups = admin.list_consumer_groups().result(30).valid
+    groups = admin.list_consumer_groups().result(DEADLINE).valid
     assert topic + "-group" in [group.group_id for group in groups], groups
 
 
 def second(bootstrap, topic):
     total = len(CODECS) * PER_CODEC
     member = consumer(bootstrap, topic + "-group")
-    committed = member.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=30)
+    committed = member.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=DEADLINE)
     assert sum(partition.offset for partition in committed) == total, committed
     assert all(partition.metadata == "up to here" for partition in committed), committed
     produce(bootstrap, topic, "zstd", total, PER_CODEC)
@@ -159,8 +159,8 @@ def second(bootstrap, topic):
     member.close()
     verify(bootstrap, topic, total + PER_CODEC)
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.delete_topics([topic])[topic].result(30)
-    assert topic not in admin.list_topics(timeout=30).topics
+    admin.delete_topics([topic])[topic].result(DEADLINE)
+    assert topic not in admin.list_topics(timeout=DEADLINE).topics
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient, NewTopic
 
 PARTITIONS = 4
-DEADLINE = 60
+DEADLINE = 120
 
 
 class Member:
@@ -21,7 +21,7 @@ class Member:
                 "bootstrap.servers": bootstrap,
                 "group.id": topic + "-group",
                 "group.instance.id": instance,
-                "session.timeout.ms": 60000,
+                "session.timeout.ms": 60_000,
                 "heartbeat.interval.ms": 500,
                 "enable.auto.commit": False,
                 "error_cb": self.on_error,

@@ -15,7 +15,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-DEADLINE = 60
+DEADLINE = 120
 # Where the log begins after a deletion, and where it ends.
 START, END = 10, 20
 

@@ -18,7 +18,7 @@ DEADLINE = 120
 
 def write(bootstrap, topic, path):
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(60)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(DEADLINE)
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -68,7 +68,7 @@ def verify(bootstrap, topic, path):
         partition, offset, number = map(int, line.split())
         assert acked.setdefault((partition, offset), number) == number, f"two records acknowledged at {line}"
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "judge", "auto.offset.reset": "error"})
-    ends = [reader.get_watermark_offsets(TopicPartition(topic, p), timeout=60)[1] for p in range(PARTITIONS)]
+    ends = [reader.get_watermark_offsets(TopicPartition(topic, p), timeout=DEADLINE)[1] for p in range(PARTITIONS)]
     reader.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
     following = [0] * PARTITIONS
     last = [-1] * PARTITIONS

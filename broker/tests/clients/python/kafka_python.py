@@ -11,7 +11,8 @@ PARTITIONS = 3
 PER_CODEC = 200
 CODECS = [None, "gzip", "snappy", "lz4", "zstd"]
 FIRST_TIMESTAMP = 1_700_000_000_000
-DEADLINE = 60
+DEADLINE = 120
+REQUEST_TIMEOUT_MS = 60_000
 
 
 def value(i):
@@ -19,7 +20,13 @@ def value(i):
 
 
 def produce(bootstrap, topic, codec, start, count):
-    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, acks="all", linger_ms=5)
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap,
+        compression_type=codec,
+        acks="all",
+        linger_ms=5,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
     sends = [
         producer.send(
             topic,
@@ -42,7 +49,8 @@ def consumer(bootstrap, group=None):
         group_id=group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        session_timeout_ms=10_000,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        session_timeout_ms=60_000,
         heartbeat_interval_ms=500,
     )
 
@@ -75,7 +83,7 @@ def verify(bootstrap, topic, count):
 
 
 def first(bootstrap, topic):
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
     for number, codec in enumerate(CODECS):
         produce(bootstrap, topic, codec, number * PER_CODEC, PER_CODEC)
@@ -152,7 +160,7 @@ def second(bootstrap, topic):
     assert all(int(message.key.decode().removeprefix("key-")) >= total for message in fresh)
     member.close()
     verify(bootstrap, topic, total + PER_CODEC)
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     admin.delete_topics([topic])
     assert topic not in admin.list_topics()
     admin.close()

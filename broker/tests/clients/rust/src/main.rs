@@ -18,7 +18,7 @@ const CODECS: [Compression; 4] =
     [Compression::NoCompression, Compression::Gzip, Compression::Snappy, Compression::Lz4];
 const TOTAL: usize = CODECS.len() * PER_CODEC;
 const FIRST_TIMESTAMP: i64 = 1_700_000_000_000;
-const TIMEOUT_MS: i32 = 30_000;
+const TIMEOUT_MS: i32 = 60_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -33,7 +33,7 @@ async fn main() {
             other => panic!("no such part: {other}"),
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), work).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(240), work).await.unwrap();
     println!("rskafka {part}: ok");
 }
 

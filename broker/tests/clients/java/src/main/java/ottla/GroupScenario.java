@@ -32,7 +32,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  */
 public final class GroupScenario {
   private static final int PARTITIONS = 4;
-  private static final Duration DEADLINE = Duration.ofSeconds(60);
+  private static final Duration DEADLINE = Duration.ofSeconds(120);
 
   private final String bootstrap;
   private final String topic;
@@ -183,6 +183,8 @@ public final class GroupScenario {
   private Properties properties() {
     Properties properties = new Properties();
     properties.put("bootstrap.servers", bootstrap);
+    properties.put("request.timeout.ms", "60000");
+    properties.put("default.api.timeout.ms", "120000");
     return properties;
   }
 

@@ -32,7 +32,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * standard input. Exits with 0 only if everything held.
  */
 public final class PositionScenario {
-  private static final Duration DEADLINE = Duration.ofSeconds(60);
+  private static final Duration DEADLINE = Duration.ofSeconds(120);
   /** What the log begins with after a deletion, and where it ends. */
   private static final long START = 10;
   private static final long END = 20;
@@ -213,6 +213,8 @@ public final class PositionScenario {
   private Properties properties() {
     Properties properties = new Properties();
     properties.put("bootstrap.servers", bootstrap);
+    properties.put("request.timeout.ms", "60000");
+    properties.put("default.api.timeout.ms", "120000");
     return properties;
   }
 

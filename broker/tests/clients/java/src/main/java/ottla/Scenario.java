@@ -42,7 +42,7 @@ public final class Scenario {
   private static final int PER_CODEC = 200;
   private static final List<String> CODECS = List.of("none", "gzip", "snappy", "lz4", "zstd");
   private static final long FIRST_TIMESTAMP = 1_700_000_000_000L;
-  private static final Duration DEADLINE = Duration.ofSeconds(60);
+  private static final Duration DEADLINE = Duration.ofSeconds(120);
 
   private final String bootstrap;
   private final String topic;
@@ -294,7 +294,7 @@ public final class Scenario {
     Properties properties = properties();
     if (member) {
       properties.put("group.id", group);
-      properties.put("session.timeout.ms", "10000");
+      properties.put("session.timeout.ms", "60000");
       properties.put("heartbeat.interval.ms", "500");
     }
     properties.put("auto.offset.reset", "earliest");
@@ -307,6 +307,8 @@ public final class Scenario {
   private Properties properties() {
     Properties properties = new Properties();
     properties.put("bootstrap.servers", bootstrap);
+    properties.put("request.timeout.ms", "60000");
+    properties.put("default.api.timeout.ms", "120000");
     return properties;
   }
 
