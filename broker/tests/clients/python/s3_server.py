@@ -1,4 +1,4 @@
-"""moto's S3 server on 127.0.0.1, with one bucket: s3_server.py PORT BUCKET.
+"""moto's S3 server on 127.0.0.1 or another address, with one bucket: s3_server.py PORT BUCKET [ADDRESS].
 
 Its threads look whether an object is there and create it in two steps, so on a busy machine two conditional creates can
 both succeed. Here they go through one at a time.
@@ -31,8 +31,8 @@ class OneCreateAtATime:
 
 
 if __name__ == "__main__":
-    port, bucket = int(sys.argv[1]), sys.argv[2]
+    port, bucket, address = int(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["127.0.0.1"])[0]
     os.environ["MOTO_PORT"] = str(port)
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].create_bucket(bucket, "us-east-1")
     application = OneCreateAtATime(DomainDispatcherApplication(create_backend_app))
-    run_simple("127.0.0.1", port, application, threaded=True, request_handler=MotoRequestHandler)
+    run_simple(address, port, application, threaded=True, request_handler=MotoRequestHandler)
