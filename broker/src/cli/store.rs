@@ -124,9 +124,5 @@ async fn create(plan: &Plan, options: &Options) -> anyhow::Result<()> {
 
 #[cfg(not(feature = "aws-sdk"))]
 async fn create(plan: &Plan, _: &Options) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "this ottla was built without the AWS SDK, which `store create` needs. Build one with `cargo build --release \
-         --features aws-sdk`, or use the aws tool:\n\n{}",
-        plan.by_hand()
-    )
+    anyhow::bail!(plan.without_the_sdk())
 }

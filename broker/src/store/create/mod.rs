@@ -156,6 +156,16 @@ impl Plan {
         self.zone.as_deref().is_some_and(|zone| zone.split('-').count() > 2)
     }
 
+    /// What to do where `carry_out` was not built in.
+    #[cfg(any(test, not(feature = "aws-sdk")))]
+    pub fn without_the_sdk(&self) -> String {
+        format!(
+            "this ottla was built without the AWS SDK, which `store create` needs. Build one with `cargo build --release \
+             --features aws-sdk`, or use the aws tool:\n\n{}",
+            self.by_hand()
+        )
+    }
+
     /// The plan as commands of the `aws` tool, for a shell.
     pub fn by_hand(&self) -> String {
         let at = match &self.endpoint {
@@ -302,5 +312,19 @@ mod tests {
         assert!(elsewhere.contains(r#""Filter":{"Prefix":"it'\''s/"}"#), "{elsewhere}");
         let zonal = by_hand("s3://b--usw2-az1--x-s3", "us-west-2");
         assert!(zonal.contains(r#""Name":"usw2-az1""#) && !zonal.contains("LocationConstraint"), "{zonal}");
+    }
+
+    #[test]
+    fn without_the_sdk_it_says_how_it_is_done_by_hand() {
+        let said = plan("s3://bucket/x", "eu-central-1").unwrap().without_the_sdk();
+        for expected in [
+            "--features aws-sdk",
+            r#"aws s3api create-bucket --bucket bucket --region eu-central-1"#,
+            r#"{"LocationConstraint":"eu-central-1"}"#,
+            r#""Filter":{"Prefix":"x/"}"#,
+            "ottla store check --store s3://bucket/x/ --s3-region eu-central-1",
+        ] {
+            assert!(said.contains(expected), "{said}");
+        }
     }
 }
