@@ -38,3 +38,7 @@ pub mod store;
 mod tasks;
 mod usage;
 pub mod verify;
+
+/// What a client writes and reads, for the simulation's.
+#[cfg(feature = "simulated")]
+pub use cli::client::records;

@@ -142,12 +142,10 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn boottime(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        host::clock::boottime()
     }
 
     fn wall_ms(&self) -> i64 {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+        host::clock::wall_ms()
     }
 }

@@ -45,9 +45,8 @@ pub(crate) async fn snapshot<M: Machine>(log: Log, machine: M, number: u64, nonc
         None => return,
     };
     // To its end, whatever is closed: nothing of a replica outlives it, and a panic is heard of.
-    let state = match tokio::task::spawn_blocking(move || machine.snapshot()).await {
+    let state = match host::work::blocking(move || machine.snapshot()).await {
         Ok(state) => Bytes::from(state),
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         // The runtime is shutting down.
         Err(error) => return warn!(%error, "no snapshot was taken"),
     };

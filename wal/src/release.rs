@@ -96,13 +96,12 @@ impl Releaser {
         });
         let (ending, ended) = watch::channel(());
         let waiter = shared.clone();
-        std::thread::Builder::new()
-            .name("wal-right".to_owned())
-            .spawn(move || {
-                let _guard = FailOnPanic(&waiter);
-                futures::executor::block_on(waiter.await_right());
-                drop(ending);
-            })
+        let waiting = async move {
+            let _guard = FailOnPanic(&waiter);
+            waiter.await_right().await;
+            drop(ending);
+        };
+        host::work::waiter("wal-right", waiting)
             .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
         Ok(Releaser { shared, ended })
     }

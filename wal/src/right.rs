@@ -10,11 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// CLOCK_BOOTTIME in nanoseconds: monotonic, and it counts suspension.
-pub fn boottime() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
+pub use host::clock::boottime;
 
 /// Shared by the poller, which renews or revokes it, and the WALs, which consult it.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! OffsetCommit (key 8), versions 2–9. Behaviours 93 and 94.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
@@ -89,8 +88,7 @@ struct Stamp {
 
 impl Stamp {
     fn new(version: i16, request: &OffsetCommitRequest) -> Stamp {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let committed_at_ms = now.as_millis() as i64;
+        let committed_at_ms = host::clock::wall_ms();
         let asked = version <= 4 && request.retention_time_ms != DEFAULT_RETENTION;
         let expires_at_ms = asked.then(|| committed_at_ms.saturating_add(request.retention_time_ms.max(0)));
         Stamp { committed_at_ms, expires_at_ms }

@@ -41,7 +41,7 @@ mod load;
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::{BoxFuture, Either, FutureExt, pending};
@@ -261,8 +261,7 @@ async fn run(setting: Setting, messages: mpsc::Receiver<Message>, loaded: watch:
 
 impl Actor {
     fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { tick_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as i64 }
+        Now { tick_ms: self.started.elapsed().as_millis() as u64, wall_ms: host::clock::wall_ms() }
     }
 
     async fn serve(

@@ -117,8 +117,7 @@ impl Catalog for Metadata {
     }
 
     fn believed_ms(&self) -> Option<i64> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now_ms = now.as_millis() as i64;
+        let now_ms = host::clock::wall_ms();
         self.clocks.lock().look(self.opened.elapsed(), now_ms).then_some(now_ms)
     }
 

@@ -35,7 +35,7 @@ pub mod validate;
 pub mod waiters;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -65,7 +65,7 @@ const CHECKPOINTS_AT_ONCE: usize = 64;
 
 /// Milliseconds since the epoch.
 pub fn wall_clock_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    host::clock::wall_ms()
 }
 
 /// Settings of all partitions.

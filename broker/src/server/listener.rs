@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use host::net::{Listener, Stream};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -38,7 +38,7 @@ pub enum Error {
 pub struct Server {
     config: Arc<Config>,
     broker: Arc<Broker>,
-    listeners: Vec<(TcpListener, SocketAddr, Advertised)>,
+    listeners: Vec<(Listener, SocketAddr, Advertised)>,
     queued: Shared,
     responses: Arc<ResponseBudget>,
     counts: Arc<Counts>,
@@ -57,7 +57,7 @@ impl Server {
         for (address, advertised) in listeners {
             let address = *address;
             let failed = |source| Error::Bind { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let listener = Listener::bind(address).await.map_err(failed)?;
             let local = listener.local_addr().map_err(failed)?;
             let mut advertised = advertised
                 .clone()
@@ -90,7 +90,7 @@ impl Server {
 
     async fn accept_loop(
         &self,
-        listener: &TcpListener,
+        listener: &Listener,
         advertised: &Advertised,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
@@ -127,7 +127,7 @@ impl Server {
     fn start(
         &self,
         tasks: &mut JoinSet<()>,
-        stream: TcpStream,
+        stream: Stream,
         peer: SocketAddr,
         advertised: &Advertised,
         shutdown: &CancellationToken,

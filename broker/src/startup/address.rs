@@ -19,16 +19,14 @@ impl Addresses {
     /// Resolves `listen`, and fails early where its port is taken: before anybody is fenced for nothing.
     pub(super) async fn resolve(options: &Options) -> anyhow::Result<Addresses> {
         let listen = &options.listen;
-        let mut sockets: Vec<SocketAddr> = tokio::net::lookup_host((listen.host.as_str(), listen.port))
+        let mut sockets = host::net::lookup(&listen.host, listen.port)
             .await
-            .with_context(|| format!("listen: {} is not an address of this machine", listen.host))?
-            .collect();
+            .with_context(|| format!("listen: {} is not an address of this machine", listen.host))?;
         // "localhost" is often two addresses; one port must serve both.
         for at in 0..sockets.len() {
-            let bound = std::net::TcpListener::bind(sockets[at]).with_context(|| {
+            let port = host::net::probe(sockets[at]).with_context(|| {
                 format!("listen: {} cannot be listened on; is another broker running? Choose another with --listen", sockets[at])
             })?;
-            let port = bound.local_addr()?.port();
             sockets.iter_mut().for_each(|socket| socket.set_port(port));
         }
         let port = sockets.first().with_context(|| format!("listen: {} has no address", listen.host))?.port();
@@ -36,7 +34,7 @@ impl Addresses {
         let advertised = match &options.advertise {
             Some(advertised) => advertised.clone(),
             None if matches!(listening.host.as_str(), "0.0.0.0" | "::") => {
-                HostPort { host: host_name(), port }
+                HostPort { host: host::name(), port }
             }
             None => listening.clone(),
         };
@@ -52,8 +50,4 @@ impl Addresses {
     pub(super) fn advertised(&self) -> &HostPort {
         &self.advertised
     }
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -14,7 +14,7 @@
 
 mod address;
 mod banner;
-mod host;
+mod limits;
 mod predecessor;
 mod running;
 mod store_ready;
@@ -50,7 +50,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(1);
 /// error came after it was fenced.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
     let began = Instant::now();
-    host::prepare(options.bounds.server.connections_max);
+    limits::prepare(options.bounds.server.connections_max);
     let config = Arc::new(
         BrokerConfig::new(&options.kafka)
             .and_then(|config| config.with_batch_limit(wal_medium::batch_bytes_max(&options)))
@@ -121,7 +121,7 @@ async fn assemble(
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
-    let machine = host::machine();
+    let machine = host::machine_id();
     let register = || {
         let id = options.node_id as u32;
         metadata.register(Registering {
@@ -185,7 +185,7 @@ async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -
         return Ok(());
     }
     ensure!(
-        *info.machine == *host::machine() || !is_loopback(&registered.host),
+        *info.machine == *host::machine_id() || !is_loopback(&registered.host),
         "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
          {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
          --takeover",

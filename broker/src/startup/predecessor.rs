@@ -11,7 +11,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// For connecting, asking and being answered together. A broker that is alive answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,7 +39,7 @@ pub(super) async fn is_alive(host: &str, port: u16, cluster_id: &str, node_id: i
 }
 
 async fn ask(host: &str, port: u16) -> anyhow::Result<MetadataResponse> {
-    let mut connection = TcpStream::connect((host, port)).await.context("connecting")?;
+    let (mut from, mut to) = host::net::connect(host, port).await.context("connecting")?.into_split();
     let mut request = BytesMut::new();
     request.extend_from_slice(&[0; 4]);
     let header = RequestHeader::default()
@@ -54,12 +53,12 @@ async fn ask(host: &str, port: u16) -> anyhow::Result<MetadataResponse> {
     body.encode(&mut request, METADATA_VERSION)?;
     let length = (request.len() - 4) as i32;
     request[..4].copy_from_slice(&length.to_be_bytes());
-    connection.write_all(&request).await.context("asking")?;
+    to.write_all(&request).await.context("asking")?;
 
-    let length = connection.read_i32().await.context("waiting for the answer")?;
+    let length = from.read_i32().await.context("waiting for the answer")?;
     ensure!((4..=RESPONSE_BYTES_MAX as i32).contains(&length), "an answer of {length} bytes");
     let mut response = vec![0; length as usize];
-    connection.read_exact(&mut response).await.context("reading the answer")?;
+    from.read_exact(&mut response).await.context("reading the answer")?;
     let mut response = Bytes::from(response);
     ResponseHeader::decode(&mut response, MetadataResponse::header_version(METADATA_VERSION))?;
     ensure!(response.has_remaining(), "an empty answer");

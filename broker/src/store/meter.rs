@@ -15,7 +15,7 @@
 //! - **M2** Counters never go back as long as the process lives, and nothing waits for them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -123,10 +123,9 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Meter {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Meter {
             started: Instant::now(),
-            started_ms: since_epoch.as_millis() as u64,
+            started_ms: host::clock::wall_ms() as u64,
             counters: Default::default(),
         }
     }

@@ -76,6 +76,15 @@ impl Stores {
         Stores { location, metadata, meter, lock, data, calls }
     }
 
+    /// Of a machine that is simulated, whatever the location says.
+    #[cfg(feature = "simulated")]
+    fn simulated(location: Location, machine: &dyn host::simulated::Machine, limits: &Limits) -> Stores {
+        let (metadata, data) = (machine.store(limits.metadata_timeout), machine.store(limits.data_timeout));
+        let mut stores = Stores::new(location, metadata, data, Arc::default(), None);
+        stores.calls = Some(stores.meter.clone());
+        stores
+    }
+
     /// For data objects and slots: a few retries, a time-out that fits a large object. What is asked through it counts
     /// as `purpose`'s.
     pub fn data(&self, purpose: Purpose) -> Arc<dyn ObjectStore> {
@@ -151,6 +160,10 @@ const KEYS_IN_URL: &str = "keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_
 
 /// Opens `location`. A directory is created if it is missing and locked for this process.
 pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = host::simulated::current() {
+        return Ok(Stores::simulated(location, &*machine, &access.limits));
+    }
     match &location {
         Location::Directory(path) => {
             let directory_error = |source| Error::Directory { path: path.clone(), source };
@@ -192,6 +205,10 @@ pub fn open(location: Location, access: &Access) -> Result<Stores, Error> {
 /// Opens `location` for somebody who only reads: no lock is taken, so it works beside a living broker, and nothing is
 /// created.
 pub fn open_for_reading(location: Location, access: &Access) -> Result<Stores, Error> {
+    #[cfg(feature = "simulated")]
+    if host::simulated::current().is_some() {
+        return open(location, access);
+    }
     let Location::Directory(path) = &location else { return open(location, access) };
     let objects = path.join("objects");
     let local = LocalFileSystem::new_with_prefix(&objects).map_err(|error| Error::Directory {

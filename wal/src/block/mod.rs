@@ -395,6 +395,6 @@ impl Medium for BlockMedium {
 async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(run).await;
+    let done = host::work::blocking(run).await;
     done.unwrap_or_else(|error| Err(Error::Failed(format!("a thread of the write-ahead log died: {error}"))))
 }

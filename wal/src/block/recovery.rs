@@ -51,7 +51,7 @@ impl Recovery for BlockRecovery {
         let Some(mut scan) = self.scan.take() else {
             return Err(Error::Failed("this recovery has failed before; start it again".into()));
         };
-        let read = tokio::task::spawn_blocking(move || scan.next().map(|next| (scan, next)));
+        let read = host::work::blocking(move || scan.next().map(|next| (scan, next)));
         let (scan, next) =
             read.await.map_err(|error| Error::Failed(format!("a recovery died: {error}")))??;
         self.finished = next.is_none();

@@ -24,12 +24,3 @@ pub(super) fn prepare(connections_max: usize) {
         );
     }
 }
-
-/// Names this machine: systemd's machine id, which outlives reboots, or the host's name where there is none.
-pub(super) fn machine() -> String {
-    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    match id.trim() {
-        "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        id => id.chars().take(64).collect(),
-    }
-}

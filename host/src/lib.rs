@@ -1,0 +1,44 @@
+//! The machine: clocks, the network, threads, and a name.
+//!
+//! ```text
+//!   wal, metalog, broker ──► host ──► the operating system           always, in what is released
+//!                                └──► a simulated::Machine           on a thread that entered one: `sim/`
+//! ```
+//!
+//! It is ambient, as the operating system is: nobody passes it around, and a task that a broker starts anywhere is on the
+//! same machine as whoever started it. Timers are tokio's, which a simulation has paused; what time it is for a lease or
+//! for the age of a record is asked here.
+//!
+//! - **H1** Without the feature `simulated` each call is the operating system's, with nothing in between.
+//! - **H2** With it, code that runs on a thread without a simulated machine finds the real one.
+//!
+//! What is not here: the object store and the volumes, which have traits of their own; and the environment, files of
+//! options and signals, which belong to the command line.
+
+pub mod clock;
+pub mod net;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+pub mod work;
+
+/// Names this machine: systemd's machine id, which outlives reboots, or the host's name where there is none.
+pub fn machine_id() -> String {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = simulated::current() {
+        return machine.id();
+    }
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    match id.trim() {
+        "" => name(),
+        id => id.chars().take(64).collect(),
+    }
+}
+
+/// What this machine calls itself on its network.
+pub fn name() -> String {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = simulated::current() {
+        return machine.id();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
