@@ -1,7 +1,9 @@
 //! Histories made by hand, histories made by a model, damaged ones, and the checker without each of its rules.
 
 mod cases;
+mod damage;
 mod lines;
+mod model;
 
 use crate::history::{F, History, Key, Mop, Op, Polled, Process, Type, Watermark};
 use crate::{Options, Verdict, check};
