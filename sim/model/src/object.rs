@@ -1,0 +1,1316 @@
+//! The object WAL's fail-over: O1 to O6, with everything that can be late.
+//!
+//! ```text
+//!   writer W (soon a zombie) ── PUT, hedged, timed out, late ──► slots 0 1 2 … ◄── seal ── recoverers A, B
+//!        │ uploads, trims, deletes its own                         ▲                          │ fence, read T, walk,
+//!        │ merges                                                  │ deletes                  │ adopt, complete
+//!        └────────► metadata: T, fence, content of the stream ◄── collector ◄─────────────────┘
+//!                              └─ completed: a new owner appends, merges; or the next life N opens a log, and dies too
+//! ```
+//!
+//! A metadata command is one step: the log makes its number unique, and validation is deterministic (`numbers` is the model
+//! of the log itself). A command is *issued* with what its issuer knew and carried out at any later time. There is one stream.
+//! Slot *k* of a life holds its records *k·r* to *(k+1)·r*; a record belongs to one offset. Nothing in here knows time, but
+//! for one thing: whether W's last poll of the metadata is longer ago than its lease.
+//!
+//! W may stop at any point for ever: that is every history in which it does nothing more. So a crash of its process
+//! matters only for what it would have done to be heard of, and is an action of its own where it can.
+//!
+//! # Properties
+//! - what was acknowledged is at its offset in the stream as soon as its life is recovered, and nothing else ever is;
+//! - no record is in the stream twice, and none at another offset than its own;
+//! - what the metadata names is in the bucket;
+//! - in the end every life is recovered, as long as one recoverer lives.
+
+use stateright::{Model, Property};
+
+use crate::check::{Off, Rule, Scenario, Subject};
+
+/// Places for slots of a life; the last one is only ever sealed.
+const PLACES: usize = 5;
+/// The writer W, and the next life of its broker.
+const W: usize = 0;
+const N: usize = 1;
+
+/// Ids of objects: slots from 0, `PLACES` for each life; then these.
+const UPLOADED: u8 = 10;
+const MERGED_BY_W: u8 = 13;
+const MERGED: u8 = 14;
+/// Whatever the new owner wrote by itself.
+const OWN: u8 = 15;
+
+/// Values of records: life, whether its slot was cut anew, number.
+fn value(life: usize, recut: bool, record: u8) -> u8 {
+    (life as u8) << 4 | u8::from(recut) << 3 | record
+}
+const OF_NEW_OWNER: u8 = 0x20;
+
+/// What can be switched off.
+pub mod rule {
+    pub const CREATE_ONLY: u8 = 0;
+    pub const READ_BACK: u8 = 1;
+    pub const OWN_NONCE: u8 = 2;
+    pub const SLOT_ONCE: u8 = 3;
+    pub const ACK_DURABLE: u8 = 4;
+    pub const ACK_IN_ORDER: u8 = 5;
+    pub const FRESH_VIEW: u8 = 6;
+    pub const FENCE_FIRST: u8 = 7;
+    pub const TRIM_READ_FENCED: u8 = 8;
+    pub const START_AT_TRIM: u8 = 9;
+    pub const SEAL: u8 = 10;
+    pub const SEAL_LOST_READS: u8 = 11;
+    pub const SEAL_ENDS: u8 = 12;
+    pub const CLIP: u8 = 13;
+    pub const TRIM_UNCHANGED: u8 = 14;
+    pub const NOT_COMPLETE: u8 = 15;
+    pub const EXACT: u8 = 16;
+    pub const OWNER: u8 = 17;
+    pub const OPEN_RECOVERED: u8 = 18;
+    pub const RETRY_LOOKS: u8 = 19;
+    pub const TRIM_LOWEST: u8 = 20;
+    pub const ONE_ENTRY: u8 = 21;
+    pub const DELETE_COMMITTED: u8 = 22;
+    pub const OWN_TRIM: u8 = 23;
+    pub const SEAL_STAYS: u8 = 24;
+    pub const SEAL_STAYS_LATE: u8 = 25;
+    pub const EPOCH_IN_KEY: u8 = 26;
+    pub const NAMED_STAYS: u8 = 27;
+    pub const SLOT_MAY_BE_READ: u8 = 28;
+    pub const DATA_MAY_BE_NAMED: u8 = 29;
+    pub const LOW_WATER_HONOURED: u8 = 30;
+    pub const LOW_WATER_IN_FLIGHT: u8 = 31;
+    pub const JUDGE_AFTER_LIST: u8 = 32;
+    pub const UNHEARD: u8 = 33;
+    pub const FENCED_REJECTED: u8 = 34;
+}
+use rule::*;
+
+/// How much of what happens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    slots: u8,
+    records_per_slot: u8,
+    /// Requests that are late, doubled, or whose answer is lost.
+    late: u8,
+    writer_dies: bool,
+    uploads: u8,
+    low_water: bool,
+    merges_by_writer: bool,
+    recoverers: usize,
+    recoverers_die: u8,
+    /// Answers of the metadata log to recoverers that are lost.
+    answers_lost: u8,
+    /// Recoveries commit what they have found so far, wherever they like.
+    two_entries: bool,
+    appends: u8,
+    merges: bool,
+    collects: u8,
+    clock: bool,
+    /// Slots of the next life of the same broker.
+    next_life: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Cell {
+    Free,
+    Data { life: u8, recut: bool },
+    Seal,
+}
+
+/// A slot as its writer knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Put {
+    Unsent,
+    Flying,
+    /// Told that the object exists.
+    Exists,
+    /// Timed out, or answered with an error.
+    Unknown,
+    Durable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Life {
+    fenced: bool,
+    recovered: bool,
+    trim: u8,
+    low_water: u8,
+    /// Offset of its first record.
+    base: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Nobody,
+    Life(u8),
+    NewOwner,
+}
+
+/// Records `[from, to)`, uploaded, on their way to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Pending {
+    counter: u8,
+    from: u8,
+    to: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Writer {
+    runs: bool,
+    sent: u8,
+    puts: [Put; PLACES],
+    /// Requests on the way, with the first content of the slot and with the second.
+    flying: [[u8; 2]; PLACES],
+    /// Slots that were cut anew.
+    recut: u8,
+    /// Slots that were acknowledged, by content.
+    acked: [u8; 2],
+    /// Records of its own that it knows to be committed.
+    committed: u8,
+    trim: u8,
+    counter: u8,
+    pending: Option<Pending>,
+}
+
+/// What a recoverer has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Walk {
+    /// T as it was read.
+    from: u8,
+    /// The committed end, read together with it.
+    end: u8,
+    at: u8,
+    /// Slots found, and those of them that were cut anew.
+    found: u8,
+    recut: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Idle,
+    /// Has read T before the fence.
+    Early(Walk),
+    Walking(Walk),
+    /// The head of the walk looked free.
+    AtFree(Walk),
+    Committing(Walk, bool),
+    Done,
+    /// Found something that cannot be: needs an operator.
+    Stuck,
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Recoverer {
+    of: u8,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Collector {
+    Idle,
+    /// Holds a view: what may go by it.
+    Looked(u16),
+    Deleting(u8),
+}
+
+/// A place in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Part {
+    value: u8,
+    object: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    cells: [[Cell; PLACES]; 2],
+    /// Data objects in the bucket.
+    data: u16,
+    lives: [Life; 2],
+    content: Vec<Part>,
+    owner: Owner,
+    writers: [Writer; 2],
+    /// Whether N is registered, and where its slots begin if keys carry no epoch.
+    next_life: Option<u8>,
+    recoverers: [Recoverer; 2],
+    collector: Collector,
+    /// W's last poll is longer ago than its lease.
+    lapsed: bool,
+    merging: bool,
+    trimmed_ahead: bool,
+    left: Left,
+}
+
+/// What may yet happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Left {
+    late: u8,
+    uploads: u8,
+    deaths: u8,
+    answers: u8,
+    appends: u8,
+    collects: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Send { life: usize },
+    Hedge { life: usize, slot: u8 },
+    TimeOut { life: usize, slot: u8 },
+    Land { life: usize, slot: u8, recut: bool, answered: bool },
+    ReadBack { life: usize, slot: u8 },
+    CutAnew { life: usize, slot: u8 },
+    Acknowledge { life: usize, slot: u8 },
+    WriterDies,
+    LeaseLapses,
+    Upload { to: u8 },
+    TrimAhead,
+    Commit,
+    DeleteOwn { slot: u8 },
+    RaiseLowWater,
+    WriteMerged,
+    SwapMerged,
+    ReadTrimEarly { by: usize },
+    FenceAndReadTrim { by: usize },
+    Walk { by: usize },
+    CreateSeal { by: usize },
+    AdoptSoFar { by: usize },
+    Adopt { by: usize, answered: bool },
+    RecovererDies { by: usize },
+    OpenNextLife,
+    AppendByNewOwner,
+    MergeByNewOwner,
+    CollectorLooks,
+    CollectorCondemns { object: u8 },
+    CollectorDeletes,
+}
+
+#[derive(Debug)]
+pub struct Object {
+    bounds: Bounds,
+    off: Off,
+}
+
+impl Object {
+    fn on(&self, rule: u8) -> bool {
+        !self.off.holds(rule)
+    }
+
+    /// Where slot `slot` of `life` lies.
+    fn place(&self, state: &State, life: usize, slot: u8) -> (usize, usize) {
+        match state.next_life {
+            Some(first) if life == N && !self.on(EPOCH_IN_KEY) => (W, usize::from((first + slot).min(PLACES as u8 - 1))),
+            _ => (life, usize::from(slot)),
+        }
+    }
+
+    fn cell(&self, state: &State, life: usize, slot: u8) -> Cell {
+        let (run, place) = self.place(state, life, slot);
+        state.cells[run][place]
+    }
+
+    fn slots_of(&self, life: usize) -> u8 {
+        if life == W { self.bounds.slots } else { self.bounds.next_life }
+    }
+
+    /// The records of a slot.
+    fn records(&self, slot: u8) -> std::ops::Range<u8> {
+        slot * self.bounds.records_per_slot..(slot + 1) * self.bounds.records_per_slot
+    }
+
+    fn is_live(&self, state: &State, life: usize) -> bool {
+        !self.on(FENCED_REJECTED) || !(state.lives[life].fenced || state.lives[life].recovered)
+    }
+
+    /// The end of what W has acknowledged without a gap, in records.
+    fn acked_records(&self, state: &State) -> u8 {
+        let acked = state.writers[W].acked;
+        (acked[0] | acked[1]).trailing_ones() as u8 * self.bounds.records_per_slot
+    }
+
+    /// T once everything below `record` is committed.
+    fn trim_for(&self, record: u8) -> u8 {
+        let per_slot = self.bounds.records_per_slot;
+        if self.on(TRIM_LOWEST) { record / per_slot } else { record.div_ceil(per_slot) }
+    }
+
+    fn writer_actions(&self, state: &State, life: usize, actions: &mut Vec<Action>) {
+        let writer = &state.writers[life];
+        for slot in 0..self.slots_of(life) {
+            let place = usize::from(slot);
+            for recut in [false, true] {
+                if writer.flying[place][usize::from(recut)] > 0 {
+                    actions.push(Action::Land { life, slot, recut, answered: true });
+                    if state.left.late > 0 && writer.runs && writer.puts[place] == Put::Flying {
+                        actions.push(Action::Land { life, slot, recut, answered: false });
+                    }
+                }
+            }
+            if !writer.runs {
+                continue;
+            }
+            let acked = (writer.acked[0] | writer.acked[1]) & 1 << slot != 0;
+            match writer.puts[place] {
+                Put::Unsent => {}
+                Put::Flying if state.left.late > 0 => {
+                    actions.push(Action::Hedge { life, slot });
+                    actions.push(Action::TimeOut { life, slot });
+                }
+                Put::Unknown if !self.on(SLOT_ONCE) && writer.recut & 1 << slot == 0 => {
+                    actions.push(Action::ReadBack { life, slot });
+                    actions.push(Action::CutAnew { life, slot });
+                }
+                Put::Exists | Put::Unknown => actions.push(Action::ReadBack { life, slot }),
+                Put::Flying | Put::Durable => {}
+            }
+            let durable = writer.puts[place] == Put::Durable
+                || !self.on(ACK_DURABLE) && writer.puts[place] != Put::Unsent;
+            let in_order = (writer.acked[0] | writer.acked[1]).trailing_ones() == u32::from(slot);
+            let fresh = life != W || !state.lapsed || !self.on(FRESH_VIEW);
+            if durable && !acked && fresh && (in_order || !self.on(ACK_IN_ORDER)) {
+                actions.push(Action::Acknowledge { life, slot });
+            }
+        }
+        let under_way = (0..writer.sent).filter(|slot| writer.puts[usize::from(*slot)] != Put::Durable).count();
+        if writer.runs && writer.sent < self.slots_of(life) && under_way < 2 {
+            actions.push(Action::Send { life });
+        }
+    }
+
+    fn upload_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let writer = &state.writers[W];
+        if !writer.runs {
+            return;
+        }
+        match writer.pending {
+            None if state.left.uploads > 0 => {
+                let acked = self.acked_records(state);
+                actions.extend((writer.committed + 1..=acked).map(|to| Action::Upload { to }));
+            }
+            None => {}
+            Some(_) => {
+                if !self.on(ONE_ENTRY) && !state.trimmed_ahead {
+                    actions.push(Action::TrimAhead);
+                } else {
+                    actions.push(Action::Commit);
+                }
+            }
+        }
+        let deletable = match writer.pending {
+            Some(pending) if !self.on(DELETE_COMMITTED) => pending.to / self.bounds.records_per_slot,
+            _ if !self.on(OWN_TRIM) => state.lives[W].trim,
+            _ => writer.trim,
+        };
+        for slot in 0..deletable {
+            if matches!(state.cells[W][usize::from(slot)], Cell::Data { .. }) {
+                actions.push(Action::DeleteOwn { slot });
+            }
+        }
+        if self.bounds.low_water && self.low_water(writer) > state.lives[W].low_water && self.is_live(state, W) {
+            actions.push(Action::RaiseLowWater);
+        }
+        if self.bounds.merges_by_writer {
+            if !state.merging && state.data & 1 << MERGED_BY_W == 0 && self.named(state, UPLOADED) {
+                actions.push(Action::WriteMerged);
+            } else if state.merging {
+                actions.push(Action::SwapMerged);
+            }
+        }
+    }
+
+    fn low_water(&self, writer: &Writer) -> u8 {
+        match writer.pending {
+            Some(pending) if self.on(LOW_WATER_IN_FLIGHT) => pending.counter,
+            _ => writer.counter,
+        }
+    }
+
+    fn named(&self, state: &State, object: u8) -> bool {
+        state.content.iter().any(|part| part.object == object)
+    }
+
+    fn exists(&self, state: &State, object: u8) -> bool {
+        match object {
+            OWN => true,
+            slot if slot < UPLOADED => {
+                let (life, slot) = (usize::from(slot) / PLACES, slot % PLACES as u8);
+                matches!(self.cell(state, life, slot), Cell::Data { .. })
+            }
+            data => state.data & 1 << data != 0,
+        }
+    }
+
+    fn recovery_actions(&self, state: &State, by: usize, actions: &mut Vec<Action>) {
+        let Recoverer { phase, .. } = state.recoverers[by];
+        match phase {
+            Phase::Idle => {
+                actions.push(Action::FenceAndReadTrim { by });
+                if !self.on(TRIM_READ_FENCED) {
+                    actions.push(Action::ReadTrimEarly { by });
+                }
+            }
+            Phase::Early(_) => actions.push(Action::FenceAndReadTrim { by }),
+            Phase::Walking(walk) => {
+                actions.push(Action::Walk { by });
+                if self.bounds.two_entries && walk.found != 0 {
+                    actions.push(Action::AdoptSoFar { by });
+                }
+            }
+            Phase::AtFree(_) => actions.push(Action::CreateSeal { by }),
+            Phase::Committing(..) => {
+                actions.push(Action::Adopt { by, answered: true });
+                if state.left.answers > 0 {
+                    actions.push(Action::Adopt { by, answered: false });
+                }
+            }
+            Phase::Done | Phase::Stuck | Phase::Dead => return,
+        }
+        if state.left.deaths > 0 {
+            actions.push(Action::RecovererDies { by });
+        }
+    }
+
+    fn collector_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        match state.collector {
+            Collector::Deleting(_) => actions.push(Action::CollectorDeletes),
+            Collector::Idle if state.left.collects == 0 => {}
+            Collector::Idle if !self.on(JUDGE_AFTER_LIST) => actions.push(Action::CollectorLooks),
+            Collector::Idle => self.condemn(state, self.judge(state), actions),
+            Collector::Looked(may_go) => self.condemn(state, may_go, actions),
+        }
+    }
+
+    fn condemn(&self, state: &State, may_go: u16, actions: &mut Vec<Action>) {
+        for object in 0..OWN {
+            let seal = object < UPLOADED && {
+                let (life, slot) = (usize::from(object) / PLACES, object % PLACES as u8);
+                self.cell(state, life, slot) == Cell::Seal
+            };
+            let seal_goes = !self.on(SEAL_STAYS) || !self.on(SEAL_STAYS_LATE) && state.lapsed;
+            if may_go & 1 << object != 0 && (self.exists(state, object) || seal && seal_goes) {
+                actions.push(Action::CollectorCondemns { object });
+            }
+        }
+    }
+
+    /// What may go by this state: the collector's rules.
+    fn judge(&self, state: &State) -> u16 {
+        let mut may_go = 0;
+        for object in 0..OWN {
+            if self.named(state, object) && self.on(NAMED_STAYS) {
+                continue;
+            }
+            let goes = if object < UPLOADED {
+                let (life, slot) = (usize::from(object) / PLACES, object % PLACES as u8);
+                let standing = &state.lives[life];
+                let heard_of = life == W || state.next_life.is_some();
+                if !heard_of {
+                    !self.on(UNHEARD)
+                } else {
+                    standing.recovered || standing.fenced && slot < standing.trim || !self.on(SLOT_MAY_BE_READ)
+                }
+            } else if object == MERGED {
+                false
+            } else {
+                let below = object < MERGED_BY_W && object - UPLOADED < state.lives[W].low_water;
+                state.lives[W].recovered || below || !self.on(DATA_MAY_BE_NAMED)
+            };
+            may_go |= u16::from(goes) << object;
+        }
+        may_go
+    }
+
+    fn land(&self, state: &mut State, life: usize, slot: u8, recut: bool, answered: bool) {
+        let (run, place) = self.place(state, life, slot);
+        let created = state.cells[run][place] == Cell::Free || !self.on(CREATE_ONLY);
+        if created {
+            state.cells[run][place] = Cell::Data { life: life as u8, recut };
+        }
+        let writer = &mut state.writers[life];
+        writer.flying[usize::from(slot)][usize::from(recut)] -= 1;
+        let asked = writer.recut & 1 << slot != 0;
+        let put = &mut writer.puts[usize::from(slot)];
+        if !writer.runs || *put != Put::Flying || recut != asked {
+            return;
+        }
+        *put = match (answered, created) {
+            (false, _) => {
+                state.left.late -= 1;
+                Put::Unknown
+            }
+            (true, true) => Put::Durable,
+            (true, false) if !self.on(READ_BACK) => Put::Durable,
+            (true, false) => Put::Exists,
+        };
+    }
+
+    fn read_back(&self, state: &mut State, life: usize, slot: u8) {
+        let cell = self.cell(state, life, slot);
+        let writer = &mut state.writers[life];
+        let asked = writer.recut & 1 << slot != 0;
+        let put = &mut writer.puts[usize::from(slot)];
+        match cell {
+            Cell::Data { life: of, recut } if usize::from(of) == life && (recut == asked || !self.on(OWN_NONCE)) => {
+                *put = Put::Durable;
+            }
+            Cell::Free if *put == Put::Unknown => {
+                *put = Put::Flying;
+                writer.flying[usize::from(slot)][usize::from(asked)] += 1;
+            }
+            // Somebody else's, a seal, or gone although it was there.
+            Cell::Data { .. } | Cell::Seal | Cell::Free => writer.runs = false,
+        }
+    }
+
+    fn commit(&self, state: &mut State) {
+        let Some(Pending { counter, from, to }) = state.writers[W].pending.take() else { return };
+        let life = &state.lives[W];
+        let owns = state.owner == Owner::Life(W as u8) || !self.on(OWNER);
+        let exact = usize::from(from) == state.content.len() || !self.on(EXACT);
+        let honoured = counter >= life.low_water || !self.on(LOW_WATER_HONOURED);
+        let trim = self.trim_for(to);
+        if !self.is_live(state, W) || !owns || !exact || !honoured || trim < life.trim && self.on(TRIM_UNCHANGED) {
+            state.writers[W].runs = false;
+            return;
+        }
+        let recut = state.writers[W].recut;
+        let per_slot = self.bounds.records_per_slot;
+        state.content.extend((from..to).map(|record| Part {
+            value: value(W, recut & 1 << (record / per_slot) != 0, record),
+            object: UPLOADED + counter,
+        }));
+        state.lives[W].trim = trim.max(state.lives[W].trim);
+        state.writers[W].committed = to;
+        state.writers[W].trim = trim;
+        state.trimmed_ahead = false;
+    }
+
+    fn start_walk(&self, state: &State, of: usize) -> Walk {
+        let from = state.lives[of].trim;
+        let listed = (0..PLACES as u8).find(|slot| self.cell(state, of, *slot) != Cell::Free);
+        let at = if self.on(START_AT_TRIM) { from } else { listed.unwrap_or(from) };
+        Walk { from, end: state.content.len() as u8, at, found: 0, recut: 0 }
+    }
+
+    fn fence(&self, state: &mut State, by: usize) {
+        let Recoverer { of, phase } = state.recoverers[by];
+        let of = usize::from(of);
+        if state.lives[of].recovered {
+            state.recoverers[by].phase = Phase::Done;
+            return;
+        }
+        if self.on(FENCE_FIRST) {
+            state.lives[of].fenced = true;
+        }
+        if !self.on(OPEN_RECOVERED) && state.owner == Owner::Life(of as u8) {
+            state.owner = Owner::NewOwner;
+        }
+        let walk = match phase {
+            Phase::Early(walk) => walk,
+            _ => self.start_walk(state, of),
+        };
+        state.recoverers[by].phase = Phase::Walking(walk);
+    }
+
+    /// What lies at the head of the walk.
+    fn see(&self, state: &State, of: usize, walk: Walk, cell: Cell) -> Phase {
+        let mut next = walk;
+        match cell {
+            Cell::Data { life, .. } if usize::from(life) != of => Phase::Stuck,
+            Cell::Data { recut, .. } => {
+                next.found |= 1 << walk.at;
+                next.recut |= u8::from(recut) << walk.at;
+                next.at += 1;
+                Phase::Walking(next)
+            }
+            Cell::Seal if !self.on(SEAL_ENDS) && usize::from(walk.at) + 1 < PLACES => {
+                next.at += 1;
+                Phase::Walking(next)
+            }
+            Cell::Seal => self.gather(state, of, next, true),
+            Cell::Free if !self.on(SEAL) => self.gather(state, of, next, true),
+            Cell::Free => Phase::AtFree(next),
+        }
+    }
+
+    /// What lies at or beyond the committed end is to be adopted. Stuck if it does not continue the stream: a record
+    /// is missing, and no rule lets a recoverer skip one.
+    fn gather(&self, state: &State, of: usize, walk: Walk, last: bool) -> Phase {
+        let mut next = walk.end;
+        for (offset, _) in self.adopted(state, of, walk) {
+            if offset != next && self.on(CLIP) {
+                return Phase::Stuck;
+            }
+            next = offset + 1;
+        }
+        Phase::Committing(walk, last)
+    }
+
+    fn adopted(&self, state: &State, of: usize, walk: Walk) -> Vec<(u8, Part)> {
+        let base = state.lives[of].base;
+        let slots = (0..PLACES as u8).filter(|slot| walk.found & 1 << slot != 0);
+        let records = slots.flat_map(|slot| {
+            let recut = walk.recut & 1 << slot != 0;
+            let object = of as u8 * PLACES as u8 + slot;
+            self.records(slot).map(move |record| (base + record, Part { value: value(of, recut, record), object }))
+        });
+        records.filter(|(offset, _)| *offset >= walk.end || !self.on(CLIP)).collect()
+    }
+
+    fn adopt(&self, state: &mut State, by: usize, answered: bool) {
+        let Recoverer { of, phase } = state.recoverers[by];
+        let of = usize::from(of);
+        let Phase::Committing(walk, last) = phase else { return };
+        let parts = self.adopted(state, of, walk);
+        let life = &state.lives[of];
+        let complete = life.recovered && self.on(NOT_COMPLETE);
+        let moved = life.trim != walk.from && self.on(TRIM_UNCHANGED);
+        // Whatever it holds extends the stream exactly, and is the stream's owner's.
+        let fits = parts.first().is_none_or(|(offset, _)| {
+            (usize::from(*offset) == state.content.len() || !self.on(EXACT))
+                && (state.owner == Owner::Life(of as u8) || !self.on(OWNER))
+        });
+        let accepted = !complete && !moved && fits;
+        if accepted {
+            state.content.extend(parts.iter().map(|(_, part)| *part));
+            if last {
+                state.lives[of].recovered = true;
+                if state.owner == Owner::Life(of as u8) {
+                    let next = self.bounds.next_life > 0 && of == W;
+                    state.owner = if next { Owner::Nobody } else { Owner::NewOwner };
+                }
+            } else {
+                state.lives[of].trim = walk.at;
+            }
+        }
+        if !answered {
+            state.left.answers -= 1;
+            return;
+        }
+        let ours = parts.iter().all(|(_, part)| state.content.contains(part)) && !parts.is_empty();
+        let taken_for_ours = ours && !self.on(RETRY_LOOKS);
+        state.recoverers[by].phase = match (accepted || taken_for_ours, last) {
+            (true, true) => Phase::Done,
+            (true, false) => {
+                let end = state.content.len() as u8;
+                Phase::Walking(Walk { from: walk.at, end, found: 0, recut: 0, ..walk })
+            }
+            // Nobody was first, so nothing will be different next time.
+            (false, _) if !complete && !moved && state.content.len() == usize::from(walk.end) => Phase::Stuck,
+            // Somebody was first, or an earlier try of this one: begin again, with what the metadata says.
+            (false, _) => Phase::Idle,
+        };
+    }
+
+    fn open_next_life(&self, state: &mut State) {
+        let seal = state.cells[W].iter().position(|cell| *cell == Cell::Seal);
+        state.next_life = Some(seal.map_or(0, |at| at as u8 + 1));
+        state.lives[N].base = state.content.len() as u8;
+        state.owner = Owner::Life(N as u8);
+        state.writers[N].runs = true;
+        // B stays to recover it.
+        state.recoverers[1] = Recoverer { of: N as u8, phase: Phase::Idle };
+    }
+
+    fn own_action(&self, state: &mut State, action: Action) {
+        let puts = |state: &mut State, life: usize, slot: u8, put: Put| {
+            state.writers[life].puts[usize::from(slot)] = put;
+        };
+        match action {
+            Action::Send { life } => {
+                let slot = state.writers[life].sent;
+                state.writers[life].sent += 1;
+                state.writers[life].flying[usize::from(slot)][0] += 1;
+                puts(state, life, slot, Put::Flying);
+            }
+            Action::Hedge { life, slot } => {
+                state.left.late -= 1;
+                let recut = state.writers[life].recut >> slot & 1;
+                state.writers[life].flying[usize::from(slot)][usize::from(recut)] += 1;
+            }
+            Action::TimeOut { life, slot } => {
+                state.left.late -= 1;
+                puts(state, life, slot, Put::Unknown);
+            }
+            Action::Land { life, slot, recut, answered } => self.land(state, life, slot, recut, answered),
+            Action::ReadBack { life, slot } => self.read_back(state, life, slot),
+            Action::CutAnew { life, slot } => {
+                state.writers[life].recut |= 1 << slot;
+                state.writers[life].flying[usize::from(slot)][1] += 1;
+                puts(state, life, slot, Put::Flying);
+            }
+            Action::Acknowledge { life, slot } => {
+                let recut = state.writers[life].recut >> slot & 1;
+                state.writers[life].acked[usize::from(recut)] |= 1 << slot;
+            }
+            Action::WriterDies => state.writers[W].runs = false,
+            Action::LeaseLapses => state.lapsed = true,
+            Action::Upload { to } => {
+                let writer = &mut state.writers[W];
+                writer.pending = Some(Pending { counter: writer.counter, from: writer.committed, to });
+                state.data |= 1 << (UPLOADED + writer.counter);
+                writer.counter += 1;
+                state.left.uploads -= 1;
+            }
+            Action::TrimAhead => {
+                let to = state.writers[W].pending.map_or(0, |pending| self.trim_for(pending.to));
+                state.trimmed_ahead = true;
+                if self.is_live(state, W) {
+                    state.lives[W].trim = to.max(state.lives[W].trim);
+                }
+            }
+            Action::Commit => self.commit(state),
+            Action::DeleteOwn { slot } => state.cells[W][usize::from(slot)] = Cell::Free,
+            Action::RaiseLowWater => state.lives[W].low_water = self.low_water(&state.writers[W]),
+            Action::WriteMerged => {
+                state.merging = true;
+                state.data |= 1 << MERGED_BY_W;
+            }
+            Action::SwapMerged => {
+                state.merging = false;
+                if self.is_live(state, W) {
+                    rename(state, |object| object == UPLOADED, MERGED_BY_W);
+                } else {
+                    state.writers[W].runs = false;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// One object in the place of others, wherever these are named.
+fn rename(state: &mut State, sources: impl Fn(u8) -> bool, object: u8) {
+    state.content.iter_mut().filter(|part| sources(part.object)).for_each(|part| part.object = object);
+}
+
+impl Model for Object {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let life = Life { fenced: false, recovered: false, trim: 0, low_water: 0, base: 0 };
+        let writer = Writer {
+            runs: true,
+            sent: 0,
+            puts: [Put::Unsent; PLACES],
+            flying: [[0; 2]; PLACES],
+            recut: 0,
+            acked: [0; 2],
+            committed: 0,
+            trim: 0,
+            counter: 0,
+            pending: None,
+        };
+        let Bounds { late, uploads, recoverers_die, answers_lost, appends, collects, .. } = self.bounds;
+        let second = if self.bounds.recoverers > 1 { Phase::Idle } else { Phase::Dead };
+        vec![State {
+            cells: [[Cell::Free; PLACES]; 2],
+            data: 0,
+            lives: [life; 2],
+            content: Vec::new(),
+            owner: Owner::Life(W as u8),
+            writers: [writer, Writer { runs: false, ..writer }],
+            next_life: None,
+            recoverers: [Recoverer { of: W as u8, phase: Phase::Idle }, Recoverer { of: W as u8, phase: second }],
+            collector: Collector::Idle,
+            lapsed: false,
+            merging: false,
+            trimmed_ahead: false,
+            left: Left { late, uploads, deaths: recoverers_die, answers: answers_lost, appends, collects },
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.writer_actions(state, W, actions);
+        self.writer_actions(state, N, actions);
+        self.upload_actions(state, actions);
+        if self.bounds.writer_dies && state.writers[W].runs {
+            actions.push(Action::WriterDies);
+        }
+        if self.bounds.clock && !state.lapsed {
+            actions.push(Action::LeaseLapses);
+        }
+        (0..self.bounds.recoverers).for_each(|by| self.recovery_actions(state, by, actions));
+        if self.bounds.next_life > 0 && state.lives[W].recovered && state.next_life.is_none() {
+            actions.push(Action::OpenNextLife);
+        }
+        if state.owner == Owner::NewOwner {
+            if state.left.appends > 0 {
+                actions.push(Action::AppendByNewOwner);
+            }
+            if self.bounds.merges && state.content.iter().any(|part| part.object < UPLOADED) {
+                actions.push(Action::MergeByNewOwner);
+            }
+        }
+        self.collector_actions(state, actions);
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::ReadTrimEarly { by } => {
+                let walk = self.start_walk(&state, usize::from(state.recoverers[by].of));
+                state.recoverers[by].phase = Phase::Early(walk);
+            }
+            Action::FenceAndReadTrim { by } => self.fence(&mut state, by),
+            Action::Walk { by } => {
+                let Recoverer { of, phase: Phase::Walking(walk) } = state.recoverers[by] else { return None };
+                let of = usize::from(of);
+                let cell = if usize::from(walk.at) < PLACES { self.cell(&state, of, walk.at) } else { Cell::Seal };
+                state.recoverers[by].phase = self.see(&state, of, walk, cell);
+            }
+            Action::CreateSeal { by } => {
+                let Recoverer { of, phase: Phase::AtFree(walk) } = state.recoverers[by] else { return None };
+                let of = usize::from(of);
+                let (run, place) = self.place(&state, of, walk.at);
+                let found = state.cells[run][place];
+                state.recoverers[by].phase = if found == Cell::Free || !self.on(CREATE_ONLY) {
+                    state.cells[run][place] = Cell::Seal;
+                    self.gather(&state, of, walk, true)
+                } else if self.on(SEAL_LOST_READS) {
+                    self.see(&state, of, walk, found)
+                } else {
+                    self.gather(&state, of, walk, true)
+                };
+            }
+            Action::AdoptSoFar { by } => {
+                let Recoverer { of, phase: Phase::Walking(walk) } = state.recoverers[by] else { return None };
+                state.recoverers[by].phase = self.gather(&state, usize::from(of), walk, false);
+            }
+            Action::Adopt { by, answered } => self.adopt(&mut state, by, answered),
+            Action::RecovererDies { by } => {
+                state.left.deaths -= 1;
+                state.recoverers[by].phase = Phase::Dead;
+            }
+            Action::OpenNextLife => self.open_next_life(&mut state),
+            Action::AppendByNewOwner => {
+                state.left.appends -= 1;
+                let value = OF_NEW_OWNER | state.left.appends;
+                state.content.push(Part { value, object: OWN });
+            }
+            Action::MergeByNewOwner => {
+                state.data |= 1 << MERGED;
+                rename(&mut state, |object| object < UPLOADED, MERGED);
+            }
+            Action::CollectorLooks => state.collector = Collector::Looked(self.judge(&state)),
+            Action::CollectorCondemns { object } => {
+                state.left.collects -= 1;
+                state.collector = Collector::Deleting(object);
+            }
+            Action::CollectorDeletes => {
+                let Collector::Deleting(object) = state.collector else { return None };
+                state.collector = Collector::Idle;
+                if object < UPLOADED {
+                    let (life, slot) = (usize::from(object) / PLACES, object % PLACES as u8);
+                    let (run, place) = self.place(&state, life, slot);
+                    state.cells[run][place] = Cell::Free;
+                } else {
+                    state.data &= !(1 << object);
+                }
+            }
+            own => self.own_action(&mut state, own),
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Object>> {
+        vec![
+            Property::always("what was acknowledged is kept", |model: &Object, state: &State| {
+                [W, N].iter().all(|life| model.keeps(state, *life))
+            }),
+            Property::always("no record twice", |_, state: &State| {
+                let parts = &state.content;
+                (1..parts.len()).all(|at| parts[..at].iter().all(|before| before.value != parts[at].value))
+            }),
+            Property::always("every record at its offset", |_, state: &State| {
+                state.content.iter().enumerate().all(|(offset, part)| {
+                    let life = usize::from(part.value >> 4);
+                    life > N || usize::from(state.lives[life].base + (part.value & 7)) == offset
+                })
+            }),
+            Property::always("what is named is there", |model: &Object, state: &State| {
+                state.content.iter().all(|part| model.exists(state, part.object))
+            }),
+            Property::eventually("every life is recovered", |model: &Object, state: &State| {
+                state.lives[W].recovered && (model.bounds.next_life == 0 || state.lives[N].recovered)
+            }),
+            Property::sometimes("a zombie's slot is adopted", |_, state: &State| {
+                state.lives[W].recovered && state.content.iter().any(|part| part.object < UPLOADED)
+            }),
+        ]
+    }
+}
+
+impl Object {
+    /// Whether what `life` acknowledged is where it belongs, or can still get there.
+    fn keeps(&self, state: &State, life: usize) -> bool {
+        let base = state.lives[life].base;
+        let acked = state.writers[life].acked;
+        (0..self.slots_of(life)).all(|slot| {
+            [false, true].iter().filter(|recut| acked[usize::from(**recut)] & 1 << slot != 0).all(|recut| {
+                self.records(slot).all(|record| match state.content.get(usize::from(base + record)) {
+                    Some(part) => part.value == value(life, *recut, record),
+                    None => !state.lives[life].recovered,
+                })
+            })
+        })
+    }
+}
+
+const BOUNDS: Bounds = Bounds {
+    slots: 2,
+    records_per_slot: 1,
+    late: 0,
+    writer_dies: false,
+    uploads: 0,
+    low_water: false,
+    merges_by_writer: false,
+    recoverers: 1,
+    recoverers_die: 0,
+    answers_lost: 0,
+    two_entries: false,
+    appends: 0,
+    merges: false,
+    collects: 0,
+    clock: false,
+    next_life: 0,
+};
+
+/// In the order of [`SCENARIOS`].
+const USUAL: [Bounds; 12] = [
+    Bounds { slots: 3, late: 2, ..BOUNDS },
+    Bounds { late: 1, recoverers: 2, recoverers_die: 1, writer_dies: true, answers_lost: 1, ..BOUNDS },
+    Bounds { recoverers: 2, recoverers_die: 1, answers_lost: 1, two_entries: true, ..BOUNDS },
+    Bounds { records_per_slot: 2, uploads: 2, recoverers: 2, ..BOUNDS },
+    Bounds { slots: 3, late: 1, uploads: 1, ..BOUNDS },
+    Bounds { slots: 3, uploads: 2, recoverers: 2, ..BOUNDS },
+    Bounds { slots: 3, uploads: 1, recoverers: 2, two_entries: true, ..BOUNDS },
+    Bounds { uploads: 1, appends: 2, recoverers: 2, ..BOUNDS },
+    Bounds { late: 1, appends: 1, merges: true, collects: 2, ..BOUNDS },
+    Bounds { uploads: 2, low_water: true, merges_by_writer: true, collects: 2, ..BOUNDS },
+    Bounds { late: 1, collects: 1, clock: true, ..BOUNDS },
+    Bounds { late: 1, recoverers: 2, next_life: 1, collects: 1, ..BOUNDS },
+];
+
+const SCENARIOS: [Scenario; 12] = [
+    Scenario { name: "late PUTs", holds: "three slots, two requests that are hedged, time out, or lose their answer" },
+    Scenario { name: "two recoverers", holds: "one of them may die; a late PUT; an adoption whose answer is lost" },
+    Scenario { name: "two entries", holds: "the same, each recovery in as many commits as it likes; no late PUT" },
+    Scenario { name: "half a slot", holds: "two records in each slot, uploads that end anywhere, two recoverers" },
+    Scenario { name: "trim", holds: "three slots, an upload, deletion of trimmed slots, a late PUT" },
+    Scenario { name: "trim and two recoverers", holds: "three slots, two uploads, two recoverers" },
+    Scenario { name: "trim by recoverers", holds: "three slots, an upload, two recoverers in any number of commits" },
+    Scenario { name: "new owner", holds: "a late upload, two recoverers, a new owner that appends" },
+    Scenario { name: "collected slots", holds: "the new owner merges what was adopted, the collector deletes twice, a late PUT" },
+    Scenario { name: "collected data", holds: "uploads, a merge, a low-water mark, two deletions by the collector" },
+    Scenario { name: "seals", holds: "a lease, the collector, a late PUT" },
+    Scenario { name: "next life", holds: "the same broker opens a log again and is recovered too, beside the zombie" },
+];
+
+const RULES: &[Rule] = &[
+    Rule {
+        number: CREATE_ONLY,
+        name: "create only",
+        source: "section 3",
+        without: "a PUT overwrites what is there",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: READ_BACK,
+        name: "read back",
+        source: "O4, F22",
+        without: "“exists already” is taken for one's own success",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: OWN_NONCE,
+        name: "own nonce",
+        source: "O4",
+        without: "any slot of the same life is taken for the one that was sent",
+        shown_in: "late PUTs",
+        covered_by: &[SLOT_ONCE],
+    },
+    Rule {
+        number: SLOT_ONCE,
+        name: "a slot once",
+        source: "O3",
+        without: "a slot whose PUT timed out is cut anew",
+        shown_in: "collected slots",
+        covered_by: &[],
+    },
+    Rule {
+        number: ACK_DURABLE,
+        name: "durable first",
+        source: "W3",
+        without: "acknowledged once sent",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: ACK_IN_ORDER,
+        name: "in order",
+        source: "W2",
+        without: "acknowledged in the order of completion",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: FENCE_FIRST,
+        name: "fence first",
+        source: "O1",
+        without: "the walk begins without a fence",
+        shown_in: "trim",
+        covered_by: &[TRIM_UNCHANGED],
+    },
+    Rule {
+        number: TRIM_READ_FENCED,
+        name: "T behind the fence",
+        source: "O1",
+        without: "T is read before the fence",
+        shown_in: "trim",
+        covered_by: &[TRIM_UNCHANGED],
+    },
+    Rule {
+        number: START_AT_TRIM,
+        name: "start at T",
+        source: "O1",
+        without: "the walk starts at the first slot that a listing shows",
+        shown_in: "trim and two recoverers",
+        covered_by: &[],
+    },
+    Rule {
+        number: SEAL,
+        name: "seal",
+        source: "O1",
+        without: "the first free slot ends the walk as it is",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: SEAL_LOST_READS,
+        name: "a lost seal reads",
+        source: "O1",
+        without: "whatever is in the seal's place is taken for a seal",
+        shown_in: "late PUTs",
+        covered_by: &[],
+    },
+    Rule {
+        number: SEAL_ENDS,
+        name: "a seal ends the walk",
+        source: "O1, W5",
+        without: "a recoverer walks over the other one's seal",
+        shown_in: "two recoverers",
+        covered_by: &[],
+    },
+    Rule {
+        number: CLIP,
+        name: "clip",
+        source: "O2",
+        without: "slots are adopted whole",
+        shown_in: "half a slot",
+        covered_by: &[],
+    },
+    Rule {
+        number: TRIM_UNCHANGED,
+        name: "T unchanged",
+        source: "O2",
+        without: "an adoption does not say from where it started",
+        shown_in: "trim",
+        covered_by: &[TRIM_READ_FENCED],
+    },
+    Rule {
+        number: NOT_COMPLETE,
+        name: "not complete",
+        source: "O2",
+        without: "an adoption is accepted after the recovery was completed",
+        shown_in: "two recoverers",
+        covered_by: &[EXACT, OWNER],
+    },
+    Rule {
+        number: EXACT,
+        name: "exact end",
+        source: "S4",
+        without: "a part may begin anywhere",
+        shown_in: "two entries",
+        covered_by: &[TRIM_UNCHANGED],
+    },
+    Rule {
+        number: OWNER,
+        name: "owner",
+        source: "O2",
+        without: "a commit may extend a stream that another life has open",
+        shown_in: "two recoverers",
+        covered_by: &[NOT_COMPLETE, EXACT],
+    },
+    Rule {
+        number: OPEN_RECOVERED,
+        name: "open when recovered",
+        source: "O2",
+        without: "a stream is opened as soon as its owner is fenced",
+        shown_in: "new owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: RETRY_LOOKS,
+        name: "a retry looks",
+        source: "F4, F22",
+        without: "“the slots are adopted already” is taken for one's own lost answer",
+        shown_in: "two entries",
+        covered_by: &[],
+    },
+    Rule {
+        number: TRIM_LOWEST,
+        name: "lowest uncommitted",
+        source: "O2, F5",
+        without: "T moves beyond a slot of which half is committed",
+        shown_in: "half a slot",
+        covered_by: &[],
+    },
+    Rule {
+        number: ONE_ENTRY,
+        name: "one entry",
+        source: "section 4",
+        without: "T moves in an entry of its own, before the objects",
+        shown_in: "trim",
+        covered_by: &[],
+    },
+    Rule {
+        number: DELETE_COMMITTED,
+        name: "delete what is committed",
+        source: "W6",
+        without: "slots go once the upload is written",
+        shown_in: "trim",
+        covered_by: &[],
+    },
+    Rule {
+        number: OWN_TRIM,
+        name: "own trim point",
+        source: "O5",
+        without: "a writer deletes below the metadata's T, which a recoverer may have moved",
+        shown_in: "trim by recoverers",
+        covered_by: &[],
+    },
+    Rule {
+        number: SEAL_STAYS,
+        name: "seals stay",
+        source: "O3",
+        without: "the collector deletes seals of recovered lives",
+        shown_in: "seals",
+        covered_by: &[],
+    },
+    Rule {
+        number: SEAL_STAYS_LATE,
+        name: "seals stay for ever",
+        source: "O3",
+        without: "the collector deletes them once no lease can be left",
+        shown_in: "seals",
+        covered_by: &[FRESH_VIEW],
+    },
+    Rule {
+        number: FRESH_VIEW,
+        name: "fresh view",
+        source: "O4",
+        without: "acknowledged whatever the age of the view",
+        shown_in: "seals",
+        covered_by: &[SEAL_STAYS_LATE],
+    },
+    Rule {
+        number: EPOCH_IN_KEY,
+        name: "epoch in the key",
+        source: "O3",
+        without: "the next life goes on behind the seal",
+        shown_in: "next life",
+        covered_by: &[],
+    },
+    Rule {
+        number: NAMED_STAYS,
+        name: "named stays",
+        source: "O5",
+        without: "all slots of a recovered life go",
+        shown_in: "collected slots",
+        covered_by: &[],
+    },
+    Rule {
+        number: SLOT_MAY_BE_READ,
+        name: "slots stay until recovered",
+        source: "O5",
+        without: "unnamed slots go by age",
+        shown_in: "collected slots",
+        covered_by: &[],
+    },
+    Rule {
+        number: DATA_MAY_BE_NAMED,
+        name: "data stays until given up",
+        source: "O5",
+        without: "unnamed data objects go by age",
+        shown_in: "collected data",
+        covered_by: &[],
+    },
+    Rule {
+        number: LOW_WATER_HONOURED,
+        name: "low water on apply",
+        source: "O5",
+        without: "commits below the mark are accepted",
+        shown_in: "collected data",
+        covered_by: &[LOW_WATER_IN_FLIGHT],
+    },
+    Rule {
+        number: LOW_WATER_IN_FLIGHT,
+        name: "low water below what is in flight",
+        source: "O5",
+        without: "the mark is the next counter",
+        shown_in: "collected data",
+        covered_by: &[LOW_WATER_HONOURED],
+    },
+    Rule {
+        number: JUDGE_AFTER_LIST,
+        name: "judge behind the listing",
+        source: "G2, F27",
+        without: "the view is older than the listing",
+        shown_in: "next life",
+        covered_by: &[UNHEARD],
+    },
+    Rule {
+        number: UNHEARD,
+        name: "unheard of",
+        source: "G4",
+        without: "a life that the view does not know is taken for a dead one",
+        shown_in: "next life",
+        covered_by: &[JUDGE_AFTER_LIST],
+    },
+    Rule {
+        number: FENCED_REJECTED,
+        name: "fenced is rejected",
+        source: "O6",
+        without: "commands of a fenced or recovered life are carried out",
+        shown_in: "collected data",
+        covered_by: &[],
+    },
+];
+
+impl Subject for Object {
+    type Model = Object;
+
+    const NAME: &'static str = "object WAL";
+
+    fn rules() -> &'static [Rule] {
+        RULES
+    }
+
+    fn scenarios() -> &'static [Scenario] {
+        &SCENARIOS
+    }
+
+    fn model(scenario: usize, deep: bool, off: Off) -> Object {
+        let mut bounds = USUAL[scenario];
+        if deep {
+            bounds.slots = (bounds.slots + 1).min(PLACES as u8 - 1);
+            bounds.late += 1;
+            bounds.recoverers = 2;
+        }
+        Object { bounds, off }
+    }
+}
