@@ -1,4 +1,51 @@
-fn main() {
-    println!("{}", model::check::law::<model::object::Object>());
-    println!("{}", model::check::rules::<model::object::Object>());
+//! Explores all models, and prints what it finds.
+//!
+//! ```text
+//!   cargo run --release -p model              the tables of docs/testing.md
+//!   cargo run --release -p model -- --deep    the law in wider bounds: minutes, and some gigabytes
+//! ```
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use model::block::Block;
+use model::check::{Broken, Off, Subject, explore, grouped};
+use model::object::Object;
+use model::page::tables;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => {
+            println!("{}{}", tables::<Object>(), tables::<Block>());
+            ExitCode::SUCCESS
+        }
+        ["--deep"] if deep::<Object>() & deep::<Block>() => ExitCode::SUCCESS,
+        ["--deep"] => ExitCode::FAILURE,
+        _ => {
+            eprintln!("model [--deep]");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The law in wider bounds. False if anything breaks.
+fn deep<S: Subject>() -> bool {
+    let mut holds = true;
+    for (index, scenario) in S::scenarios().iter().enumerate() {
+        let began = Instant::now();
+        let explored = explore(S::model(index, true, Off::NONE));
+        let (states, seconds) = (grouped(explored.states), began.elapsed().as_secs());
+        println!(
+            "{}, {}: {states} states, {} steps deep, {seconds} s",
+            S::NAME,
+            scenario.name,
+            explored.depth
+        );
+        if let Some(Broken { property, history }) = explored.broken {
+            println!("NOT \"{property}\":\n  {}", history.join("\n  "));
+            holds = false;
+        }
+    }
+    holds
 }

@@ -299,7 +299,9 @@ impl Object {
     /// Where slot `slot` of `life` lies.
     fn place(&self, state: &State, life: usize, slot: u8) -> (usize, usize) {
         match state.next_life {
-            Some(first) if life == N && !self.on(EPOCH_IN_KEY) => (W, usize::from((first + slot).min(PLACES as u8 - 1))),
+            Some(first) if life == N && !self.on(EPOCH_IN_KEY) => {
+                (W, usize::from((first + slot).min(PLACES as u8 - 1)))
+            }
             _ => (life, usize::from(slot)),
         }
     }
@@ -371,7 +373,8 @@ impl Object {
                 actions.push(Action::Acknowledge { life, slot });
             }
         }
-        let under_way = (0..writer.sent).filter(|slot| writer.puts[usize::from(*slot)] != Put::Durable).count();
+        let under_way =
+            (0..writer.sent).filter(|slot| writer.puts[usize::from(*slot)] != Put::Durable).count();
         if writer.runs && writer.sent < self.slots_of(life) && under_way < 2 {
             actions.push(Action::Send { life });
         }
@@ -406,7 +409,10 @@ impl Object {
                 actions.push(Action::DeleteOwn { slot });
             }
         }
-        if self.bounds.low_water && self.low_water(writer) > state.lives[W].low_water && self.is_live(state, W) {
+        if self.bounds.low_water
+            && self.low_water(writer) > state.lives[W].low_water
+            && self.is_live(state, W)
+        {
             actions.push(Action::RaiseLowWater);
         }
         if self.bounds.merges_by_writer {
@@ -507,7 +513,9 @@ impl Object {
                 if !heard_of {
                     !self.on(UNHEARD)
                 } else {
-                    standing.recovered || standing.fenced && slot < standing.trim || !self.on(SLOT_MAY_BE_READ)
+                    standing.recovered
+                        || standing.fenced && slot < standing.trim
+                        || !self.on(SLOT_MAY_BE_READ)
                 }
             } else if object == MERGED {
                 false
@@ -550,7 +558,9 @@ impl Object {
         let asked = writer.recut & 1 << slot != 0;
         let put = &mut writer.puts[usize::from(slot)];
         match cell {
-            Cell::Data { life: of, recut } if usize::from(of) == life && (recut == asked || !self.on(OWN_NONCE)) => {
+            Cell::Data { life: of, recut }
+                if usize::from(of) == life && (recut == asked || !self.on(OWN_NONCE)) =>
+            {
                 *put = Put::Durable;
             }
             Cell::Free if *put == Put::Unknown => {
@@ -569,7 +579,12 @@ impl Object {
         let exact = usize::from(from) == state.content.len() || !self.on(EXACT);
         let honoured = counter >= life.low_water || !self.on(LOW_WATER_HONOURED);
         let trim = self.trim_for(to);
-        if !self.is_live(state, W) || !owns || !exact || !honoured || trim < life.trim && self.on(TRIM_UNCHANGED) {
+        if !self.is_live(state, W)
+            || !owns
+            || !exact
+            || !honoured
+            || trim < life.trim && self.on(TRIM_UNCHANGED)
+        {
             state.writers[W].runs = false;
             return;
         }
@@ -652,7 +667,8 @@ impl Object {
         let records = slots.flat_map(|slot| {
             let recut = walk.recut & 1 << slot != 0;
             let object = of as u8 * PLACES as u8 + slot;
-            self.records(slot).map(move |record| (base + record, Part { value: value(of, recut, record), object }))
+            self.records(slot)
+                .map(move |record| (base + record, Part { value: value(of, recut, record), object }))
         });
         records.filter(|(offset, _)| *offset >= walk.end || !self.on(CLIP)).collect()
     }
@@ -812,7 +828,10 @@ impl Model for Object {
             owner: Owner::Life(W as u8),
             writers: [writer, Writer { runs: false, ..writer }],
             next_life: None,
-            recoverers: [Recoverer { of: W as u8, phase: Phase::Idle }, Recoverer { of: W as u8, phase: second }],
+            recoverers: [
+                Recoverer { of: W as u8, phase: Phase::Idle },
+                Recoverer { of: W as u8, phase: second },
+            ],
             collector: Collector::Idle,
             lapsed: false,
             merging: false,
@@ -857,7 +876,8 @@ impl Model for Object {
             Action::Walk { by } => {
                 let Recoverer { of, phase: Phase::Walking(walk) } = state.recoverers[by] else { return None };
                 let of = usize::from(of);
-                let cell = if usize::from(walk.at) < PLACES { self.cell(&state, of, walk.at) } else { Cell::Seal };
+                let cell =
+                    if usize::from(walk.at) < PLACES { self.cell(&state, of, walk.at) } else { Cell::Seal };
                 state.recoverers[by].phase = self.see(&state, of, walk, cell);
             }
             Action::CreateSeal { by } => {
@@ -994,18 +1014,42 @@ const USUAL: [Bounds; 12] = [
 ];
 
 const SCENARIOS: [Scenario; 12] = [
-    Scenario { name: "late PUTs", holds: "three slots, two requests that are hedged, time out, or lose their answer" },
-    Scenario { name: "two recoverers", holds: "one of them may die; a late PUT; an adoption whose answer is lost" },
-    Scenario { name: "two entries", holds: "the same, each recovery in as many commits as it likes; no late PUT" },
-    Scenario { name: "half a slot", holds: "two records in each slot, uploads that end anywhere, two recoverers" },
+    Scenario {
+        name: "late PUTs",
+        holds: "three slots, two requests that are hedged, time out, or lose their answer",
+    },
+    Scenario {
+        name: "two recoverers",
+        holds: "one of them may die; a late PUT; an adoption whose answer is lost",
+    },
+    Scenario {
+        name: "two entries",
+        holds: "the same, each recovery in as many commits as it likes; no late PUT",
+    },
+    Scenario {
+        name: "half a slot",
+        holds: "two records in each slot, uploads that end anywhere, two recoverers",
+    },
     Scenario { name: "trim", holds: "three slots, an upload, deletion of trimmed slots, a late PUT" },
     Scenario { name: "trim and two recoverers", holds: "three slots, two uploads, two recoverers" },
-    Scenario { name: "trim by recoverers", holds: "three slots, an upload, two recoverers in any number of commits" },
+    Scenario {
+        name: "trim by recoverers",
+        holds: "three slots, an upload, two recoverers in any number of commits",
+    },
     Scenario { name: "new owner", holds: "a late upload, two recoverers, a new owner that appends" },
-    Scenario { name: "collected slots", holds: "the new owner merges what was adopted, the collector deletes twice, a late PUT" },
-    Scenario { name: "collected data", holds: "uploads, a merge, a low-water mark, two deletions by the collector" },
+    Scenario {
+        name: "collected slots",
+        holds: "the new owner merges what was adopted, the collector deletes twice, a late PUT",
+    },
+    Scenario {
+        name: "collected data",
+        holds: "uploads, a merge, a low-water mark, two deletions by the collector",
+    },
     Scenario { name: "seals", holds: "a lease, the collector, a late PUT" },
-    Scenario { name: "next life", holds: "the same broker opens a log again and is recovered too, beside the zombie" },
+    Scenario {
+        name: "next life",
+        holds: "the same broker opens a log again and is recovered too, beside the zombie",
+    },
 ];
 
 const RULES: &[Rule] = &[

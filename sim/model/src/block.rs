@@ -1,0 +1,1239 @@
+//! The block WAL's fail-over on a volume that several hosts reach: B1 (b) and B2.
+//!
+//! ```text
+//!   writer W ──write──► queue of its host ──► device's cache ──flush──► medium ◄── read ── recoverers A, B
+//!      │ acks while its right holds: L from when a poll began                                 │ fence, wait L and a margin
+//!      │ uploads, trims                                                                       │ read from T, write objects
+//!      └──────────► metadata: T, fence, content of the stream ◄── commit ─────────────────────┘
+//!                                 └─ recovered, and W's host cut off: N formats the volume, writes, and dies too
+//! ```
+//!
+//! A frame is one record and has one place in the ring: its absolute position modulo the ring. A write is queued on the
+//! host, reaches the device's cache at any later time, whether its process lives or not, and is on the medium after a
+//! flush. When the power goes what is in the cache is there, torn, or gone, for each place by itself. Reads see the cache.
+//!
+//! Time is counted in ticks where a scenario has a clock: L is two, the margin one. W's clock may fall behind by one tick (a bounded
+//! rate). Where a scenario has none, "the wait is over" is one step, after which W's right is over too.
+//!
+//! # Properties
+//! - what was acknowledged is at its offset in the stream as soon as its life is recovered, and nothing else ever is;
+//! - no record is in the stream twice, and none at another offset than its own; none is torn;
+//! - nothing of a life joins the stream once the next life has opened it;
+//! - what the metadata names is in the bucket;
+//! - in the end every life is recovered, as long as one recoverer lives.
+
+use stateright::{Model, Property};
+
+use crate::check::{Off, Rule, Scenario, Subject};
+
+const W: usize = 0;
+const N: usize = 1;
+/// Records of a life, at most.
+const RECORDS: usize = 5;
+/// Places of a ring, at most.
+const PLACES: usize = 4;
+const LEASE: u8 = 2;
+const MARGIN: u8 = 1;
+
+/// What a frame that was torn decodes to.
+const TORN: u8 = 0x60;
+const OF_NEW_OWNER: u8 = 0x20;
+
+/// Objects: of recoverer A, of B, others.
+const OTHER: u8 = 9;
+
+/// What can be switched off.
+pub mod rule {
+    pub const FLUSH_FIRST: u8 = 0;
+    pub const FAILED_FLUSH: u8 = 1;
+    pub const ACK_IN_ORDER: u8 = 2;
+    pub const LEASE_HELD: u8 = 3;
+    pub const RIGHT_BEHIND_DURABLE: u8 = 4;
+    pub const FROM_POLL_BEGIN: u8 = 5;
+    pub const HINTS: u8 = 6;
+    pub const BOOTTIME: u8 = 7;
+    pub const WAIT: u8 = 8;
+    pub const MARGIN_WAITED: u8 = 9;
+    pub const WAIT_FROM_KNOWN: u8 = 10;
+    pub const FENCE_FIRST: u8 = 11;
+    pub const TRIM_READ_FENCED: u8 = 12;
+    pub const TRIM_UNCHANGED: u8 = 13;
+    pub const NOT_COMPLETE: u8 = 14;
+    pub const EXACT: u8 = 15;
+    pub const OWNER: u8 = 16;
+    pub const OPEN_RECOVERED: u8 = 17;
+    pub const FORMAT_RECOVERED: u8 = 18;
+    pub const ONLY_READ: u8 = 19;
+    pub const CUT_OFF: u8 = 20;
+    pub const EPOCH_IN_FRAME: u8 = 21;
+    pub const POSITION_IN_FRAME: u8 = 22;
+    pub const CHECKSUM: u8 = 23;
+    pub const KEPT_STAYS: u8 = 24;
+    pub const SPACE_COMMITTED: u8 = 25;
+    pub const METADATA_TRIM: u8 = 26;
+    pub const HOLE_ENDS: u8 = 27;
+    pub const RECOVERER_FENCED: u8 = 28;
+    pub const ONE_ENTRY: u8 = 29;
+    pub const CLIP: u8 = 30;
+}
+use rule::*;
+
+/// How much of what happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    records: u8,
+    places: u8,
+    in_flight: u8,
+    uploads: u8,
+    /// Records by which T stays behind what is committed.
+    trim_lags: u8,
+    power_cuts: u8,
+    failed_flushes: u8,
+    recoverers: usize,
+    recoverers_die: u8,
+    /// One may be fenced itself instead of dying.
+    recoverers_fenced: bool,
+    answers_lost: u8,
+    appends: u8,
+    /// Ticks until the fence is proposed; none without a clock.
+    ticks: u8,
+    polls: u8,
+    /// Records of the next life on the volume.
+    next_life: u8,
+}
+
+/// A place of the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Frame {
+    written: bool,
+    torn: bool,
+    life: u8,
+    position: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Writer {
+    runs: bool,
+    /// Its host cannot write to the volume any more.
+    cut_off: bool,
+    submitted: u8,
+    /// Positions, as bits: queued on the host, written as far as the writer knows, durable as far as it knows.
+    queued: u8,
+    written: u8,
+    durable: u8,
+    acked: u8,
+    /// The right held when these were submitted.
+    allowed: u8,
+    committed: u8,
+    /// An upload of everything below, on its way to be committed.
+    pending: Option<u8>,
+    trim: u8,
+}
+
+/// W's lease, where there is a clock; all by W's own clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Lease {
+    until: u8,
+    /// When the poll under way began, and whether it found a fence.
+    poll: Option<(u8, bool)>,
+    /// A hint that says that there is no fence is under way.
+    hint: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Life {
+    fenced: bool,
+    recovered: bool,
+    trim: u8,
+    base: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Nobody,
+    Life(u8),
+    NewOwner,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Read {
+    from: u8,
+    end: u8,
+    at: u8,
+    /// Values of the records found, in order.
+    found: [u8; RECORDS],
+    count: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Idle,
+    /// Has read T and the committed end before the fence.
+    Early(u8, u8),
+    /// The fence was proposed at this tick and is not committed yet.
+    Proposed(u8),
+    /// Waits from this tick on.
+    Waiting(u8, Option<(u8, u8)>),
+    Reading(Read),
+    Committing(Read),
+    Done,
+    Stuck,
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Recoverer {
+    of: u8,
+    fenced: bool,
+    /// May still wipe the ring: only where recoverers write.
+    wipes: bool,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Part {
+    value: u8,
+    object: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    medium: [Frame; PLACES],
+    /// What the device has taken and not yet put on the medium.
+    cache: [Frame; PLACES],
+    /// T as W last wrote it into its superblock.
+    superblock_trim: u8,
+    lives: [Life; 2],
+    content: Vec<Part>,
+    owner: Owner,
+    writers: [Writer; 2],
+    next_life: bool,
+    recoverers: [Recoverer; 2],
+    /// Objects of recoverers that were written and not deleted.
+    objects: u8,
+    trimmed_ahead: bool,
+    now: u8,
+    /// How far W's clock is behind.
+    behind: u8,
+    lease: Lease,
+    /// Where there is no clock: W's right is over.
+    lapsed: bool,
+    left: Left,
+}
+
+/// What may yet happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Left {
+    uploads: u8,
+    power_cuts: u8,
+    failed_flushes: u8,
+    deaths: u8,
+    answers: u8,
+    appends: u8,
+    polls: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Submit {
+        life: usize,
+    },
+    Write {
+        life: usize,
+        position: u8,
+    },
+    Flush {
+        life: usize,
+    },
+    FlushFails {
+        life: usize,
+    },
+    Acknowledge {
+        life: usize,
+        position: u8,
+    },
+    /// For each place of the cache: 0 lost, 1 torn, 2 there.
+    PowerCut {
+        life: usize,
+        fates: [u8; PLACES],
+    },
+    CutOff,
+    Tick {
+        behind: bool,
+    },
+    BeginPoll,
+    EndPoll,
+    SendHint,
+    TakeHint,
+    Upload {
+        to: u8,
+    },
+    TrimAhead,
+    Commit,
+    WriteSuperblock,
+    ReadTrimEarly {
+        by: usize,
+    },
+    ProposeFence {
+        by: usize,
+    },
+    CommitFence {
+        by: usize,
+    },
+    FinishWait {
+        by: usize,
+    },
+    Read {
+        by: usize,
+    },
+    CommitRecovered {
+        by: usize,
+        answered: bool,
+    },
+    Wipe {
+        by: usize,
+    },
+    RecovererDies {
+        by: usize,
+    },
+    FenceRecoverer {
+        by: usize,
+    },
+    Collect {
+        by: usize,
+    },
+    Format,
+    AppendByNewOwner,
+}
+
+#[derive(Debug)]
+pub struct Block {
+    bounds: Bounds,
+    off: Off,
+}
+
+impl Block {
+    fn on(&self, rule: u8) -> bool {
+        !self.off.holds(rule)
+    }
+
+    fn has_clock(&self) -> bool {
+        self.bounds.ticks > 0
+    }
+
+    fn records_of(&self, life: usize) -> u8 {
+        if life == W { self.bounds.records } else { self.bounds.next_life }
+    }
+
+    fn place(&self, position: u8) -> usize {
+        usize::from(position % self.bounds.places)
+    }
+
+    /// Whether W may acknowledge now.
+    fn right_holds(&self, state: &State) -> bool {
+        if self.has_clock() { state.now - state.behind < state.lease.until } else { !state.lapsed }
+    }
+
+    fn writer_actions(&self, state: &State, life: usize, actions: &mut Vec<Action>) {
+        let writer = &state.writers[life];
+        if !writer.cut_off {
+            let queued = (0..RECORDS as u8).filter(|position| writer.queued & 1 << position != 0);
+            actions.extend(queued.map(|position| Action::Write { life, position }));
+        }
+        if !writer.runs {
+            return;
+        }
+        let free_from = match writer.pending {
+            _ if !self.on(KEPT_STAYS) => u8::MAX - self.bounds.places,
+            Some(to) if !self.on(SPACE_COMMITTED) => to,
+            _ => writer.trim,
+        };
+        let under_way = writer.submitted - writer.durable.count_ones() as u8;
+        if writer.submitted < self.records_of(life)
+            && under_way < self.bounds.in_flight
+            && writer.submitted < free_from + self.bounds.places
+        {
+            actions.push(Action::Submit { life });
+        }
+        if writer.written & !writer.durable != 0 && !writer.cut_off {
+            actions.push(Action::Flush { life });
+            if state.left.failed_flushes > 0 {
+                actions.push(Action::FlushFails { life });
+            }
+        }
+        for position in 0..writer.submitted {
+            let bit = 1 << position;
+            let durable = if self.on(FLUSH_FIRST) { writer.durable } else { writer.written };
+            let in_order = writer.acked.trailing_ones() == u32::from(position) || !self.on(ACK_IN_ORDER);
+            let right = if life != W || !self.on(LEASE_HELD) {
+                true
+            } else if self.on(RIGHT_BEHIND_DURABLE) {
+                self.right_holds(state)
+            } else {
+                writer.allowed & bit != 0
+            };
+            if durable & bit != 0 && writer.acked & bit == 0 && in_order && right {
+                actions.push(Action::Acknowledge { life, position });
+            }
+        }
+    }
+
+    fn upload_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let writer = &state.writers[W];
+        if !writer.runs {
+            return;
+        }
+        match writer.pending {
+            None if state.left.uploads > 0 => {
+                let acked = writer.acked.trailing_ones() as u8;
+                actions.extend((writer.committed + 1..=acked).map(|to| Action::Upload { to }));
+            }
+            None => {}
+            Some(_) if !self.on(ONE_ENTRY) && !state.trimmed_ahead => actions.push(Action::TrimAhead),
+            Some(_) => actions.push(Action::Commit),
+        }
+        if self.bounds.uploads > 0
+            && writer.trim > state.superblock_trim
+            && !writer.cut_off
+            && !state.next_life
+        {
+            actions.push(Action::WriteSuperblock);
+        }
+    }
+
+    fn clock_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if !self.has_clock() {
+            return;
+        }
+        // Nothing waits for ever: the fence is proposed and committed some time, and nobody looks long behind the wait.
+        let horizon = match state.recoverers[0].phase {
+            Phase::Idle | Phase::Early(..) => self.bounds.ticks,
+            Phase::Proposed(since) => since + LEASE,
+            Phase::Waiting(since, _) => since + LEASE + MARGIN,
+            _ => 0,
+        };
+        if state.now < horizon {
+            actions.push(Action::Tick { behind: false });
+            // Within a bounded rate; or asleep, for as long as anybody likes.
+            if state.behind < MARGIN || !self.on(BOOTTIME) {
+                actions.push(Action::Tick { behind: true });
+            }
+        }
+        if !state.writers[W].runs {
+            return;
+        }
+        match state.lease.poll {
+            None if state.left.polls > 0 => actions.push(Action::BeginPoll),
+            None => {}
+            Some(_) => actions.push(Action::EndPoll),
+        }
+        if !self.on(HINTS) {
+            if state.lease.hint {
+                actions.push(Action::TakeHint);
+            } else if !state.lives[W].fenced && state.left.polls > 0 {
+                actions.push(Action::SendHint);
+            }
+        }
+    }
+
+    fn recovery_actions(&self, state: &State, by: usize, actions: &mut Vec<Action>) {
+        let Recoverer { fenced, wipes, phase, .. } = state.recoverers[by];
+        if wipes {
+            actions.push(Action::Wipe { by });
+        }
+        if fenced
+            && state.objects & 1 << by != 0
+            && state.content.iter().all(|part| usize::from(part.object) != by)
+        {
+            actions.push(Action::Collect { by });
+        }
+        match phase {
+            Phase::Idle => {
+                actions.push(Action::ProposeFence { by });
+                if !self.on(TRIM_READ_FENCED) {
+                    actions.push(Action::ReadTrimEarly { by });
+                }
+            }
+            Phase::Early(..) => actions.push(Action::ProposeFence { by }),
+            Phase::Proposed(_) => actions.push(Action::CommitFence { by }),
+            Phase::Waiting(since, _) => {
+                let margin = if self.on(MARGIN_WAITED) { MARGIN } else { 0 };
+                let over = !self.has_clock() || !self.on(WAIT) || state.now >= since + LEASE + margin;
+                if over {
+                    actions.push(Action::FinishWait { by });
+                }
+            }
+            Phase::Reading(_) => actions.push(Action::Read { by }),
+            Phase::Committing(_) => {
+                actions.push(Action::CommitRecovered { by, answered: true });
+                if state.left.answers > 0 {
+                    actions.push(Action::CommitRecovered { by, answered: false });
+                }
+            }
+            Phase::Done | Phase::Stuck | Phase::Dead => return,
+        }
+        if state.left.deaths > 0 {
+            actions.push(Action::RecovererDies { by });
+        }
+        if state.left.deaths > 0 && self.bounds.recoverers_fenced && !fenced {
+            actions.push(Action::FenceRecoverer { by });
+        }
+    }
+
+    /// Each way in which what is in the cache may end.
+    fn power_cuts(&self, state: &State, life: usize, actions: &mut Vec<Action>) {
+        let mut fates = vec![[0; PLACES]];
+        for place in 0..PLACES {
+            if state.cache[place].written {
+                fates = fates
+                    .iter()
+                    .flat_map(|known| {
+                        [0, 1, 2].map(|fate| {
+                            let mut more = *known;
+                            more[place] = fate;
+                            more
+                        })
+                    })
+                    .collect();
+            }
+        }
+        actions.extend(fates.into_iter().map(|fates| Action::PowerCut { life, fates }));
+    }
+
+    /// The record at `position`, for a recovery of `of`.
+    fn frame(&self, state: &State, of: usize, position: u8) -> Option<u8> {
+        let place = self.place(position);
+        let frame = if state.cache[place].written { state.cache[place] } else { state.medium[place] };
+        let ours = usize::from(frame.life) == of || !self.on(EPOCH_IN_FRAME);
+        let here = frame.position == position || !self.on(POSITION_IN_FRAME);
+        let whole = !frame.torn || !self.on(CHECKSUM);
+        if !(frame.written && ours && here && whole) {
+            return None;
+        }
+        let torn = if frame.torn { TORN } else { 0 };
+        Some(torn | frame.life << 4 | frame.position)
+    }
+
+    /// A record's offset by its value.
+    fn offset(&self, state: &State, value: u8) -> u8 {
+        state.lives[usize::from(value >> 4 & 1)].base + (value & 15)
+    }
+
+    fn read(&self, state: &State, of: usize, mut read: Read) -> Phase {
+        let full = usize::from(read.count) == RECORDS || usize::from(read.at) == RECORDS;
+        match self.frame(state, of, read.at).filter(|_| !full) {
+            Some(value) => {
+                read.at += 1;
+                let offset = self.offset(state, value);
+                let next = read.end + read.count;
+                if offset < next && self.on(CLIP) {
+                    return Phase::Reading(read);
+                }
+                // Something is missing between: no rule lets a recoverer skip it.
+                if offset > next && value < TORN {
+                    return Phase::Stuck;
+                }
+                read.found[usize::from(read.count)] = value;
+                read.count += 1;
+                Phase::Reading(read)
+            }
+            None if !self.on(HOLE_ENDS) && !full => {
+                read.at += 1;
+                Phase::Reading(read)
+            }
+            None => Phase::Committing(read),
+        }
+    }
+
+    fn commit_recovered(&self, state: &mut State, by: usize, answered: bool) {
+        let Recoverer { of, fenced, phase, .. } = state.recoverers[by];
+        let (of, Phase::Committing(read)) = (usize::from(of), phase) else { return };
+        if fenced && self.on(RECOVERER_FENCED) {
+            state.recoverers[by].phase = Phase::Dead;
+            return;
+        }
+        let life = state.lives[of];
+        let complete = life.recovered && self.on(NOT_COMPLETE);
+        let moved = life.trim != read.from && self.on(TRIM_UNCHANGED);
+        let fits = read.count == 0
+            || (usize::from(read.end) == state.content.len() || !self.on(EXACT))
+                && (state.owner == Owner::Life(of as u8) || !self.on(OWNER));
+        let accepted = !complete && !moved && fits;
+        if accepted {
+            let found = read.found[..usize::from(read.count)].iter();
+            state.content.extend(found.map(|value| Part { value: *value, object: by as u8 }));
+            state.lives[of].recovered = true;
+            if state.owner == Owner::Life(of as u8) {
+                let next = self.bounds.next_life > 0 && of == W;
+                state.owner = if next { Owner::Nobody } else { Owner::NewOwner };
+            }
+        }
+        if !answered {
+            state.left.answers -= 1;
+            return;
+        }
+        state.recoverers[by].phase = match accepted {
+            true => Phase::Done,
+            // Nobody was first, so nothing will be different next time.
+            false if !complete && !moved && state.content.len() == usize::from(read.end) => Phase::Stuck,
+            false => Phase::Idle,
+        };
+        state.recoverers[by].wipes = accepted && !self.on(ONLY_READ);
+    }
+
+    fn commit(&self, state: &mut State) {
+        let writer = &mut state.writers[W];
+        let Some(to) = writer.pending.take() else { return };
+        let life = state.lives[W];
+        let exact = usize::from(writer.committed) == state.content.len() || !self.on(EXACT);
+        let owns = state.owner == Owner::Life(W as u8) || !self.on(OWNER);
+        if life.fenced || life.recovered || !exact || !owns {
+            writer.runs = false;
+            return;
+        }
+        state.content.extend((writer.committed..to).map(|record| Part { value: record, object: OTHER }));
+        writer.committed = to;
+        writer.trim = to.saturating_sub(self.bounds.trim_lags);
+        state.lives[W].trim = writer.trim;
+        state.trimmed_ahead = false;
+    }
+
+    fn write(&self, state: &mut State, life: usize, position: u8) {
+        let place = self.place(position);
+        state.cache[place] = Frame { written: true, torn: false, life: life as u8, position };
+        let writer = &mut state.writers[life];
+        writer.queued &= !(1 << position);
+        if writer.runs {
+            writer.written |= 1 << position;
+        }
+    }
+
+    fn settle(state: &mut State) {
+        for place in 0..PLACES {
+            if state.cache[place].written {
+                state.medium[place] = state.cache[place];
+                state.cache[place] = Frame::default();
+            }
+        }
+    }
+
+    fn start_read(&self, state: &State, early: Option<(u8, u8)>) -> Phase {
+        let (trim, end) = early.unwrap_or((state.lives[W].trim, state.content.len() as u8));
+        let at = if self.on(METADATA_TRIM) { trim } else { state.superblock_trim };
+        Phase::Reading(Read { from: trim, end, at, found: [0; RECORDS], count: 0 })
+    }
+
+    fn recovery(&self, state: &mut State, action: Action) {
+        match action {
+            Action::ReadTrimEarly { by } => {
+                state.recoverers[by].phase = Phase::Early(state.lives[W].trim, state.content.len() as u8);
+            }
+            Action::ProposeFence { by } => {
+                let Recoverer { of, phase, .. } = state.recoverers[by];
+                let of = usize::from(of);
+                state.recoverers[by].phase = match phase {
+                    _ if state.lives[of].recovered => Phase::Done,
+                    Phase::Early(trim, end) => {
+                        state.lives[of].fenced |= self.on(FENCE_FIRST);
+                        Phase::Waiting(state.now, Some((trim, end)))
+                    }
+                    _ if of == N => {
+                        state.lives[of].fenced = true;
+                        state.writers[N].runs = false;
+                        let end = state.content.len() as u8;
+                        Phase::Reading(Read { from: 0, end, at: 0, found: [0; RECORDS], count: 0 })
+                    }
+                    _ => Phase::Proposed(state.now),
+                };
+            }
+            Action::CommitFence { by } => {
+                let Phase::Proposed(since) = state.recoverers[by].phase else { return };
+                state.lives[W].fenced |= self.on(FENCE_FIRST);
+                if !self.on(OPEN_RECOVERED) && state.owner == Owner::Life(W as u8) {
+                    state.owner = Owner::NewOwner;
+                }
+                let since = if self.on(WAIT_FROM_KNOWN) { state.now } else { since };
+                state.recoverers[by].phase = Phase::Waiting(since, None);
+            }
+            Action::FinishWait { by } => {
+                let Phase::Waiting(_, early) = state.recoverers[by].phase else { return };
+                state.lapsed |= self.on(WAIT) && state.lives[W].fenced;
+                state.recoverers[by].phase = self.start_read(state, early);
+            }
+            Action::Read { by } => {
+                let Recoverer { of, phase: Phase::Reading(read), .. } = state.recoverers[by] else { return };
+                state.recoverers[by].phase = self.read(state, usize::from(of), read);
+                if matches!(state.recoverers[by].phase, Phase::Committing(_)) {
+                    state.objects |= 1 << by;
+                }
+            }
+            Action::CommitRecovered { by, answered } => self.commit_recovered(state, by, answered),
+            Action::Wipe { by } => {
+                state.recoverers[by].wipes = false;
+                state.medium = [Frame::default(); PLACES];
+                state.cache = [Frame::default(); PLACES];
+            }
+            Action::RecovererDies { by } => {
+                state.left.deaths -= 1;
+                state.recoverers[by].phase = Phase::Dead;
+            }
+            Action::FenceRecoverer { by } => {
+                state.left.deaths -= 1;
+                state.recoverers[by].fenced = true;
+            }
+            Action::Collect { by } => state.objects &= !(1 << by),
+            _ => {}
+        }
+    }
+
+    fn clock(&self, state: &mut State, action: Action) {
+        let here = state.now - state.behind;
+        match action {
+            Action::Tick { behind } => {
+                state.now += 1;
+                state.behind += u8::from(behind);
+            }
+            Action::BeginPoll => {
+                state.left.polls -= 1;
+                state.lease.poll = Some((here, state.lives[W].fenced));
+            }
+            Action::EndPoll => {
+                let Some((began, fenced)) = state.lease.poll.take() else { return };
+                let from = if self.on(FROM_POLL_BEGIN) { began } else { here };
+                if fenced {
+                    state.writers[W].runs = false;
+                } else {
+                    state.lease.until = state.lease.until.max(from + LEASE);
+                }
+            }
+            Action::SendHint => {
+                state.left.polls -= 1;
+                state.lease.hint = true;
+            }
+            Action::TakeHint => {
+                state.lease.hint = false;
+                state.lease.until = here + LEASE;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Model for Block {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let life = Life { fenced: false, recovered: false, trim: 0, base: 0 };
+        let writer = Writer {
+            runs: true,
+            cut_off: false,
+            submitted: 0,
+            queued: 0,
+            written: 0,
+            durable: 0,
+            acked: 0,
+            allowed: 0,
+            committed: 0,
+            pending: None,
+            trim: 0,
+        };
+        let recoverer = Recoverer { of: W as u8, fenced: false, wipes: false, phase: Phase::Idle };
+        // B is there for the next life, if there is one.
+        let beside = self.bounds.recoverers > 1 && self.bounds.next_life == 0;
+        let second = if beside { Phase::Idle } else { Phase::Dead };
+        vec![State {
+            medium: [Frame::default(); PLACES],
+            cache: [Frame::default(); PLACES],
+            superblock_trim: 0,
+            lives: [life; 2],
+            content: Vec::new(),
+            owner: Owner::Life(W as u8),
+            writers: [writer, Writer { runs: false, ..writer }],
+            next_life: false,
+            recoverers: [recoverer, Recoverer { phase: second, ..recoverer }],
+            objects: 0,
+            trimmed_ahead: false,
+            now: 0,
+            behind: 0,
+            lease: Lease::default(),
+            lapsed: false,
+            left: Left {
+                uploads: self.bounds.uploads,
+                power_cuts: self.bounds.power_cuts,
+                failed_flushes: self.bounds.failed_flushes,
+                deaths: self.bounds.recoverers_die,
+                answers: self.bounds.answers_lost,
+                appends: self.bounds.appends,
+                polls: self.bounds.polls,
+            },
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.writer_actions(state, W, actions);
+        self.writer_actions(state, N, actions);
+        self.upload_actions(state, actions);
+        self.clock_actions(state, actions);
+        (0..self.bounds.recoverers).for_each(|by| self.recovery_actions(state, by, actions));
+        if state.left.power_cuts > 0 {
+            // Of the host that has the volume.
+            let life = if state.next_life { N } else { W };
+            self.power_cuts(state, life, actions);
+        }
+        if self.bounds.next_life > 0 {
+            if !state.writers[W].cut_off && state.lives[W].fenced {
+                actions.push(Action::CutOff);
+            }
+            let recovered = state.lives[W].recovered || !self.on(FORMAT_RECOVERED);
+            let cut_off = state.writers[W].cut_off || !self.on(CUT_OFF);
+            if !state.next_life && state.lives[W].fenced && recovered && cut_off {
+                actions.push(Action::Format);
+            }
+        }
+        if state.owner == Owner::NewOwner && state.left.appends > 0 {
+            actions.push(Action::AppendByNewOwner);
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Submit { life } => {
+                let allowed = u8::from(life != W || self.right_holds(&state));
+                let writer = &mut state.writers[life];
+                writer.queued |= 1 << writer.submitted;
+                writer.allowed |= allowed << writer.submitted;
+                writer.submitted += 1;
+            }
+            Action::Write { life, position } => self.write(&mut state, life, position),
+            Action::Flush { life } => {
+                Block::settle(&mut state);
+                state.writers[life].durable |= state.writers[life].written;
+            }
+            Action::FlushFails { life } => {
+                state.left.failed_flushes -= 1;
+                // What was to be flushed is dropped, and counts as clean.
+                state.cache = [Frame::default(); PLACES];
+                state.writers[life].runs &= !self.on(FAILED_FLUSH);
+            }
+            Action::Acknowledge { life, position } => state.writers[life].acked |= 1 << position,
+            Action::PowerCut { life, fates } => {
+                state.left.power_cuts -= 1;
+                for (place, fate) in fates.into_iter().enumerate() {
+                    let torn = fate == 1;
+                    state.cache[place].torn |= torn && state.cache[place].written;
+                    if fate == 0 {
+                        state.cache[place] = Frame::default();
+                    }
+                }
+                Block::settle(&mut state);
+                state.writers[life].runs = false;
+                state.writers[life].queued = 0;
+                state.writers[life].cut_off = true;
+            }
+            Action::CutOff => {
+                state.writers[W].cut_off = true;
+                state.writers[W].queued = 0;
+            }
+            Action::Upload { to } => {
+                state.left.uploads -= 1;
+                state.writers[W].pending = Some(to);
+            }
+            Action::TrimAhead => {
+                state.trimmed_ahead = true;
+                if !state.lives[W].fenced && !state.lives[W].recovered {
+                    state.lives[W].trim = state.writers[W].pending.unwrap_or(0);
+                }
+            }
+            Action::Commit => self.commit(&mut state),
+            Action::WriteSuperblock => state.superblock_trim = state.writers[W].trim,
+            Action::Format => {
+                state.next_life = true;
+                state.superblock_trim = 0;
+                state.lives[N].base = state.content.len() as u8;
+                if state.owner == Owner::Nobody || !self.on(FORMAT_RECOVERED) {
+                    state.owner = Owner::Life(N as u8);
+                }
+                state.writers[N].runs = true;
+                let second = &mut state.recoverers[1];
+                *second = Recoverer { of: N as u8, phase: Phase::Idle, ..*second };
+            }
+            Action::AppendByNewOwner => {
+                state.left.appends -= 1;
+                let value = OF_NEW_OWNER | state.left.appends;
+                state.content.push(Part { value, object: OTHER });
+            }
+            Action::Tick { .. }
+            | Action::BeginPoll
+            | Action::EndPoll
+            | Action::SendHint
+            | Action::TakeHint => {
+                self.clock(&mut state, action);
+            }
+            _ => self.recovery(&mut state, action),
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Block>> {
+        vec![
+            Property::always("what was acknowledged is kept", |model: &Block, state: &State| {
+                [W, N].iter().all(|life| model.keeps(state, *life))
+            }),
+            Property::always("no record twice", |_, state: &State| {
+                let parts = &state.content;
+                (1..parts.len()).all(|at| parts[..at].iter().all(|before| before.value != parts[at].value))
+            }),
+            Property::always("every record whole and at its offset", |model: &Block, state: &State| {
+                state.content.iter().enumerate().all(|(offset, part)| {
+                    let own = part.value & 0xf0 == OF_NEW_OWNER;
+                    own || part.value < TORN && usize::from(model.offset(state, part.value)) == offset
+                })
+            }),
+            Property::always("nothing of an earlier life comes back", |_, state: &State| {
+                let base = usize::from(state.lives[N].base);
+                !state.next_life || state.content.iter().skip(base).all(|part| part.value >> 4 != W as u8)
+            }),
+            Property::always("what is named is there", |_, state: &State| {
+                state.content.iter().all(|part| part.object == OTHER || state.objects & 1 << part.object != 0)
+            }),
+            Property::eventually("every life is recovered", |model: &Block, state: &State| {
+                state.lives[W].recovered && (model.bounds.next_life == 0 || state.lives[N].recovered)
+            }),
+            Property::sometimes("a recoverer finds something", |_, state: &State| {
+                state.lives[W].recovered && state.content.iter().any(|part| part.object != OTHER)
+            }),
+        ]
+    }
+}
+
+impl Block {
+    /// Whether what `life` acknowledged is where it belongs, or can still get there.
+    fn keeps(&self, state: &State, life: usize) -> bool {
+        let base = state.lives[life].base;
+        (0..self.records_of(life)).filter(|record| state.writers[life].acked & 1 << record != 0).all(
+            |record| match state.content.get(usize::from(base + record)) {
+                Some(part) => part.value == (life as u8) << 4 | record,
+                None => !state.lives[life].recovered,
+            },
+        )
+    }
+}
+
+const BOUNDS: Bounds = Bounds {
+    records: 2,
+    places: 4,
+    in_flight: 2,
+    uploads: 0,
+    trim_lags: 0,
+    power_cuts: 0,
+    failed_flushes: 0,
+    recoverers: 1,
+    recoverers_die: 0,
+    recoverers_fenced: false,
+    answers_lost: 0,
+    appends: 0,
+    ticks: 0,
+    polls: 0,
+    next_life: 0,
+};
+
+/// In the order of [`SCENARIOS`].
+const USUAL: [Bounds; 7] = [
+    Bounds { records: 1, ticks: 2, polls: 2, ..BOUNDS },
+    Bounds { recoverers: 2, recoverers_die: 1, recoverers_fenced: true, answers_lost: 1, ..BOUNDS },
+    Bounds { records: 3, in_flight: 3, power_cuts: 1, failed_flushes: 1, ..BOUNDS },
+    Bounds { records: 3, places: 2, uploads: 2, power_cuts: 1, ..BOUNDS },
+    Bounds { uploads: 2, trim_lags: 1, recoverers: 2, ..BOUNDS },
+    Bounds { uploads: 1, recoverers: 2, appends: 2, ..BOUNDS },
+    Bounds { recoverers: 2, next_life: 2, power_cuts: 1, ..BOUNDS },
+];
+
+const SCENARIOS: [Scenario; 7] = [
+    Scenario { name: "lease", holds: "a clock, two polls, one record, a recoverer" },
+    Scenario { name: "two recoverers", holds: "one may die or be fenced itself, an answer is lost" },
+    Scenario { name: "power cut", holds: "three writes at once, the power goes, a flush fails" },
+    Scenario { name: "full ring", holds: "three records in a ring of two, two uploads, a power cut" },
+    Scenario { name: "trim", holds: "two uploads, a T that stays one record behind, two recoverers" },
+    Scenario { name: "new owner", holds: "a late upload, two recoverers, a new owner that appends" },
+    Scenario {
+        name: "next owner",
+        holds: "the volume gets a new owner, beside the zombie's queued writes; a power cut",
+    },
+];
+
+const RULES: &[Rule] = &[
+    Rule {
+        number: FLUSH_FIRST,
+        name: "flush first",
+        source: "W3",
+        without: "acknowledged once the device has taken the write",
+        shown_in: "power cut",
+        covered_by: &[],
+    },
+    Rule {
+        number: FAILED_FLUSH,
+        name: "a failed flush is final",
+        source: "V4, F13",
+        without: "flushed again, and believed",
+        shown_in: "power cut",
+        covered_by: &[],
+    },
+    Rule {
+        number: ACK_IN_ORDER,
+        name: "in order",
+        source: "W2",
+        without: "acknowledged in the order of completion",
+        shown_in: "power cut",
+        covered_by: &[],
+    },
+    Rule {
+        number: LEASE_HELD,
+        name: "lease",
+        source: "B1",
+        without: "acknowledged whether the right holds or not",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: RIGHT_BEHIND_DURABLE,
+        name: "right behind durability",
+        source: "B1",
+        without: "the right is asked when the write is begun",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: FROM_POLL_BEGIN,
+        name: "from the poll's beginning",
+        source: "B1",
+        without: "the right counts from the poll's answer",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: HINTS,
+        name: "hints renew nothing",
+        source: "B1",
+        without: "a hint renews the right",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: BOOTTIME,
+        name: "boot time",
+        source: "B1, F8",
+        without: "a clock that stands still while the host sleeps",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: WAIT,
+        name: "wait",
+        source: "B1",
+        without: "the volume is read behind the fence at once",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: MARGIN_WAITED,
+        name: "margin",
+        source: "B1, F9",
+        without: "the wait is the lease alone",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: WAIT_FROM_KNOWN,
+        name: "wait from knowing",
+        source: "B1",
+        without: "the wait counts from when the fence was proposed",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: FENCE_FIRST,
+        name: "fence first",
+        source: "O1, B1",
+        without: "waits and reads without a fence",
+        shown_in: "lease",
+        covered_by: &[],
+    },
+    Rule {
+        number: TRIM_READ_FENCED,
+        name: "T behind the fence",
+        source: "O1",
+        without: "T is read before the fence",
+        shown_in: "full ring",
+        covered_by: &[TRIM_UNCHANGED],
+    },
+    Rule {
+        number: TRIM_UNCHANGED,
+        name: "T unchanged",
+        source: "O2",
+        without: "a recovery does not say from where it started",
+        shown_in: "full ring",
+        covered_by: &[TRIM_READ_FENCED],
+    },
+    Rule {
+        number: NOT_COMPLETE,
+        name: "not complete",
+        source: "O2",
+        without: "a recovery is accepted after another one was completed",
+        shown_in: "two recoverers",
+        covered_by: &[EXACT, OWNER],
+    },
+    Rule {
+        number: EXACT,
+        name: "exact end",
+        source: "S4",
+        without: "a part may begin anywhere",
+        shown_in: "two recoverers",
+        covered_by: &[NOT_COMPLETE, OWNER],
+    },
+    Rule {
+        number: OWNER,
+        name: "owner",
+        source: "O2",
+        without: "a commit may extend a stream that another life has open",
+        shown_in: "two recoverers",
+        covered_by: &[NOT_COMPLETE, EXACT],
+    },
+    Rule {
+        number: OPEN_RECOVERED,
+        name: "open when recovered",
+        source: "O2",
+        without: "a stream is opened as soon as its owner is fenced",
+        shown_in: "new owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: FORMAT_RECOVERED,
+        name: "format when recovered",
+        source: "B2",
+        without: "the next owner formats the volume as soon as it can",
+        shown_in: "next owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: ONLY_READ,
+        name: "recoverers only read",
+        source: "B2",
+        without: "a recoverer wipes the volume once it has committed",
+        shown_in: "next owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: CUT_OFF,
+        name: "cut off first",
+        source: "B2",
+        without: "the volume is used again while the old host may still write to it",
+        shown_in: "next owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: EPOCH_IN_FRAME,
+        name: "epoch in the frame",
+        source: "V3, F3",
+        without: "a frame of any life is data",
+        shown_in: "next owner",
+        covered_by: &[],
+    },
+    Rule {
+        number: POSITION_IN_FRAME,
+        name: "position in the frame",
+        source: "F12",
+        without: "a frame of any lap is data",
+        shown_in: "full ring",
+        covered_by: &[CLIP],
+    },
+    Rule {
+        number: CHECKSUM,
+        name: "checksum",
+        source: "F10",
+        without: "a torn frame is data",
+        shown_in: "power cut",
+        covered_by: &[],
+    },
+    Rule {
+        number: KEPT_STAYS,
+        name: "kept stays",
+        source: "L2, F16",
+        without: "frames go over what is not trimmed",
+        shown_in: "full ring",
+        covered_by: &[],
+    },
+    Rule {
+        number: SPACE_COMMITTED,
+        name: "space from commits",
+        source: "W6",
+        without: "space comes back once an upload is written",
+        shown_in: "full ring",
+        covered_by: &[],
+    },
+    Rule {
+        number: METADATA_TRIM,
+        name: "the metadata's T",
+        source: "section 3",
+        without: "a recovery starts at the superblock's trim point",
+        shown_in: "full ring",
+        covered_by: &[],
+    },
+    Rule {
+        number: HOLE_ENDS,
+        name: "a hole ends the log",
+        source: "W5, F11",
+        without: "frames behind a hole are read",
+        shown_in: "power cut",
+        covered_by: &[],
+    },
+    Rule {
+        number: RECOVERER_FENCED,
+        name: "fenced recoverers are rejected",
+        source: "O6",
+        without: "the commit of a recoverer that was fenced is carried out",
+        shown_in: "two recoverers",
+        covered_by: &[],
+    },
+    Rule {
+        number: ONE_ENTRY,
+        name: "one entry",
+        source: "section 4",
+        without: "T moves in an entry of its own, before the objects",
+        shown_in: "trim",
+        covered_by: &[],
+    },
+    Rule {
+        number: CLIP,
+        name: "clip",
+        source: "O2",
+        without: "records below the committed end are written again",
+        shown_in: "trim",
+        covered_by: &[],
+    },
+];
+
+impl Subject for Block {
+    type Model = Block;
+
+    const NAME: &'static str = "block WAL";
+
+    fn rules() -> &'static [Rule] {
+        RULES
+    }
+
+    fn scenarios() -> &'static [Scenario] {
+        &SCENARIOS
+    }
+
+    fn model(scenario: usize, deep: bool, off: Off) -> Block {
+        let mut bounds = USUAL[scenario];
+        if deep {
+            bounds.records = (bounds.records + 1).min(RECORDS as u8 - 1);
+            bounds.recoverers = 2;
+            bounds.recoverers_die = 1;
+        }
+        Block { bounds, off }
+    }
+}
