@@ -437,7 +437,7 @@ impl Block {
     }
 
     fn recovery_actions(&self, state: &State, by: usize, actions: &mut Vec<Action>) {
-        let Recoverer { fenced, wipes, phase, .. } = state.recoverers[by];
+        let Recoverer { of, fenced, wipes, phase } = state.recoverers[by];
         if wipes {
             actions.push(Action::Wipe { by });
         }
@@ -450,7 +450,7 @@ impl Block {
         match phase {
             Phase::Idle => {
                 actions.push(Action::ProposeFence { by });
-                if !self.on(TRIM_READ_FENCED) {
+                if !self.on(TRIM_READ_FENCED) && usize::from(of) == W {
                     actions.push(Action::ReadTrimEarly { by });
                 }
             }
