@@ -152,7 +152,8 @@ struct Life {
 enum Owner {
     Nobody,
     Life(u8),
-    NewOwner,
+    /// A broker that stays.
+    Healthy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -565,7 +566,7 @@ impl Block {
             state.lives[of].recovered = true;
             if state.owner == Owner::Life(of as u8) {
                 let next = self.bounds.next_life > 0 && of == W;
-                state.owner = if next { Owner::Nobody } else { Owner::NewOwner };
+                state.owner = if next { Owner::Nobody } else { Owner::Healthy };
             }
         }
         if !answered {
@@ -650,7 +651,7 @@ impl Block {
                 let Phase::Proposed(since) = state.recoverers[by].phase else { return };
                 state.lives[W].fenced |= self.on(FENCE_FIRST);
                 if !self.on(OPEN_RECOVERED) && state.owner == Owner::Life(W as u8) {
-                    state.owner = Owner::NewOwner;
+                    state.owner = Owner::Healthy;
                 }
                 let since = if self.on(WAIT_FROM_KNOWN) { state.now } else { since };
                 state.recoverers[by].phase = Phase::Waiting(since, None);
@@ -791,7 +792,7 @@ impl Model for Block {
                 actions.push(Action::Format);
             }
         }
-        if state.owner == Owner::NewOwner && state.left.appends > 0 {
+        if state.owner == Owner::Healthy && state.left.appends > 0 {
             actions.push(Action::AppendByNewOwner);
         }
     }

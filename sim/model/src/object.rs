@@ -143,7 +143,8 @@ struct Life {
 enum Owner {
     Nobody,
     Life(u8),
-    NewOwner,
+    /// A broker that stays.
+    Healthy,
 }
 
 /// Records `[from, to)`, uploaded, on their way to be committed.
@@ -618,7 +619,7 @@ impl Object {
             state.lives[of].fenced = true;
         }
         if !self.on(OPEN_RECOVERED) && state.owner == Owner::Life(of as u8) {
-            state.owner = Owner::NewOwner;
+            state.owner = Owner::Healthy;
         }
         let walk = match phase {
             Phase::Early(walk) => walk,
@@ -693,7 +694,7 @@ impl Object {
                 state.lives[of].recovered = true;
                 if state.owner == Owner::Life(of as u8) {
                     let next = self.bounds.next_life > 0 && of == W;
-                    state.owner = if next { Owner::Nobody } else { Owner::NewOwner };
+                    state.owner = if next { Owner::Nobody } else { Owner::Healthy };
                 }
             } else {
                 state.lives[of].trim = walk.at;
@@ -854,7 +855,7 @@ impl Model for Object {
         if self.bounds.next_life > 0 && state.lives[W].recovered && state.next_life.is_none() {
             actions.push(Action::OpenNextLife);
         }
-        if state.owner == Owner::NewOwner {
+        if state.owner == Owner::Healthy {
             if state.left.appends > 0 {
                 actions.push(Action::AppendByNewOwner);
             }
