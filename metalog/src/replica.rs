@@ -96,7 +96,7 @@ struct Inner<M: Machine> {
     messages: mpsc::Sender<Message<M>>,
     /// Bytes of commands that may wait.
     room: Arc<Semaphore>,
-    hint: watch::Sender<u64>,
+    hint: Arc<watch::Sender<u64>>,
     applied: watch::Receiver<u64>,
     polled: watch::Receiver<Polled>,
     tasks: TaskTracker,
@@ -156,6 +156,7 @@ impl<M: Machine> Replica<M> {
         let (applied_sender, applied) = watch::channel(number);
         let (polled_sender, polled) = watch::channel(Polled { began: loaded.began, number });
         let (hint, hinted) = watch::channel(0);
+        let hint = Arc::new(hint);
         let long_replay = loaded.replayed >= config.snapshot_entries.saturating_mul(2);
         let mut actor = Actor {
             log,
@@ -165,6 +166,7 @@ impl<M: Machine> Replica<M> {
             applied: applied_sender,
             polled: polled_sender,
             inbox,
+            hint: hint.clone(),
             hinted,
             fresh: loaded.began,
             verified: loaded.began,
@@ -231,7 +233,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Says that entry `number` was committed by somebody, so that the next poll need not be waited for. Only ever
-    /// makes reading earlier: it renews nothing.
+    /// makes reading earlier: it renews nothing. Hints are looked after one poll at a time, and one that turns out to be
+    /// false is forgotten by it.
     pub fn hint(&self, number: u64) {
         self.inner.hint.send_if_modified(|known| {
             let newer = number > *known;
@@ -289,6 +292,7 @@ struct Actor<M: Machine> {
     applied: watch::Sender<u64>,
     polled: watch::Sender<Polled>,
     inbox: mpsc::Receiver<Message<M>>,
+    hint: Arc<watch::Sender<u64>>,
     hinted: watch::Receiver<u64>,
 
     state: State<M>,
@@ -371,15 +375,28 @@ impl<M: Machine> Actor<M> {
     async fn poll(&mut self) -> Result<(), Error> {
         self.poll_due = Instant::now() + self.log.config.poll_interval;
         let waiting = std::mem::take(&mut self.refreshes);
+        let hinted = *self.hint.borrow();
         let result = self.catch_up(None).await.map(|()| self.shared.view.load_full());
-        if let Err(error) = &result {
-            warn!(%error, "the tail of the metadata log could not be read");
+        match &result {
+            Ok(_) => self.forget_hints(hinted),
+            Err(error) => warn!(%error, "the tail of the metadata log could not be read"),
         }
         for answer in waiting {
             // Whoever asked may have gone away.
             let _ = answer.send(result.clone());
         }
         end_if_corrupt(result.map(drop))
+    }
+
+    /// What was hinted up to `hinted` was looked for. A number that is not there must not hide those that will be.
+    fn forget_hints(&self, hinted: u64) {
+        let number = self.state.number;
+        self.hint.send_if_modified(|known| {
+            if *known <= hinted {
+                *known = number;
+            }
+            false
+        });
     }
 
     /// Applies entries up to the tail. `found` is the next entry, if it was read already.

@@ -118,6 +118,30 @@ async fn others_see_an_entry_at_the_next_poll_at_a_hint_or_when_they_ask() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hint_that_was_false_costs_one_poll_and_hides_none_that_is_true() {
+    let store = memory();
+    let (writer, reader) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
+    let (mut applied, mut polls) = (reader.applied(), reader.polls());
+    applied.borrow_and_update();
+    polls.borrow_and_update();
+    let began = tokio::time::Instant::now();
+    reader.hint(u64::MAX);
+    polls.changed().await.unwrap();
+    polls.borrow_and_update();
+    writer.propose(command(0, 0)).await.unwrap();
+    reader.hint(1);
+    applied.changed().await.unwrap();
+    assert_eq!(*applied.borrow_and_update(), 1);
+    // Simulated time: neither needed an interval, and the one that was false is looked for no more.
+    assert_eq!(began.elapsed(), std::time::Duration::ZERO);
+    polls.borrow_and_update();
+    polls.changed().await.unwrap();
+    assert!(!began.elapsed().is_zero());
+    writer.close().await;
+    reader.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_poll_that_reached_the_tail_is_told() {
     let store = memory();
     let (writer, reader) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
