@@ -11,6 +11,7 @@
 //! - **H4** Whoever could not hand over keeps the partition, as it was.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -46,11 +47,13 @@ impl Edit {
         topic: Uuid,
         index: u32,
     ) -> Result<&mut PartitionInfo, MoveRejection> {
-        if !self.0.contains_key(&topic) {
-            let known = image.topics.get(&topic).ok_or(MoveRejection::Gone)?;
-            self.0.insert(topic, (known.clone(), known.partitions.to_vec()));
-        }
-        let (_, partitions) = self.0.get_mut(&topic).expect("just inserted");
+        let (_, partitions) = match self.0.entry(topic) {
+            Entry::Occupied(edited) => edited.into_mut(),
+            Entry::Vacant(new) => {
+                let known = image.topics.get(&topic).ok_or(MoveRejection::Gone)?;
+                new.insert((known.clone(), known.partitions.to_vec()))
+            }
+        };
         partitions.get_mut(index as usize).ok_or(MoveRejection::Gone)
     }
 
