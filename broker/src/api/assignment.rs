@@ -6,13 +6,13 @@ use kafka_protocol::messages::BrokerId;
 
 use crate::metadata::ImageRef;
 
-/// Checks the replicas of each partition: as many everywhere, on brokers that live, on none twice. Returns how many; `Err`
+/// Checks the replicas of each partition: as many everywhere, on brokers that serve, on none twice. Returns how many; `Err`
 /// is the text for INVALID_REPLICA_ASSIGNMENT (39).
 pub fn check<'a>(
     image: &ImageRef,
     partitions: impl Iterator<Item = &'a [BrokerId]>,
 ) -> Result<usize, String> {
-    let live: BTreeSet<i32> = image.live_brokers().map(|(id, _)| id as i32).collect();
+    let serving: BTreeSet<i32> = image.serving_brokers().map(|(id, _)| id as i32).collect();
     let mut factor = None;
     for assigned in partitions {
         let replicas: BTreeSet<i32> = assigned.iter().map(|id| id.0).collect();
@@ -26,7 +26,7 @@ pub fn check<'a>(
             return Err("The manual partition assignment has partitions with different replication factors."
                 .to_owned());
         }
-        if let Some(unknown) = replicas.difference(&live).next() {
+        if let Some(unknown) = replicas.difference(&serving).next() {
             return Err(format!(
                 "The manual partition assignment includes broker {unknown}, but no such broker is registered."
             ));

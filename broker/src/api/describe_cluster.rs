@@ -5,7 +5,7 @@ use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Context, authorized, metadata};
+use super::{Context, authorized, metadata, nodes};
 use crate::broker::Broker;
 
 /// Kafka's `EndpointType`.
@@ -32,23 +32,18 @@ pub async fn handle(
             .with_error_message(Some(StrBytes::from_static_str(message)));
     }
     let image = broker.metadata.image();
-    let own = DescribeClusterBroker::default()
-        .with_broker_id(BrokerId(broker.node_id))
-        .with_host(StrBytes::from_string(context.advertised.host.to_string()))
-        .with_port(context.advertised.port.into())
-        .with_rack(metadata::rack(image.broker(broker.node_id as u32).and_then(|info| info.rack.as_ref())));
-    let others = image.live_brokers().filter(|(id, _)| *id as i32 != broker.node_id).map(|(id, info)| {
+    let brokers = nodes::serving(broker, context, &image).map(|node| {
         DescribeClusterBroker::default()
-            .with_broker_id(BrokerId(id as i32))
-            .with_host(StrBytes::from_string(info.listener.host.to_string()))
-            .with_port(info.listener.port.into())
-            .with_rack(metadata::rack(info.rack.as_ref()))
+            .with_broker_id(BrokerId(node.id))
+            .with_host(StrBytes::from_string(node.address.host.to_string()))
+            .with_port(node.address.port.into())
+            .with_rack(metadata::rack(node.rack.as_ref()))
     });
     let asked = request.include_cluster_authorized_operations;
     DescribeClusterResponse::default()
         .with_endpoint_type(BROKERS)
         .with_cluster_id(StrBytes::from_string(broker.cluster_id.clone()))
-        .with_controller_id(BrokerId(broker.node_id))
-        .with_brokers(std::iter::once(own).chain(others).collect())
+        .with_controller_id(nodes::controller(&image))
+        .with_brokers(brokers.collect())
         .with_cluster_authorized_operations(authorized::if_asked(asked, authorized::CLUSTER))
 }

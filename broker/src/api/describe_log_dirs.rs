@@ -1,4 +1,5 @@
-//! DescribeLogDirs (behaviour 112): how large partitions are. There is one "directory", the store.
+//! DescribeLogDirs (behaviour 112): how large the partitions are that this broker leads; clients ask every broker and add
+//! up. There is one "directory", the store.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ pub async fn handle(
         None => image
             .topics()
             .map(|topic| describe(broker, &image, topic, 0..topic.partitions.len() as i32))
+            .filter(|topic| !topic.partitions.is_empty())
             .collect(),
         Some(wanted) => {
             // What is not there is simply not named. A partition that is asked for twice is answered once.
@@ -50,14 +52,16 @@ pub async fn handle(
     DescribeLogDirsResponse::default().with_results(vec![store])
 }
 
-/// The partitions `indexes` of `topic`, each of which it has.
+/// Those of the partitions `indexes` of `topic`, each of which it has, that this broker leads.
 fn describe(
     broker: &Broker,
     image: &ImageRef,
     topic: &Topic,
     indexes: impl Iterator<Item = i32>,
 ) -> DescribeLogDirsTopic {
-    let partitions = indexes.map(|index| {
+    let own = broker.metadata.incarnation();
+    let led = |index: &i32| image.owner(&topic.partitions[*index as usize]) == own;
+    let partitions = indexes.filter(led).map(|index| {
         let size = broker.partitions.size_bytes(image, topic, index);
         DescribeLogDirsPartition::default()
             .with_partition_index(index)

@@ -13,7 +13,7 @@ use kafka_protocol::messages::{
     BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
 };
 
-use super::metadata::Leads;
+use super::nodes::Leads;
 use super::{Context, authorized, strings, topic_name};
 use crate::broker::Broker;
 use crate::metadata::Topic;
@@ -52,7 +52,7 @@ fn refuse(request: &DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsRe
 }
 
 struct Page<'a> {
-    leads: Leads,
+    leads: Leads<'a>,
     /// Partitions.
     limit: usize,
     /// The topic to begin with, and which of its partitions.
@@ -106,7 +106,7 @@ impl Page<'_> {
                 // Nullable, but Kafka's own client takes null for a list and fails.
                 .with_eligible_leader_replicas(Some(Vec::new()))
                 .with_last_known_elr(Some(Vec::new()));
-            if self.leads.lead(partition.leader) {
+            if self.leads.leader(partition).is_some() {
                 described.with_leader_id(replica)
             } else {
                 described

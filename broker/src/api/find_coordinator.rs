@@ -11,6 +11,7 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use super::nodes::{self, Leads};
 use super::strings::wire;
 use super::topic_name::CONSUMER_OFFSETS;
 use super::{Advertised, Context};
@@ -44,16 +45,12 @@ pub async fn handle(
     let leader = |partition: i32| {
         let image = broker.metadata.image();
         let topic = image.topic_named(CONSUMER_OFFSETS)?;
-        let leader = topic.partitions.get(usize::try_from(partition).ok()?)?.leader;
-        if i32::try_from(leader).is_ok_and(|leader| leader == broker.node_id) {
-            // Deposed perhaps, and not to be believed: clients ask again, or somebody else.
-            if !broker.right.holds() {
-                return None;
-            }
-            return Some(Node { id: broker.node_id, address: context.advertised.clone() });
-        }
-        let (id, info) = image.live_brokers().find(|(id, _)| *id == leader)?;
-        Some(Node::new(id as i32, info.listener.host.clone(), info.listener.port))
+        let info = topic.partitions.get(usize::try_from(partition).ok()?)?;
+        // Deposed perhaps, and not to be believed: clients ask again, or somebody else.
+        let leader = Leads::of(broker, &image).leader(info)? as i32;
+        nodes::serving(broker, context, &image)
+            .find(|node| node.id == leader)
+            .map(|node| Node { id: node.id, address: node.address })
     };
     answer(&broker.groups, &Brokers { this, leader: &leader }, version, request).await
 }

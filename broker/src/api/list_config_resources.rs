@@ -28,7 +28,7 @@ pub async fn handle(
         resources.extend(image.topics().map(|topic| of(TOPIC, &topic.name)));
     }
     if version > 0 && wants(BROKER) {
-        resources.extend(image.live_brokers().map(|(id, _)| of(BROKER, &id.to_string())));
+        resources.extend(image.serving_brokers().map(|(id, _)| of(BROKER, &id.to_string())));
     }
     ListConfigResourcesResponse::default().with_config_resources(resources)
 }

@@ -12,6 +12,7 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, Topi
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use super::nodes::{self, Leads};
 use super::{Context, authorized, new_topic, topic_name};
 use crate::broker::Broker;
 use crate::metadata::{ImageRef, Topic};
@@ -62,8 +63,8 @@ pub async fn handle(
     MetadataResponse::default()
         .with_brokers(brokers(broker, context, &image))
         .with_cluster_id(Some(StrBytes::from_string(broker.cluster_id.clone())))
-        // Any broker takes CreateTopics and its like (behaviour 24).
-        .with_controller_id(BrokerId(broker.node_id))
+        // Behaviour 24. Any broker takes CreateTopics and its like.
+        .with_controller_id(nodes::controller(&image))
         .with_topics(topics)
         .with_cluster_authorized_operations(authorized::if_asked(cluster_ops, authorized::CLUSTER))
 }
@@ -81,19 +82,14 @@ fn refuse_all(wanted: &[MetadataRequestTopic]) -> MetadataResponse {
 }
 
 fn brokers(broker: &Broker, context: &Context, image: &ImageRef) -> Vec<MetadataResponseBroker> {
-    let own = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(broker.node_id))
-        .with_host(StrBytes::from_string(context.advertised.host.to_string()))
-        .with_port(context.advertised.port.into())
-        .with_rack(rack(image.broker(broker.node_id as u32).and_then(|info| info.rack.as_ref())));
-    let others = image.live_brokers().filter(|(id, _)| *id as i32 != broker.node_id).map(|(id, info)| {
+    let brokers = nodes::serving(broker, context, image).map(|node| {
         MetadataResponseBroker::default()
-            .with_node_id(BrokerId(id as i32))
-            .with_host(StrBytes::from_string(info.listener.host.to_string()))
-            .with_port(info.listener.port.into())
-            .with_rack(rack(info.rack.as_ref()))
+            .with_node_id(BrokerId(node.id))
+            .with_host(StrBytes::from_string(node.address.host.to_string()))
+            .with_port(node.address.port.into())
+            .with_rack(rack(node.rack.as_ref()))
     });
-    std::iter::once(own).chain(others).collect()
+    brokers.collect()
 }
 
 /// Null unless set (behaviour 25).
@@ -104,7 +100,7 @@ pub(super) fn rack(rack: Option<&Arc<str>>) -> Option<StrBytes> {
 fn answer(
     broker: &Broker,
     image: &ImageRef,
-    leads: &Leads,
+    leads: &Leads<'_>,
     wanted: &MetadataRequestTopic,
     answer_ops: bool,
 ) -> MetadataResponseTopic {
@@ -136,27 +132,7 @@ fn topic_error(name: Option<TopicName>, id: Uuid, error: ResponseError) -> Metad
         .with_is_internal(internal)
 }
 
-/// Which brokers lead what the image says that they lead.
-pub(super) struct Leads(BTreeSet<u32>);
-
-impl Leads {
-    pub fn of(broker: &Broker, image: &ImageRef) -> Leads {
-        let mut live: BTreeSet<u32> = image.live_brokers().map(|(id, _)| id).collect();
-        // A later life of this broker may lead, and this process is not it: it says that it leads only on a fresh view.
-        let fenced = !broker.metadata.incarnation().is_some_and(|own| image.is_live(own));
-        if fenced || !broker.right.holds() {
-            live.remove(&(broker.node_id as u32));
-        }
-        Leads(live)
-    }
-
-    /// Whether the broker that a partition names as its leader leads it.
-    pub fn lead(&self, leader: u32) -> bool {
-        self.0.contains(&leader)
-    }
-}
-
-fn describe(topic: &Topic, leads: &Leads, answer_ops: bool) -> MetadataResponseTopic {
+fn describe(topic: &Topic, leads: &Leads<'_>, answer_ops: bool) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
         let replica = BrokerId(partition.leader as i32);
         let described = MetadataResponsePartition::default()
@@ -164,7 +140,7 @@ fn describe(topic: &Topic, leads: &Leads, answer_ops: bool) -> MetadataResponseT
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(vec![replica])
             .with_isr_nodes(vec![replica]);
-        if leads.lead(partition.leader) {
+        if leads.leader(partition).is_some() {
             described.with_leader_id(replica)
         } else {
             // Behaviour 27: there, though nobody leads it.

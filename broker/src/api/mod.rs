@@ -41,6 +41,7 @@ pub mod list_offsets;
 pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod new_topic;
+mod nodes;
 pub mod offset_commit;
 pub mod offset_delete;
 pub mod offset_fetch;

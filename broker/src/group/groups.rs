@@ -203,10 +203,20 @@ impl Groups {
         let Some(partitions) = self.surroundings.offsets_partitions() else { return Ok(Vec::new()) };
         let deadline = Instant::now() + self.options.load_wait_max;
         let parts = stream::iter(0..partitions).map(|partition| self.list_part(partition, deadline));
-        parts.buffer_unordered(LOADED_AT_ONCE).try_concat().await
+        let listed = parts.buffer_unordered(LOADED_AT_ONCE).try_concat().await?;
+        // Asked last: who is deposed has groups that others have too.
+        if self.surroundings.is_fresh() { Ok(listed) } else { Err(NoAnswer::NotCoordinator) }
     }
 
     async fn list_part(&self, partition: i32, deadline: Instant) -> Result<Vec<Listed>, NoAnswer> {
+        match self.list_led(partition, deadline).await {
+            // Another broker lists those.
+            Err(NoAnswer::NotCoordinator) => Ok(Vec::new()),
+            answer => answer,
+        }
+    }
+
+    async fn list_led(&self, partition: i32, deadline: Instant) -> Result<Vec<Listed>, NoAnswer> {
         let running = self.running(partition);
         if running.is_none() && self.surroundings.open(partition).await?.end() == 0 {
             return Ok(Vec::new());
