@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wal::AckRight;
 
 use crate::api::fetch_session::Sessions;
+use crate::cluster::Peers;
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::group::Groups;
 use crate::metadata::Metadata;
@@ -22,6 +23,8 @@ pub struct Broker {
     /// Where the data is, as an operator knows it: what tools show as the log directory.
     pub data_location: String,
     pub metadata: Arc<Metadata>,
+    /// The other brokers.
+    pub peers: Arc<Peers>,
     pub partitions: Arc<Partitions>,
     /// To be shut down before the partitions are.
     pub groups: Arc<Groups>,
@@ -67,6 +70,7 @@ impl Broker {
             )),
             configs: Arc::new(CurrentConfig::new(config, owner.broker, metadata.clone())),
             data_location: "memory:".to_owned(),
+            peers: Arc::new(Peers::start(Default::default(), metadata.clone(), right.clone())),
             partitions,
             metadata,
             right,

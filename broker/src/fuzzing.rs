@@ -53,6 +53,51 @@ pub mod response {
     }
 }
 
+/// What brokers say to each other: `0` and a heartbeat, or anything else and the answer to one.
+pub mod peer {
+    use uuid::Uuid;
+    use wal::Incarnation;
+
+    use super::*;
+    use crate::cluster::wire::{Answer, Beat, Heartbeat, Reply};
+
+    pub fn decode(input: &Bytes) -> Option<Check> {
+        let (which, bytes) = (*input.first()?, input.slice(1..));
+        if which == 0 {
+            let heartbeat = Heartbeat::decode(&bytes).ok()?;
+            return Some(Box::new(move || assert_eq!(heartbeat.encode(), bytes)));
+        }
+        let answer = Answer::decode(&bytes).ok()?;
+        Some(Box::new(move || assert_eq!(answer.encode(), bytes)))
+    }
+
+    pub use super::seal_nothing as seal;
+
+    pub fn seeds() -> Vec<Vec<u8>> {
+        let life = |broker| Incarnation { broker, epoch: 7 };
+        let mut seeds = Vec::new();
+        for count in [0, 1, 20] {
+            let beat = Beat {
+                from: life(1),
+                number: 9,
+                ailing: count == 0,
+                leaving: count == 1,
+                blind: count == 20,
+                unreached: count > 0,
+                suspects: (0..count).map(life).collect(),
+            };
+            let cluster = Uuid::from_u128(5);
+            let heartbeat = Heartbeat { cluster, to: life(2), beat: beat.clone() };
+            seeds.push([vec![0], heartbeat.encode()].concat());
+            for reply in [Reply::Welcome, Reply::OtherCluster, Reply::OtherLife] {
+                let answer = Answer { reply, cluster, beat: beat.clone() };
+                seeds.push([vec![1], answer.encode()].concat());
+            }
+        }
+        seeds
+    }
+}
+
 /// What the batch targets have in common.
 mod batches {
     use super::*;

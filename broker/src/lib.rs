@@ -14,6 +14,7 @@
 //!   usage.rs     what a broker has used of its store: what `ottla cost` prices
 //!   clocks.rs    whether the wall clock may be believed
 //!   startup/     from options to a running broker, and back
+//!   cluster/     the brokers of one cluster among themselves: who lives, who has news
 //!   tasks.rs     what runs in the background, none of which dies unnoticed
 //!   broker.rs    how they are wired together
 //! ```
@@ -25,6 +26,7 @@ pub mod api;
 pub mod broker;
 pub mod cli;
 pub mod clocks;
+pub mod cluster;
 pub mod config;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

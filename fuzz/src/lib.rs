@@ -94,6 +94,7 @@ pub const TARGETS: &[Target] = &[
     // The Kafka protocol: what `api::layout` lets through.
     target!(ottla::fuzzing::request).constant(2 << 20),
     target!(ottla::fuzzing::response).factor(9).constant(2 << 20),
+    target!(ottla::fuzzing::peer),
     // Records. The constants are the windows and blocks of the decompressors and compressors.
     target!(ottla::fuzzing::batch).constant(32 << 20),
     target!(ottla::fuzzing::codec).constant(16 << 20),

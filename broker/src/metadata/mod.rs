@@ -243,6 +243,8 @@ pub struct Metadata {
     replica: Replica<Image>,
     options: Options,
     incarnation: OnceLock<Incarnation>,
+    /// The last entry that this handle appended.
+    appended: watch::Sender<u64>,
     /// Taken from the log, not yet handed out.
     producer_ids: Mutex<Range<i64>>,
     /// One refill at a time.
@@ -263,6 +265,7 @@ impl Metadata {
             replica,
             options,
             incarnation: OnceLock::new(),
+            appended: watch::Sender::new(0),
             producer_ids: Mutex::new(0..0),
             refill: Semaphore::new(1),
             opened: Instant::now(),
@@ -316,13 +319,29 @@ impl Metadata {
         self.replica.applied()
     }
 
+    /// The number of the last entry that this handle appended: what the others may be told of. Woken by every one.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.appended.subscribe()
+    }
+
+    /// Somebody says that there is an entry `number`: it is looked for at once, if it is not known yet. Renews nothing.
+    pub fn hint(&self, number: u64) {
+        self.replica.hint(number);
+    }
+
     /// This broker's life, once registered.
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.incarnation.get().copied()
     }
 
     async fn propose(&self, command: &Command) -> Result<Outcome, Error> {
-        Ok(self.replica.propose(command.encode().into()).await?.outcome?)
+        let applied = self.replica.propose(command.encode().into()).await?;
+        self.appended.send_if_modified(|last| {
+            let newer = applied.number > *last;
+            *last = applied.number.max(*last);
+            newer
+        });
+        Ok(applied.outcome?)
     }
 
     fn registered(&self) -> Result<Incarnation, Error> {

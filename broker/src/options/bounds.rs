@@ -17,7 +17,7 @@ use super::source::Values;
 use super::table::{definitions, find};
 use super::{Error, advanced};
 use crate::api::fetch_session;
-use crate::{admin, group, metadata, partition, server, store};
+use crate::{admin, cluster, group, metadata, partition, server, store};
 
 /// See the module. Kafka's configs are not in it yet.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,7 @@ pub struct Bounds {
     pub engine: s3stream::Config,
     pub collector: s3stream::gc::Config,
     pub metadata: metadata::Options,
+    pub cluster: cluster::Config,
     pub server: server::Config,
     pub partition: partition::Config,
     pub group: group::Options,
@@ -124,6 +125,7 @@ impl Bounds {
         self.engine.validate().map_err(|error| format!("the storage engine's {error}"))?;
         self.collector.validate().map_err(|error| format!("the collector's {error}"))?;
         self.metadata.validate().map_err(|error| error.to_string())?;
+        self.cluster.validate()?;
         self.metadata.log.validate().map_err(|error| error.to_string())
     }
 }

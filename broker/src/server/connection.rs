@@ -170,6 +170,11 @@ impl Connection {
                 let response = dispatch::unknown_api_versions(correlation_id)?;
                 return Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn });
             }
+            Parsed::Peer(request) => {
+                let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
+                let response = dispatch::handle_peer(&self.broker, request)?;
+                return Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn });
+            }
         };
         if context.client_id != request.header.client_id {
             context.client_id = request.header.client_id.take();

@@ -21,6 +21,7 @@ use crate::api::{
     offset_delete, offset_fetch, offset_for_leader_epoch, sync_group,
 };
 use crate::broker::Broker;
+use crate::cluster::wire::{self, Heartbeat};
 
 /// A request whose header was understood and whose API and version are served.
 #[derive(Debug)]
@@ -52,6 +53,16 @@ pub(super) enum Parsed {
     UnknownApiVersions {
         correlation_id: i32,
     },
+    /// One of the keys that brokers have for each other ([`wire`]).
+    Peer(PeerRequest),
+}
+
+/// What one broker asks another.
+#[derive(Debug)]
+pub(super) struct PeerRequest {
+    key: i16,
+    correlation_id: i32,
+    body: BytesMut,
 }
 
 /// Reads the header of a frame and checks key and version.
@@ -64,12 +75,26 @@ pub(super) fn parse(mut frame: BytesMut) -> Result<Parsed, Close> {
             Ok(Parsed::Request(Request { api: row.key, header, body: frame }))
         }
         Some(Supported { key: ApiKey::ApiVersions, .. }) => Ok(Parsed::UnknownApiVersions { correlation_id }),
+        None if key == wire::HEARTBEAT && version == wire::VERSION => {
+            let header = Header::take_version(wire::REQUEST_HEADER_VERSION, &mut frame);
+            let Header { correlation_id, .. } = header.map_err(|_| malformed(key, version))?;
+            Ok(Parsed::Peer(PeerRequest { key, correlation_id, body: frame }))
+        }
         _ => Err(Close::Unsupported { key, version }),
     }
 }
 
 pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
     encode(ApiKey::ApiVersions, 0, correlation_id, &api_versions::unsupported_version())
+}
+
+/// Answers another broker.
+pub(super) fn handle_peer(broker: &Broker, request: PeerRequest) -> Result<Rope, Close> {
+    let PeerRequest { key, correlation_id, body } = request;
+    let malformed = |detail| Close::Malformed { key, version: wire::VERSION, detail };
+    let heartbeat = Heartbeat::decode(&body).map_err(|error| malformed(error.to_string()))?;
+    let answer = broker.peers.incoming(heartbeat).encode();
+    Ok(Rope::from(wire::response(correlation_id, &answer).freeze()))
 }
 
 /// Answers any request but Produce, which has two phases: decodes, calls the handler, encodes.
@@ -226,7 +251,9 @@ mod tests {
 
     #[test]
     fn behaviour_8_unsupported_keys_and_versions_close() {
-        for (key, version) in [(4, 0), (52, 0), (-1, 0), (9999, 3), (3, 99), (0, 2), (1, 3), (18, -1)] {
+        for (key, version) in
+            [(4, 0), (52, 0), (-1, 0), (9999, 3), (3, 99), (0, 2), (1, 3), (18, -1), (32_700, 1), (32_767, 0)]
+        {
             let parsed = parse(frame(key, version));
             if key == 18 {
                 assert!(matches!(parsed, Ok(Parsed::UnknownApiVersions { correlation_id: 5 })));

@@ -46,9 +46,14 @@ impl Header {
 
     /// Takes the header off `frame`; the body remains.
     pub fn take(api: ApiKey, frame: &mut BytesMut) -> Result<Header, Malformed> {
+        let version = Header::peek(frame)?.version;
+        Header::take_version(api.request_header_version(version), frame)
+    }
+
+    /// The same, where no API of Kafka's says which header it has.
+    pub fn take_version(header_version: i16, frame: &mut BytesMut) -> Result<Header, Malformed> {
         let mut header = Header::peek(frame)?;
         frame.advance(PREFIX_BYTES);
-        let header_version = api.request_header_version(header.version);
         let mut reader = Reader { bytes: std::mem::take(frame), flexible: false };
         if header_version >= 1 {
             // A copy, so that what outlives the request does not pin its buffer.

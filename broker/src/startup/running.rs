@@ -26,6 +26,7 @@ use crate::admin::{Admin, Pages};
 use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
+use crate::cluster::Peers;
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::options::{Options, WalChoice};
 use crate::server::{self, Server};
@@ -62,6 +63,8 @@ impl Parts<'_> {
     ) -> anyhow::Result<Running> {
         let Doors { addresses, admin } = doors;
         let Parts { options, config, stores, metadata, wal, right, incarnation, engine } = self;
+        // Before it serves: so that the others hear of it from the start.
+        let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
         metadata.open_leaderships().await.context("the partitions cannot be opened")?;
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let wal_name = options.wal.to_string();
@@ -101,6 +104,7 @@ impl Parts<'_> {
             configs: Arc::new(CurrentConfig::new(config.clone(), incarnation.broker, metadata.clone())),
             data_location: stores.location.to_string(),
             metadata,
+            peers: Arc::new(peers),
             partitions,
             groups: Arc::new(groups),
             right: right.clone(),
@@ -243,6 +247,8 @@ impl Running {
 
     async fn stop(mut self) -> anyhow::Result<()> {
         let began = Instant::now();
+        // Before the listener closes, which would look like a crash.
+        self.broker.peers.leave().await;
         self.shutdown.cancel();
         if !self.serving.is_finished() {
             (&mut self.serving).await.context("a connection panicked")??;
@@ -258,6 +264,7 @@ impl Running {
         self.storage.shutdown().await.context("what is in the write-ahead log could not be uploaded")?;
         // Once more: nobody will ever look into the log again when the metadata says that nothing is left.
         check(&self.broker)?;
+        self.broker.peers.close().await;
         self.broker.metadata.close(true).await?;
         tracing::info!("stopped in {:?}; nothing is left to recover", began.elapsed());
         Ok(())
@@ -276,6 +283,7 @@ async fn broken(broker: &Broker, collector: &Collector, admin: Option<&Admin>) -
     tokio::select! {
         reason = broker.partitions.failed() => reason,
         reason = broker.groups.failed() => reason,
+        reason = broker.peers.failed() => reason,
         reason = admin => reason,
         () = collector.failed() => COLLECTOR_FAILED.to_owned(),
     }

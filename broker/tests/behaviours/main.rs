@@ -24,6 +24,7 @@ mod leader_epochs;
 mod list_offsets;
 mod log_start;
 mod partition_state;
+mod peers;
 mod produce;
 mod storm;
 #[path = "../support/mod.rs"]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use faults::Port;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -17,6 +18,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use ottla::api::fetch_session::Sessions;
 use ottla::broker::Broker;
+use ottla::cluster::Peers;
 use ottla::config::{BrokerConfig, CurrentConfig};
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
@@ -42,18 +44,27 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// What outlives a broker: the bucket and the WAL's medium.
 #[derive(Clone)]
 pub struct Disk {
-    pub store: Arc<InMemory>,
+    pub store: Arc<dyn ObjectStore>,
     pub wal: MemoryMedium,
+    /// Whose it is, and where it listens.
+    pub node: u32,
+    pub port: Arc<Port>,
 }
 
 impl Disk {
     pub fn new() -> Disk {
-        Disk { store: Arc::new(InMemory::new()), wal: MemoryMedium::new("test", Default::default()) }
+        Disk::of(1, Arc::new(InMemory::new()))
+    }
+
+    /// That of broker `node`, in a cluster on `store`.
+    pub fn of(node: u32, store: Arc<dyn ObjectStore>) -> Disk {
+        let wal = MemoryMedium::new(&format!("test-{node}"), Default::default());
+        Disk { store, wal, node, port: Arc::new(Port::reserve()) }
     }
 
     /// The same bucket with an empty WAL: after an orderly end nothing is in it.
     pub fn with_new_wal(&self) -> Disk {
-        Disk { store: self.store.clone(), ..Disk::new() }
+        Disk::of(self.node, self.store.clone())
     }
 }
 
@@ -64,12 +75,16 @@ pub struct Options {
     pub partitions: ottla::partition::Config,
     pub groups: ottla::group::Options,
     pub config: BrokerConfig,
+    pub metadata: ottla::metadata::Options,
+    pub cluster: ottla::cluster::Config,
 }
 
 /// A running broker. Dropping it stops it without waiting.
 pub struct TestBroker {
     pub address: SocketAddr,
     pub broker: Arc<Broker>,
+    /// Nobody else gets it.
+    _port: Arc<Port>,
     storage: Storage,
     shutdown: DropGuard,
     serving: JoinHandle<Result<(), ottla::server::Error>>,
@@ -84,19 +99,20 @@ impl TestBroker {
         TestBroker::on(&Disk::new(), Options { server, ..Options::default() }).await
     }
 
-    /// Starts a new life of broker 1, which recovers what the one before left.
+    /// Starts a new life of the disk's broker, which recovers what the one before left.
     pub async fn on(disk: &Disk, options: Options) -> TestBroker {
         let store: Arc<dyn ObjectStore> = disk.store.clone();
-        let metadata = Metadata::open(store.clone(), Default::default()).await.expect("open the metadata");
-        let listener = Listener { host: "127.0.0.1".into(), port: 9092 };
+        let metadata = Metadata::open(store.clone(), options.metadata).await.expect("open the metadata");
+        let address = SocketAddr::from(([127, 0, 0, 1], disk.port.number()));
+        let listener = Listener { host: address.ip().to_string().into(), port: address.port() };
         let registered = metadata
             .register(Registering {
-                id: 1,
+                id: disk.node,
                 wal: disk.wal.uri(),
                 listener,
                 rack: None,
                 machine: "machine",
-                replaces: metadata.image().last_registration(1),
+                replaces: metadata.image().last_registration(disk.node),
             })
             .await
             .expect("register");
@@ -104,7 +120,7 @@ impl TestBroker {
         let by = registered.incarnation;
         let storage_config = s3stream::Config::default();
         let mut vacated = Vacated::new_medium();
-        for previous in registered.previous {
+        for previous in registered.previous.into_iter().filter(|of| of.incarnation.broker == disk.node) {
             vacated = s3stream::recovery::recover(
                 &storage_config,
                 store.clone(),
@@ -131,22 +147,28 @@ impl TestBroker {
             config.clone(),
         );
         let broker = Arc::new(Broker {
-            node_id: 1,
+            node_id: disk.node as i32,
             cluster_id: metadata.cluster_id().to_string(),
-            configs: Arc::new(CurrentConfig::new(config, 1, metadata.clone())),
+            configs: Arc::new(CurrentConfig::new(config, disk.node, metadata.clone())),
             data_location: "memory:".to_owned(),
             groups: Arc::new(groups),
+            peers: Arc::new(Peers::start(options.cluster, metadata.clone(), right.clone())),
             metadata,
             partitions,
             right,
             fetch_sessions: Sessions::default(),
         });
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::bind(options.server, broker.clone(), &[(loopback, None)]).await.expect("bind");
-        let address = server.addresses().next().expect("one listener").0;
+        let server = Server::bind(options.server, broker.clone(), &[(address, None)]).await.expect("bind");
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.run(shutdown.clone()));
-        TestBroker { address, broker, storage, shutdown: shutdown.drop_guard(), serving }
+        TestBroker {
+            address,
+            broker,
+            _port: disk.port.clone(),
+            storage,
+            shutdown: shutdown.drop_guard(),
+            serving,
+        }
     }
 
     pub async fn connect(&self) -> Client {
@@ -173,17 +195,20 @@ impl TestBroker {
 
     /// An orderly end; what it leaves needs no recovery.
     pub async fn stop(self) {
+        within(self.broker.peers.leave()).await;
         drop(self.shutdown);
         within(self.serving).await.expect("the server panicked").expect("the server failed");
         within(self.broker.groups.shutdown()).await;
         within(self.broker.partitions.shutdown()).await;
         within(self.storage.shutdown()).await.expect("shut the storage down");
+        within(self.broker.peers.close()).await;
         within(self.broker.metadata.close(true)).await.expect("close the metadata");
     }
 
     /// The process dies. Only what was durable is left.
     pub async fn crash(self, disk: &Disk) {
         self.serving.abort();
+        within(self.broker.peers.close()).await;
         disk.wal.crash(|_| false);
         within(self.broker.metadata.close(false)).await.expect("close the metadata");
     }

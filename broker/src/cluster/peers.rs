@@ -1,0 +1,434 @@
+//! The shell of the detector: keeps the links, hears what comes in, and says what follows.
+//!
+//! # Consistency
+//! The verdicts are those of one moment, no more than a tick old. A hint is given before the answer to it goes out.
+//!
+//! # Cancellation
+//! [`Peers::close`] ends everything. Until then the tasks live.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+use wal::{AckRight, Incarnation};
+
+use super::detector::{Detector, Member, Verdict, Verdicts};
+use super::link::{Failure, Link};
+use super::wire::{Answer, Beat, Heartbeat, Reply};
+use super::{Config, Told};
+use crate::metadata::image::Listener;
+use crate::metadata::{Metadata, cluster_id};
+use crate::tasks::Tasks;
+
+/// This broker among the others. See the [module](super).
+#[derive(Debug)]
+pub struct Peers {
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+    tasks: Tasks,
+}
+
+/// What is known of another life, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    pub life: Incarnation,
+    pub address: Listener,
+    /// Since it was last heard; `None` if it never was.
+    pub heard: Option<Duration>,
+    /// The last metadata entry that it said it knows.
+    pub number: Option<u64>,
+    pub verdict: Option<Verdict>,
+    /// Why there is no connection to it, if there is none.
+    pub unreached: Option<String>,
+}
+
+/// What the links, the server and the watch share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub config: Config,
+    own: Incarnation,
+    cluster: Uuid,
+    metadata: Arc<Metadata>,
+    right: Arc<AckRight>,
+    began: Instant,
+    detector: Mutex<Detector>,
+    links: Mutex<BTreeMap<Incarnation, LinkState>>,
+    verdicts: watch::Sender<Arc<Verdicts>>,
+    leaving: AtomicBool,
+    /// Counted up by whatever peers are to be told at once.
+    news: watch::Sender<u64>,
+    /// Woken by every answer.
+    answers: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct LinkState {
+    address: Listener,
+    /// Dropping it ends the link.
+    _running: tokio_util::sync::DropGuard,
+    told: Told,
+    /// Since when it does not work, and why.
+    failure: Option<(Instant, String)>,
+    /// It said that it does not reach this broker.
+    misses_us: bool,
+}
+
+impl Peers {
+    /// Begins to look after the others. `metadata` is registered; `right` says whether this broker reaches the store.
+    ///
+    /// # Panics
+    /// If it is not registered.
+    pub fn start(config: Config, metadata: Arc<Metadata>, right: Arc<AckRight>) -> Peers {
+        let own = metadata.incarnation().expect("peers are told of a life");
+        let cluster = cluster_id::parse(&metadata.cluster_id()).unwrap_or_default();
+        let detector = Detector::new(config.detector.clone(), own, Duration::ZERO);
+        let shared = Arc::new(Shared {
+            config,
+            own,
+            cluster,
+            metadata,
+            right,
+            began: Instant::now(),
+            detector: Mutex::new(detector),
+            links: Mutex::default(),
+            verdicts: watch::Sender::new(Arc::default()),
+            leaving: AtomicBool::new(false),
+            news: watch::Sender::new(0),
+            answers: watch::Sender::new(()),
+        });
+        let (tasks, closing) = (Tasks::default(), CancellationToken::new());
+        let watch = Watch { shared: shared.clone(), tasks: tasks.clone() };
+        let until = closing.clone();
+        tasks.keep("the watch over the other brokers", async move { watch.run(until).await });
+        Peers { shared, closing, tasks }
+    }
+
+    /// Who is not taken to be well. Changes wake it.
+    pub fn verdicts(&self) -> watch::Receiver<Arc<Verdicts>> {
+        self.shared.verdicts.subscribe()
+    }
+
+    /// Answers a heartbeat.
+    pub fn incoming(&self, heartbeat: Heartbeat) -> Answer {
+        self.shared.incoming(heartbeat)
+    }
+
+    /// All other lives, by id.
+    pub fn status(&self) -> Vec<PeerStatus> {
+        let shared = &self.shared;
+        let now = shared.now();
+        let (detector, verdicts) = (shared.detector.lock(), shared.verdicts.borrow().clone());
+        let links = shared.links.lock();
+        let status = links.iter().map(|(life, link)| {
+            let heard = detector.last_heard(now, *life);
+            PeerStatus {
+                life: *life,
+                address: link.address.clone(),
+                heard: heard.map(|(ago, _)| ago),
+                number: heard.map(|(_, beat)| beat.number),
+                verdict: verdicts.of(*life),
+                unreached: link.failure.as_ref().map(|(_, reason)| reason.clone()),
+            }
+        });
+        status.collect()
+    }
+
+    /// Says to everybody that this broker is about to close its listener, and waits for their answers for a bounded time:
+    /// so that they do not take it for dead.
+    pub async fn leave(&self) {
+        let shared = &self.shared;
+        shared.leaving.store(true, Ordering::SeqCst);
+        let upto = Told(shared.tell());
+        let mut answers = shared.answers.subscribe();
+        let everybody = async {
+            while shared.links.lock().values().any(|link| link.failure.is_none() && link.told < upto) {
+                if answers.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if timeout(shared.config.request_timeout, everybody).await.is_err() {
+            info!("not every other broker has answered that it knows that this one leaves");
+        }
+    }
+
+    /// Resolves if a task of this broke.
+    pub async fn failed(&self) -> String {
+        self.tasks.failed().await
+    }
+
+    /// Ends all links, and waits for that. Idempotent.
+    pub async fn close(&self) {
+        self.tasks.close();
+        self.closing.cancel();
+        self.shared.links.lock().clear();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.tasks.close();
+        self.closing.cancel();
+    }
+}
+
+/// Keeps the links as the metadata says, and the verdicts as time does.
+struct Watch {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+}
+
+impl Watch {
+    async fn run(self, closing: CancellationToken) {
+        let shared = &self.shared;
+        let mut changed = shared.metadata.changed();
+        let mut appended = shared.metadata.appended();
+        let interval = shared.config.detector.tick_interval();
+        let mut tick_at = Instant::now();
+        loop {
+            changed.borrow_and_update();
+            let others = self.follow(&closing);
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break,
+                // Alone it has nothing to wait for.
+                () = sleep_until(tick_at), if others => {
+                    tick_at = Instant::now() + interval;
+                    shared.tick();
+                }
+                Ok(()) = appended.changed() => {
+                    appended.borrow_and_update();
+                    shared.tell();
+                }
+                ended = changed.changed() => if ended.is_err() {
+                    // The metadata ended; whoever waits for that ends the broker.
+                    closing.cancelled().await;
+                    break;
+                },
+            }
+        }
+        shared.links.lock().clear();
+    }
+
+    /// Links to all who live by now, and to nobody else (P1). Whether there is anybody.
+    fn follow(&self, closing: &CancellationToken) -> bool {
+        let shared = &self.shared;
+        let image = shared.metadata.image();
+        let lives = || {
+            image.live_brokers().filter_map(|(id, info)| {
+                let life = Incarnation { broker: id, epoch: info.epoch };
+                let known = image.life(life).filter(|_| life != shared.own)?;
+                Some((life, known, info))
+            })
+        };
+        let members =
+            lives().map(|(life, known, _)| (life, Member { open: known.opened, lease: known.lease }));
+        shared.detector.lock().members(shared.now(), members);
+        let mut links = shared.links.lock();
+        links.retain(|life, _| image.is_live(*life));
+        for (life, _, info) in lives() {
+            links.entry(life).or_insert_with(|| {
+                let running = closing.child_token();
+                let link = Link {
+                    to: life,
+                    address: info.listener.clone(),
+                    shared: shared.clone(),
+                    news: shared.news.subscribe(),
+                };
+                let until = running.clone();
+                self.tasks.spawn("a link to another broker", async move {
+                    until.run_until_cancelled(link.run()).await;
+                });
+                LinkState {
+                    address: info.listener.clone(),
+                    _running: running.drop_guard(),
+                    told: Told(0),
+                    failure: None,
+                    misses_us: false,
+                }
+            });
+        }
+        !links.is_empty()
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        Instant::now() - self.began
+    }
+
+    /// Makes every link beat at once; the number of this piece of news.
+    fn tell(&self) -> u64 {
+        let mut number = 0;
+        self.news.send_modify(|news| {
+            *news += 1;
+            number = *news;
+        });
+        number
+    }
+
+    fn tick(&self) {
+        let mut detector = self.detector.lock();
+        let was = detector.suspects();
+        detector.set_ailing(!self.right.holds());
+        let verdicts = detector.tick(self.now());
+        let suspects_differ = detector.suspects() != was;
+        drop(detector);
+        if suspects_differ {
+            self.tell();
+        }
+        let before = self.verdicts.borrow().clone();
+        if *before != verdicts {
+            say(&before, &verdicts);
+            self.verdicts.send_replace(Arc::new(verdicts));
+        }
+    }
+
+    /// What this life says to `to` now.
+    fn beat(&self, to: Incarnation) -> Beat {
+        let detector = self.detector.lock();
+        let (blind, suspects) = (detector.is_blind(self.now()), detector.suspects());
+        drop(detector);
+        let silence = self.config.detector.silence;
+        let links = self.links.lock();
+        let failing_since = links.get(&to).and_then(|link| link.failure.as_ref()).map(|(since, _)| *since);
+        Beat {
+            from: self.own,
+            number: self.metadata.image().number(),
+            ailing: !self.right.holds(),
+            leaving: self.leaving.load(Ordering::SeqCst),
+            blind,
+            unreached: failing_since.is_some_and(|since| since.elapsed() >= silence),
+            suspects,
+        }
+    }
+
+    pub fn heartbeat(&self, to: Incarnation) -> Heartbeat {
+        Heartbeat { cluster: self.cluster, to, beat: self.beat(to) }
+    }
+
+    fn incoming(&self, heartbeat: Heartbeat) -> Answer {
+        let Heartbeat { cluster, to, beat } = heartbeat;
+        let from = beat.from;
+        let reply = if cluster != self.cluster {
+            Reply::OtherCluster
+        } else {
+            self.hear(beat, false);
+            if to == self.own { Reply::Welcome } else { Reply::OtherLife }
+        };
+        Answer { reply, cluster: self.cluster, beat: self.beat(from) }
+    }
+
+    /// What the life at `address`, which is to be `to`'s, answered.
+    ///
+    /// # Errors
+    /// It is not `to`.
+    pub fn answered(
+        &self,
+        to: Incarnation,
+        address: &Listener,
+        answer: Answer,
+        told: Told,
+    ) -> Result<(), Failure> {
+        let from = answer.beat.from;
+        if answer.cluster != self.cluster || answer.reply == Reply::OtherCluster {
+            let theirs = cluster_id::base64(answer.cluster);
+            return Err(Failure::Stranger(format!("a broker of another cluster, {theirs}, listens there")));
+        }
+        if from == self.own {
+            return Err(Failure::Stranger("this broker itself listens there".to_owned()));
+        }
+        self.hear(answer.beat, from == to);
+        if from != to || answer.reply == Reply::OtherLife {
+            return Err(Failure::Stranger(format!(
+                "broker {} (epoch {}) listens there",
+                from.broker, from.epoch
+            )));
+        }
+        let mut links = self.links.lock();
+        if let Some(link) = links.get_mut(&to) {
+            link.told = link.told.max(told);
+            if link.failure.take().is_some() {
+                info!("connected to broker {} (epoch {}) at {}", to.broker, to.epoch, shown(address));
+            }
+        }
+        drop(links);
+        self.answers.send_replace(());
+        Ok(())
+    }
+
+    /// A beat, from wherever it came.
+    fn hear(&self, beat: Beat, answered: bool) {
+        // Whoever is not known yet may have registered behind what was read (P2).
+        self.metadata.hint(beat.number);
+        let (from, misses_us) = (beat.from, beat.unreached);
+        if !self.detector.lock().heard(self.now(), beat, answered) {
+            return;
+        }
+        let mut links = self.links.lock();
+        let Some(link) = links.get_mut(&from) else { return };
+        if misses_us && !link.misses_us {
+            let image = self.metadata.image();
+            let address = image.broker(self.own.broker).map(|info| shown(&info.listener)).unwrap_or_default();
+            warn!(
+                "broker {} cannot connect to {address}, which is where this broker says that it is; clients there will \
+                 not be able to either (--advertise)",
+                from.broker
+            );
+        }
+        link.misses_us = misses_us;
+    }
+
+    pub fn told(&self, life: Incarnation) -> Option<Told> {
+        self.links.lock().get(&life).map(|link| link.told)
+    }
+
+    pub fn link_failed(&self, to: Incarnation, address: &Listener, failure: &Failure) {
+        if matches!(failure, Failure::Refused | Failure::Stranger(_)) {
+            self.detector.lock().refused(self.now(), to);
+        }
+        let mut links = self.links.lock();
+        let Some(link) = links.get_mut(&to) else { return };
+        let reason = failure.to_string();
+        let known = link.failure.as_ref().is_some_and(|(_, known)| *known == reason);
+        if !known {
+            warn!(
+                "no connection to broker {} (epoch {}) at {}: {reason}",
+                to.broker,
+                to.epoch,
+                shown(address)
+            );
+        }
+        let since = link.failure.take().map_or_else(Instant::now, |(since, _)| since);
+        link.failure = Some((since, reason));
+        drop(links);
+        self.answers.send_replace(());
+    }
+}
+
+/// `HOST:PORT`.
+fn shown(address: &Listener) -> String {
+    crate::options::HostPort { host: address.host.to_string(), port: address.port }.to_string()
+}
+
+/// Tells people what has changed.
+fn say(before: &Verdicts, now: &Verdicts) {
+    for (life, verdict) in now.iter().filter(|(life, verdict)| before.of(*life) != Some(*verdict)) {
+        let Incarnation { broker, epoch } = life;
+        match verdict.dead {
+            true => warn!("broker {broker} (epoch {epoch}) is taken to be dead: {}", verdict.why),
+            false => info!("broker {broker} (epoch {epoch}) is suspected: {}", verdict.why),
+        }
+    }
+    for (life, _) in before.iter().filter(|(life, _)| now.of(*life).is_none()) {
+        info!("broker {} (epoch {}) is no longer suspected", life.broker, life.epoch);
+    }
+}
