@@ -75,6 +75,7 @@ impl<'s> Cluster<'s> {
             .command(&Host::Store.name(), &in_tree(".test/venv")?.join("bin/python"))
             .arg(in_tree("broker/tests/clients/python/s3_server.py")?)
             .args([&S3_PORT.to_string(), BUCKET, &address])
+            .args([options.store_latency_min, options.store_latency_max].map(|ms| ms.to_string()))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

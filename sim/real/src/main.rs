@@ -66,6 +66,12 @@ pub struct Options {
     /// A lane (two for each partition and client) rests so long between two records, on average
     #[arg(long, value_name = "MS", default_value_t = 60)]
     pace: u32,
+    /// Each answer of the store is late by so many milliseconds at least
+    #[arg(long, value_name = "MS", default_value_t = 20)]
+    store_latency_min: u32,
+    /// And by so many at most
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    store_latency_max: u32,
     /// The longest that a fault is held
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     hold_max: u64,
