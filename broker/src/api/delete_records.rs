@@ -87,6 +87,7 @@ async fn delete(
     match partition.delete_records(upto).await {
         Ok(start) => Ok(start),
         Err(DeleteRecordsError::OutOfRange { .. }) => Err(ResponseError::OffsetOutOfRange),
+        Err(DeleteRecordsError::Left) => Err(ResponseError::NotLeaderOrFollower),
         Err(DeleteRecordsError::Deleted) => Err(ResponseError::UnknownTopicOrPartition),
         Err(DeleteRecordsError::Storage(error)) => Err(error::of_storage(&error)),
     }

@@ -31,6 +31,7 @@ pub fn of_append(error: &AppendError) -> ResponseError {
         AppendError::Refused(Refused::Fenced { .. }) => ResponseError::InvalidProducerEpoch,
         AppendError::Storage(error) => of_storage(error),
         AppendError::NoRoom { .. } => NO_ROOM,
+        AppendError::Leaving { .. } | AppendError::Left => ResponseError::NotLeaderOrFollower,
         AppendError::Deleted => ResponseError::UnknownTopicOrPartition,
     }
 }

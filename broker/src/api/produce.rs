@@ -22,6 +22,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 use s3stream::{Admission, Storage};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fetch_response::Endpoint;
@@ -97,7 +98,25 @@ pub(crate) fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> 
 }
 
 /// A partition's batch on its way through the phases.
-type Stage<T> = Result<T, Failure>;
+type Stage<T> = Result<T, Unplaced>;
+
+/// A batch that has no place.
+#[derive(Debug)]
+enum Unplaced {
+    Failed(Failure),
+    /// Its partition is being handed over. The answer waits until that is decided: then the next leader can be named, and
+    /// the producer need not ask again and again.
+    Leaving {
+        partition: Arc<Partition>,
+        decided: CancellationToken,
+    },
+}
+
+impl<F: Into<Failure>> From<F> for Unplaced {
+    fn from(failure: F) -> Unplaced {
+        Unplaced::Failed(failure.into())
+    }
+}
 
 /// A request whose batches have their places.
 #[derive(Debug)]
@@ -175,7 +194,7 @@ pub async fn enqueue(
                 Ok(batch) => placing.place(batch).await,
                 Err(failure) => Err(failure),
             };
-            if let Err(Failure { leader: Some((leader, _)), .. }) = &placed {
+            if let Err(Unplaced::Failed(Failure { leader: Some((leader, _)), .. })) = &placed {
                 add_endpoint(&mut endpoints, &image, *leader);
             }
             partitions.push((index, placed));
@@ -221,12 +240,12 @@ async fn check(
     };
     match validate::check(records.unwrap_or_default(), &rules, now_ms) {
         Ok(checked) => Ok((partition, checked, log_append_time)),
-        Err(rejected) => Err(Failure {
+        Err(rejected) => Err(Unplaced::Failed(Failure {
             code: error::of_rejected(rejected.reason),
             message: Some(rejected.message),
             records: rejected.records,
             leader: None,
-        }),
+        })),
     }
 }
 
@@ -285,13 +304,19 @@ impl Placing<'_> {
                     late = Failure { message: Some(detail), ..error::NO_ROOM.into() };
                     tokio::task::yield_now().await;
                 }
+                Err(AppendError::Leaving { decided, .. }) => {
+                    return Err(Unplaced::Leaving { partition, decided });
+                }
                 Err(why) => {
-                    return Err(Failure { message: Some(why.to_string()), ..error::of_append(&why).into() });
+                    return Err(Unplaced::Failed(Failure {
+                        message: Some(why.to_string()),
+                        ..error::of_append(&why).into()
+                    }));
                 }
             }
         };
         partition.turned_away(self.now_ms, &checked);
-        Err(refused)
+        Err(Unplaced::Failed(refused))
     }
 
     /// Room for the batch `at`; `None` if the request's time is up. Then nothing more of it is appended, even if it would
@@ -338,19 +363,40 @@ impl InFlight {
             return Err(if failed { Unacknowledged::Close } else { Unacknowledged::Silence });
         }
         let mut topics = Vec::with_capacity(self.topics.len());
+        let mut endpoints = self.endpoints;
         for TopicInFlight { name, id, partitions: placed } in self.topics {
             let mut partitions = Vec::with_capacity(placed.len());
             for (index, stage) in placed {
-                partitions.push((index, acknowledge(stage, self.deadline).await));
+                let outcome = match stage {
+                    Ok(placed) => acknowledge(placed, self.deadline).await,
+                    Err(Unplaced::Failed(failure)) => Err(failure),
+                    Err(Unplaced::Leaving { partition, decided }) => {
+                        let _ = tokio::time::timeout_at(self.deadline, decided.cancelled()).await;
+                        Err(not_leader(&partition, &mut endpoints))
+                    }
+                };
+                partitions.push((index, outcome));
             }
             topics.push(TopicResponse { name, id, partitions });
         }
-        Ok(ProduceResponse { topics, endpoints: self.endpoints })
+        Ok(ProduceResponse { topics, endpoints })
     }
 }
 
-async fn acknowledge(stage: Stage<Placed>, deadline: Instant) -> Stage<Acknowledged> {
-    let Placed { appended, log_append_time, log_start } = stage?;
+/// What to say of a partition that is leaving, or was about to.
+fn not_leader(partition: &Partition, endpoints: &mut Vec<Endpoint>) -> Failure {
+    let failure = Failure::from(ResponseError::NotLeaderOrFollower);
+    match partition.current_leader() {
+        Some((leader, epoch)) if epoch > partition.leader_epoch => {
+            add_endpoint(endpoints, &partition.metadata().image(), leader as i32);
+            Failure { leader: Some((leader as i32, epoch)), ..failure }
+        }
+        _ => failure,
+    }
+}
+
+async fn acknowledge(placed: Placed, deadline: Instant) -> Result<Acknowledged, Failure> {
+    let Placed { appended, log_append_time, log_start } = placed;
     let acknowledged = Acknowledged {
         base_offset: appended.base_offset as i64,
         log_append_time_ms: if log_append_time { appended.max_timestamp } else { -1 },

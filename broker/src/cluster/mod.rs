@@ -20,8 +20,10 @@
 //!
 //! Reading order: [`wire`], [`detector`], `link`, `peers`.
 
+pub mod balance;
 pub mod detector;
 mod link;
+pub mod mover;
 mod peers;
 pub mod wire;
 

@@ -23,6 +23,12 @@
 //! as it is short (they need not back off), and nobody is kept beyond a client's own time-out. Heartbeats are answered
 //! with success meanwhile, and SyncGroup with REBALANCE_IN_PROGRESS, as Kafka does.
 //!
+//! # Leaving
+//!
+//! When the partition goes to another broker, appends wait until that is decided. Then this coordinator ends: whoever waits
+//! is told NOT_COORDINATOR, and finds the next one, which knows members and generations from the log. So no group rebalances
+//! for that.
+//!
 //! # The length of the log
 //!
 //! Every commit makes the log longer, and a load reads all of it. So when it has become long beside what lives, all that
@@ -325,6 +331,10 @@ impl Actor {
                 () = deadline => self.expire(),
                 changed = topics.changed(), if topics_live => {
                     topics_live = changed.is_ok();
+                    if !self.log.is_led() {
+                        tracing::info!(partition = self.partition, "these groups have another coordinator now");
+                        break;
+                    }
                     self.history.try_again();
                     let mut out = Output::default();
                     self.forget_orphans(&mut out);

@@ -32,7 +32,8 @@ pub struct Groups {
     options: Options,
     surroundings: Arc<dyn Surroundings>,
     budget: Arc<Budget>,
-    coordinators: Mutex<HashMap<i32, Coordinator>>,
+    /// With the leader epoch under which each began.
+    coordinators: Mutex<HashMap<i32, (i32, Coordinator)>>,
     tasks: Tasks,
     stop: CancellationToken,
     started: Instant,
@@ -201,8 +202,9 @@ impl Groups {
     /// are passed over.
     pub async fn list(&self) -> Result<Vec<Listed>, NoAnswer> {
         let Some(partitions) = self.surroundings.offsets_partitions() else { return Ok(Vec::new()) };
+        let led = (0..partitions).filter(|partition| self.surroundings.led_epoch(*partition).is_some());
         let deadline = Instant::now() + self.options.load_wait_max;
-        let parts = stream::iter(0..partitions).map(|partition| self.list_part(partition, deadline));
+        let parts = stream::iter(led).map(|partition| self.list_part(partition, deadline));
         let listed = parts.buffer_unordered(LOADED_AT_ONCE).try_concat().await?;
         // Asked last: who is deposed has groups that others have too.
         if self.surroundings.is_fresh() { Ok(listed) } else { Err(NoAnswer::NotCoordinator) }
@@ -221,7 +223,7 @@ impl Groups {
         if running.is_none() && self.surroundings.open(partition).await?.end() == 0 {
             return Ok(Vec::new());
         }
-        let coordinator = self.coordinator(partition);
+        let coordinator = self.coordinator(partition)?;
         coordinator.wait_loaded(deadline.saturating_duration_since(Instant::now())).await?;
         Ok(coordinator.ask(|reply| Message::List { reply }).await?)
     }
@@ -245,21 +247,34 @@ impl Groups {
 
     async fn coordinator_of(&self, group: &str) -> Result<Coordinator, NoAnswer> {
         let partition = self.ensure_partition_of(group).await?;
-        let coordinator = self.coordinator(partition);
+        let coordinator = self.coordinator(partition)?;
         coordinator.wait_loaded(self.options.load_wait_max).await?;
         Ok(coordinator)
     }
 
     fn running(&self, partition: i32) -> Option<Coordinator> {
-        self.coordinators.lock().get(&partition).filter(|coordinator| !coordinator.has_ended()).cloned()
+        let coordinators = self.coordinators.lock();
+        let (_, coordinator) = coordinators.get(&partition)?;
+        (!coordinator.has_ended()).then(|| coordinator.clone())
     }
 
-    /// The partition's coordinator; a new one if there was none or it gave up.
-    fn coordinator(&self, partition: i32) -> Coordinator {
+    /// The partition's coordinator; a new one if there was none or it gave up. What another broker leads has its coordinator
+    /// there, whatever still runs here.
+    fn coordinator(&self, partition: i32) -> Result<Coordinator, NoAnswer> {
+        let led = self.surroundings.led_epoch(partition);
         let mut coordinators = self.coordinators.lock();
-        if let Some(running) = coordinators.get(&partition).filter(|coordinator| !coordinator.has_ended()) {
-            return running.clone();
-        }
+        let known = coordinators.get(&partition);
+        let running = known.filter(|(_, coordinator)| !coordinator.has_ended()).cloned();
+        let epoch = match (led, running) {
+            (Some(epoch), Some((began, coordinator))) if began == epoch => return Ok(coordinator),
+            // One of an earlier time is about to end; the next one comes after it.
+            (_, Some(_)) => return Err(NoAnswer::NotCoordinator),
+            (Some(epoch), None) => epoch,
+            (None, None) => {
+                coordinators.remove(&partition);
+                return Err(NoAnswer::NotCoordinator);
+            }
+        };
         let (coordinator, run) = Coordinator::new(Setting {
             partition,
             started: self.started,
@@ -269,8 +284,8 @@ impl Groups {
             stop: self.stop.child_token(),
         });
         self.tasks.spawn("a group coordinator", run);
-        coordinators.insert(partition, coordinator.clone());
-        coordinator
+        coordinators.insert(partition, (epoch, coordinator.clone()));
+        Ok(coordinator)
     }
 }
 

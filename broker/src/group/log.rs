@@ -28,6 +28,9 @@ pub trait OffsetsLog: Send + Sync + Debug + 'static {
     /// Below this [`trim`](OffsetsLog::trim) costs little: it is uploaded.
     fn committed_end(&self) -> u64;
 
+    /// Whether this broker still leads the partition, under the leader epoch under which this was opened.
+    fn is_led(&self) -> bool;
+
     /// Gives up what is below `to`, durably. To be tried again after an error; the outcome may be unknown.
     async fn trim(&self, to: u64) -> Result<(), LogError>;
 }
@@ -67,10 +70,13 @@ pub trait Surroundings: Send + Sync + Debug + 'static {
 
     async fn open(&self, partition: i32) -> Result<Arc<dyn OffsetsLog>, LogError>;
 
+    /// The leader epoch under which this broker leads the partition; `None` if it does not.
+    fn led_epoch(&self, partition: i32) -> Option<i32>;
+
     /// The topic that has the name now.
     fn topic(&self, name: &str) -> Option<KnownTopic>;
 
-    /// Changes at least whenever a topic is created or deleted.
+    /// Changes at least whenever a topic is created or deleted, or a partition changes its leader.
     fn topics_changed(&self) -> watch::Receiver<u64>;
 
     /// Whether this broker may still speak for its partitions: a deposed one must not mislead (architecture,

@@ -67,6 +67,12 @@ impl Surroundings for BrokerSurroundings {
         Ok(Arc::new(PartitionLog(partition)))
     }
 
+    fn led_epoch(&self, partition: i32) -> Option<i32> {
+        let topic = self.offsets_topic()?;
+        let info = topic.partitions.get(usize::try_from(partition).ok()?)?;
+        (Some(info.leader) == self.metadata.incarnation().map(|own| own.broker)).then_some(info.leader_epoch)
+    }
+
     fn topic(&self, name: &str) -> Option<KnownTopic> {
         let image = self.metadata.image();
         let topic = image.topic_named(name)?;
@@ -128,6 +134,10 @@ impl OffsetsLog for PartitionLog {
         self.0.committed_end()
     }
 
+    fn is_led(&self) -> bool {
+        self.0.is_led()
+    }
+
     async fn trim(&self, to: u64) -> Result<(), LogError> {
         self.0.trim(to).await.map_err(|error| of_storage(&error))
     }
@@ -160,7 +170,9 @@ fn of_append(error: &AppendError) -> LogError {
     match error {
         AppendError::Storage(error) => of_storage(error),
         AppendError::NoRoom { detail, .. } => LogError::Unavailable(detail.clone()),
-        AppendError::Deleted => LogError::NotLeader(error.to_string()),
+        AppendError::Leaving { .. } | AppendError::Left | AppendError::Deleted => {
+            LogError::NotLeader(error.to_string())
+        }
         AppendError::Refused(_) => unreachable!("a batch without a producer is never refused: {error}"),
     }
 }

@@ -12,6 +12,10 @@
 //! moves for one partition by one append, even beyond what is uploaded. The stream's follows with the next pass, by
 //! whole parts. What that means for a checkpoint that is lost says `open.rs`.
 //!
+//! **Leaving.** A partition that is being handed over to another broker takes nothing: no batch, no checkpoint. What was
+//! appended before is acknowledged as always, and read. That ends as it began, or with the partition's end here
+//! ([`handover`](super::handover)).
+//!
 //! **Cancellation.** Dropping an [`Appended`] takes nothing back.
 
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -69,7 +74,18 @@ struct Core {
     /// Appended since the last checkpoint.
     bytes_since_checkpoint: u64,
     checkpointing: bool,
-    closed: bool,
+    standing: Standing,
+}
+
+/// Whether a partition takes anything.
+#[derive(Debug)]
+enum Standing {
+    Open,
+    /// Nothing until it is decided whether it goes or stays; then the token is cancelled.
+    Leaving(CancellationToken),
+    /// Another broker leads it.
+    Left,
+    Deleted,
 }
 
 /// Why a batch was not appended. Nothing was changed.
@@ -83,6 +99,12 @@ pub enum AppendError {
     /// given back, for another admission.
     #[error("{detail}")]
     NoRoom { batch: Box<Checked>, detail: String },
+    /// The partition is being handed over. The batch is given back, for when it is decided whether that came about.
+    #[error("the partition is on its way to another broker")]
+    Leaving { batch: Box<Checked>, decided: CancellationToken },
+    /// Another broker leads the partition.
+    #[error("the partition went to another broker")]
+    Left,
     /// The topic was deleted.
     #[error("the partition was deleted")]
     Deleted,
@@ -96,6 +118,9 @@ pub enum DeleteRecordsError {
     /// The new start may hold after a restart all the same.
     #[error(transparent)]
     Storage(#[from] s3stream::Error),
+    /// Another broker leads the partition.
+    #[error("the partition went to another broker")]
+    Left,
     /// The topic was deleted.
     #[error("the partition was deleted")]
     Deleted,
@@ -145,7 +170,7 @@ impl Partition {
             state: opened.state,
             bytes_since_checkpoint: opened.replayed,
             checkpointing: false,
-            closed: false,
+            standing: Standing::Open,
         };
         Ok(Partition {
             topic_id,
@@ -224,11 +249,18 @@ impl Partition {
         checked: Checked,
         admission: Admission,
     ) -> Result<Appended, AppendError> {
-        let Checked { header, mut bytes } = checked;
         let mut core = self.core.lock();
-        if core.closed {
-            return Err(AppendError::Deleted);
+        match &core.standing {
+            Standing::Open => {}
+            Standing::Leaving(decided) => {
+                let decided = decided.clone();
+                core.state.turned_away(now_ms, &checked.header);
+                return Err(AppendError::Leaving { batch: Box::new(checked), decided });
+            }
+            Standing::Left => return Err(AppendError::Left),
+            Standing::Deleted => return Err(AppendError::Deleted),
         }
+        let Checked { header, mut bytes } = checked;
         if let Verdict::Duplicate(kept) = core.state.check(now_ms, &header)? {
             let durable = Durable::Earlier(self.waiters.confirmed_upto(kept.end_offset));
             return Ok(Appended { base_offset: kept.base_offset, max_timestamp: kept.timestamp, durable });
@@ -277,15 +309,24 @@ impl Partition {
     }
 
     /// Appends a batch that this broker made itself: one, whole, of format 2; its checksum is not looked at. Waits for
-    /// room first.
+    /// room first, and until a hand-over that is under way is decided.
     ///
     /// # Panics
     /// If it is no such batch.
     pub async fn append_own(self: &Arc<Self>, bytes: BytesMut) -> Result<Appended, AppendError> {
         let header = BatchHeader::parse(&bytes).expect("a batch of our own");
         assert_eq!(header.size, bytes.len(), "one batch at a time");
-        let admission = self.storage.admit(bytes.len()).await?;
-        self.append(super::wall_clock_ms(), Checked { header, bytes }, admission)
+        let mut checked = Checked { header, bytes };
+        loop {
+            let admission = self.storage.admit(checked.bytes.len()).await?;
+            match self.append(super::wall_clock_ms(), checked, admission) {
+                Err(AppendError::Leaving { batch, decided }) => {
+                    checked = *batch;
+                    decided.cancelled().await;
+                }
+                appended => return appended,
+            }
+        }
     }
 
     /// The batches from the one that holds `from` on, as far as they are in memory; see
@@ -387,8 +428,10 @@ impl Partition {
         if upto > high_watermark {
             return Err(DeleteRecordsError::OutOfRange { offset: upto, high_watermark });
         }
-        if self.core.lock().closed {
-            return Err(DeleteRecordsError::Deleted);
+        match self.core.lock().standing {
+            Standing::Open | Standing::Leaving(_) => {}
+            Standing::Left => return Err(DeleteRecordsError::Left),
+            Standing::Deleted => return Err(DeleteRecordsError::Deleted),
         }
         if upto > self.log_start() {
             let partition = self.clone();
@@ -400,10 +443,74 @@ impl Partition {
 
     /// The topic was deleted: no more appends, and whoever waits is woken.
     pub(super) fn close(&self) {
-        self.core.lock().closed = true;
+        self.end(Standing::Deleted);
+    }
+
+    /// Another broker leads it: the same.
+    pub(super) fn close_left(&self) {
+        self.end(Standing::Left);
+    }
+
+    fn end(&self, standing: Standing) {
+        let before = std::mem::replace(&mut self.core.lock().standing, standing);
         self.log.close();
         self.checkpoints.close();
         self.waiters.close();
+        if let Standing::Leaving(decided) = before {
+            decided.cancel();
+        }
+    }
+
+    /// Takes nothing from now on, until [`stay`](Partition::stay) or [`close_left`](Partition::close_left); the token is
+    /// cancelled then. Waits for a checkpoint that is being written. `None` if it takes nothing anyway.
+    pub(super) async fn stop_taking(&self, decided: CancellationToken) -> Option<Ends> {
+        let _turn = self.checkpoint_turn.lock().await;
+        let mut core = self.core.lock();
+        if !matches!(core.standing, Standing::Open) {
+            return None;
+        }
+        core.standing = Standing::Leaving(decided);
+        Some(Ends { log: self.log.next(), checkpoints: self.checkpoints.next() })
+    }
+
+    /// It was not handed over: everything goes on.
+    pub(super) fn stay(&self) {
+        let mut core = self.core.lock();
+        if let Standing::Leaving(decided) = &core.standing {
+            let decided = decided.clone();
+            core.standing = Standing::Open;
+            drop(core);
+            decided.cancel();
+        }
+    }
+
+    /// Whether this broker still leads the partition, under the same leader epoch.
+    pub fn is_led(&self) -> bool {
+        let image = self.metadata.image();
+        let stream = image.stream(self.log.id());
+        stream.is_some_and(|stream| {
+            stream.owner == self.metadata.incarnation() && stream.epoch as i32 == self.leader_epoch
+        })
+    }
+
+    /// Whether everything of both streams is in data objects.
+    pub(super) fn is_committed(&self) -> bool {
+        let image = self.metadata.image();
+        [&self.log, &self.checkpoints]
+            .into_iter()
+            .all(|stream| image.stream(stream.id()).is_none_or(|known| known.committed_end >= stream.next()))
+    }
+
+    /// Who leads the partition and under which epoch, as clients may be told.
+    pub fn current_leader(&self) -> Option<(u32, i32)> {
+        let image = self.metadata.image();
+        let info = *image.topic(self.topic_id)?.partitions.get(usize::try_from(self.index).ok()?)?;
+        Some((image.leader(&info)?, info.leader_epoch))
+    }
+
+    /// The metadata that it was opened from.
+    pub fn metadata(&self) -> &Arc<Metadata> {
+        &self.metadata
     }
 
     async fn checkpoint_or_warn(self: Arc<Self>) {
@@ -417,18 +524,31 @@ impl Partition {
     pub(super) fn wants_checkpoint(&self) -> bool {
         let core = self.core.lock();
         let replayed = core.bytes_since_checkpoint;
-        !core.closed
+        matches!(core.standing, Standing::Open)
             && (replayed >= open::REPLAY_BYTES as u64 || (replayed > 0 && core.state.producer_count() > 0))
     }
 
     /// Writes a checkpoint of the state as of now, and waits until it is durable. From then on the log begins at
     /// `log_start`, which is at most the high watermark, unless it begins later already.
     pub(super) async fn checkpoint(&self, log_start: u64) -> Result<(), s3stream::Error> {
-        let _turn = self.checkpoint_turn.lock().await;
-        let log_start = log_start.max(self.log_start());
-        let (bytes, covered) = {
-            let core = self.core.lock();
-            (checkpoint::encode(&core.state, log_start), core.bytes_since_checkpoint)
+        let (_turn, log_start, bytes, covered) = loop {
+            let turn = self.checkpoint_turn.lock().await;
+            let decided = {
+                let core = self.core.lock();
+                match &core.standing {
+                    Standing::Open => {
+                        let log_start = log_start.max(self.log_start());
+                        let bytes = checkpoint::encode(&core.state, log_start);
+                        break (turn, log_start, bytes, core.bytes_since_checkpoint);
+                    }
+                    Standing::Leaving(decided) => decided.clone(),
+                    Standing::Left | Standing::Deleted => {
+                        return Err(s3stream::Error::Closed("the partition"));
+                    }
+                }
+            };
+            drop(turn);
+            decided.cancelled().await;
         };
         let written = open::write_checkpoint(&self.storage, &self.checkpoints, bytes).await;
         {
@@ -441,6 +561,13 @@ impl Partition {
         self.log.advance_start(log_start);
         Ok(())
     }
+}
+
+/// Where the two streams of a partition end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub log: u64,
+    pub checkpoints: u64,
 }
 
 /// What a search by time found.

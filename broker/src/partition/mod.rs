@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod codec;
+pub mod handover;
 pub mod leader_epochs;
 pub mod log;
 mod open;
@@ -34,14 +35,13 @@ pub(crate) mod testing;
 pub mod validate;
 pub mod waiters;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use s3stream::Storage;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -84,6 +84,7 @@ pub struct Config {
     /// Opens partitions whose newest checkpoint is lost, with all the records that are there. Default no.
     pub accept_lost_checkpoints: bool,
     pub retention: retention::Limits,
+    pub handover: handover::Limits,
 }
 
 impl Default for Config {
@@ -95,6 +96,7 @@ impl Default for Config {
             own_write_time_min: Duration::from_secs(5),
             accept_lost_checkpoints: false,
             retention: retention::Limits::default(),
+            handover: handover::Limits::default(),
         }
     }
 }
@@ -115,7 +117,9 @@ pub enum GetError {
 /// A partition that is open, or that somebody wanted open.
 #[derive(Debug, Default)]
 struct Slot {
-    partition: OnceCell<Arc<Partition>>,
+    partition: OnceLock<Arc<Partition>>,
+    /// Held while the partition is being opened; and, of one that is not open, while it is being handed over.
+    gate: Arc<tokio::sync::Mutex<()>>,
     /// When the log was last told why it cannot be opened.
     reported: Mutex<Option<Instant>>,
 }
@@ -156,7 +160,7 @@ impl Partitions {
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
         });
-        partitions.tasks.keep("the closing of deleted partitions", partitions.clone().close_deleted());
+        partitions.tasks.keep("the closing of partitions that went", partitions.clone().close_deleted());
         partitions
     }
 
@@ -170,36 +174,49 @@ impl Partitions {
 
     /// The partition `index` of `topic`, opened if need be.
     pub async fn get(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
-        let info =
-            usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
-        if info.leader != self.broker {
-            return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
-        }
+        let info = self.led(topic, index)?;
         let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
-        if let Some(partition) = slot.partition.get() {
-            return Ok(partition.clone());
+        match slot.partition.get() {
+            Some(partition) if partition.leader_epoch >= info.leader_epoch => return Ok(partition.clone()),
+            // It left and came back, and who closes what has left has not come to it.
+            Some(_) => self.forget_left(topic.id, index, &slot),
+            None => {}
         }
         // Elsewhere: opening takes kilobytes of state, which every request would carry along for each partition.
-        Box::pin(self.open(topic, index, info, &slot)).await
+        Box::pin(self.open(topic, index)).await
     }
 
-    async fn open(
-        &self,
-        topic: &Topic,
-        index: i32,
-        info: &PartitionInfo,
-        slot: &Slot,
-    ) -> Result<Arc<Partition>, GetError> {
-        let opened = slot
-            .partition
-            .get_or_try_init(|| async {
-                let (storage, metadata) = (&self.storage, &self.metadata);
-                let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
-                let internal = topic_name::is_internal(&topic.name);
-                Partition::open(&around, topic.id, index, info, internal).await.map(Arc::new)
-            })
-            .await;
-        match opened {
+    /// The partition, if this broker leads it.
+    fn led<'a>(&self, topic: &'a Topic, index: i32) -> Result<&'a PartitionInfo, GetError> {
+        let info =
+            usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
+        match info.leader == self.broker {
+            true => Ok(info),
+            false => Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch }),
+        }
+    }
+
+    async fn open(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
+        let (slot, _gate) = loop {
+            let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
+            let gate = slot.gate.clone().lock_owned().await;
+            if let Some(partition) = slot.partition.get() {
+                return Ok(partition.clone());
+            }
+            // It may have been handed over, and forgotten, during the wait.
+            if self.open.lock().get(&(topic.id, index)).is_some_and(|now| Arc::ptr_eq(now, &slot)) {
+                break (slot, gate);
+            }
+        };
+        // The caller's view may be older than what the wait was for.
+        let image = self.metadata.image();
+        let now = image.topic(topic.id).ok_or(GetError::Unknown).and_then(|topic| self.led(topic, index));
+        let info = now.inspect_err(|_| self.forget_left(topic.id, index, &slot))?;
+        let (storage, metadata) = (&self.storage, &self.metadata);
+        let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
+        let internal = topic_name::is_internal(&topic.name);
+        let opened = Partition::open(&around, topic.id, index, info, internal).await;
+        match opened.map(|partition| slot.partition.get_or_init(|| Arc::new(partition))) {
             Ok(partition) => {
                 if self.metadata.image().topic(topic.id).is_none() {
                     // Deleted meanwhile, perhaps after the last look for deleted ones.
@@ -242,7 +259,19 @@ impl Partitions {
         }
     }
 
-    /// Closes the partitions of topics that are deleted, as long as the broker runs.
+    /// Closes what is not led here any more. Only this slot: there may be a newer one.
+    fn forget_left(&self, topic: Uuid, index: i32, slot: &Arc<Slot>) {
+        let mut open = self.open.lock();
+        if open.get(&(topic, index)).is_some_and(|now| Arc::ptr_eq(now, slot)) {
+            open.remove(&(topic, index));
+        }
+        drop(open);
+        if let Some(partition) = slot.partition.get() {
+            partition.close_left();
+        }
+    }
+
+    /// Closes the partitions of topics that are deleted, and what other brokers lead, as long as the broker runs.
     async fn close_deleted(self: Arc<Self>) {
         let mut changed = self.metadata.changed();
         loop {
@@ -259,7 +288,26 @@ impl Partitions {
             for (topic, index) in gone {
                 self.forget(topic, index);
             }
+            for (topic, index, slot) in self.left(&image) {
+                self.forget_left(topic, index, &slot);
+            }
         }
+    }
+
+    /// What is open here although another broker leads it as of `image`, or this one again since.
+    fn left(&self, image: &Image) -> Vec<(Uuid, i32, Arc<Slot>)> {
+        let open = self.open.lock();
+        let slots = open.iter().filter_map(|((topic, index), slot)| {
+            let info = usize::try_from(*index).ok().and_then(|at| image.topic(*topic)?.partitions.get(at))?;
+            let epoch = slot.partition.get().map_or(info.leader_epoch, |partition| partition.leader_epoch);
+            (info.leader != self.broker || epoch < info.leader_epoch).then(|| (*topic, *index, slot.clone()))
+        });
+        slots.collect()
+    }
+
+    /// Cancelled when they are shut down.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
     }
 
     /// Resolves once a task behind the partitions has met a broken invariant: the process must end. Otherwise never.

@@ -182,6 +182,10 @@ struct MemoryLog {
 
 #[async_trait]
 impl OffsetsLog for MemoryLog {
+    fn is_led(&self) -> bool {
+        true
+    }
+
     async fn append(&self, batch: Batch) -> Result<Appended, LogError> {
         self.world.switches.send_modify(|switches| switches.appended += 1);
         let (world, partition) = (self.world.clone(), self.partition);
@@ -245,6 +249,10 @@ impl OffsetsLog for MemoryLog {
 
 #[async_trait]
 impl Surroundings for Memory {
+    fn led_epoch(&self, _partition: i32) -> Option<i32> {
+        Some(0)
+    }
+
     async fn ensure_offsets_topic(&self) -> Result<i32, LogError> {
         if self.0.switches.borrow().no_offsets_topic {
             return Err(LogError::Unavailable("switched off".to_owned()));

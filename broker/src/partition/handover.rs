@@ -1,0 +1,294 @@
+//! Handing partitions over to other brokers while clients write to them and read. No record is copied: what one leader has
+//! uploaded the next one reads.
+//!
+//! ```text
+//!   prepare   checkpoints, upload of what is there                 appends go on
+//!   stop      no more appends, no more checkpoints      ──┐
+//!   finish    upload of what came meanwhile               ├─ nobody can write: three requests to the store or so
+//!   hand over one entry: they belong to the next leader ──┘
+//!   close     waiting fetches and appends are told; the next leader opens
+//! ```
+//!
+//! # Guarantees
+//! - **G1** Nothing is acknowledged after a partition has stopped that was not appended before; what was is acknowledged, by
+//!   this broker, and is committed before the entry (H1 of [`moves`](crate::metadata::moves)).
+//! - **G2** What the next leader opens says all that this one knew: the newest checkpoint, and the log behind it, are committed.
+//!   So a batch that a producer sends again, to the next leader, is recognised there.
+//! - **G3** Whatever goes wrong, the partition goes on where it was, as it was; but only once it is known that the entry was not
+//!   applied, and never will be. As long as that is not known it takes nothing.
+//! - **G4** It is bounded how long appends are stopped for an upload ([`Limits::stopped_max`]), and how many partitions share
+//!   an entry and its fate ([`Limits::partitions_max`]).
+//!
+//! # Retries
+//! None here, but for an outcome that is not known: whoever wanted the move asks again.
+//!
+//! # Cancellation
+//! Dropping the future of [`Partitions::hand_over`] stops nothing: what has begun comes to its end.
+//!
+//! # Crash
+//! At any point: either the entry is in the log, and with it all that there was; or this broker still owns the partition, and
+//! its WAL is recovered like any other's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use futures::{StreamExt, stream};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::log::Ends;
+use super::{CHECKPOINTS_AT_ONCE, Partition, Partitions, Slot};
+use crate::metadata::command::Handed;
+use crate::metadata::image::Image;
+use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection};
+
+/// How long to wait before it is tried again to learn what became of an entry. No option: the log's own time-outs lie before
+/// it.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// What was not uploaded when appends stop has to be uploaded while they are stopped: more than this is uploaded once more
+/// before, if there is time. No option: it is what an object store takes in about the time of a request.
+const REST_BYTES_MAX: usize = 1 << 20;
+
+/// Uploads before appends stop: with a load that nothing keeps up with, more would not make the rest smaller.
+const PREPARATIONS_MAX: usize = 3;
+
+/// Bounds of a hand-over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Partitions that stop together, and are handed over by one entry. Default 500.
+    pub partitions_max: usize,
+    /// How long partitions are stopped at most for the upload of their rest; then they go on here. Default 5 s.
+    pub stopped_max: Duration,
+    /// How long the upload before that may take. Default 30 s.
+    pub prepare_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            partitions_max: 500,
+            stopped_max: Duration::from_secs(5),
+            prepare_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A partition that is to go to another broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    pub topic: Uuid,
+    pub index: i32,
+    /// Broker id.
+    pub to: u32,
+}
+
+/// Why none of the partitions left.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    #[error(transparent)]
+    Storage(#[from] s3stream::Error),
+    #[error(transparent)]
+    Metadata(#[from] Error),
+    #[error("{0} did not come to its end in time")]
+    Late(&'static str),
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct HandedOver {
+    pub left: Vec<Leave>,
+    /// Those that stay, and why.
+    pub stayed: Vec<(Leave, String)>,
+    /// How long they took no appends.
+    pub stopped: Duration,
+}
+
+/// A partition that has stopped. Goes on when this is dropped.
+struct Stopped {
+    leave: Leave,
+    slot: Arc<Slot>,
+    ends: Ends,
+    /// Of one that is not open: nobody opens it meanwhile.
+    _gate: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Some(partition) = self.slot.partition.get() {
+            partition.stay();
+        }
+    }
+}
+
+impl Partitions {
+    /// Hands over as many of `leaving` as [`Limits::partitions_max`], from the first. Those that this broker does not lead, or
+    /// that nobody can take, stay. Whoever calls it makes sure that no other call has one of them at the same time.
+    pub async fn hand_over(self: &Arc<Self>, leaving: &[Leave]) -> Result<HandedOver, HandOverError> {
+        let count = leaving.len().min(self.config.handover.partitions_max).min(MOVES_PER_COMMAND_MAX);
+        let (partitions, leaving) = (self.clone(), leaving[..count].to_vec());
+        let handing = self.tasks.spawn("a hand-over", async move { partitions.carry_out(leaving).await });
+        handing.await.expect("a hand-over does not panic")
+    }
+
+    async fn carry_out(&self, leaving: Vec<Leave>) -> Result<HandedOver, HandOverError> {
+        let mut done = HandedOver::default();
+        let image = self.metadata.image();
+        let mut going = Vec::with_capacity(leaving.len());
+        for leave in leaving {
+            match self.may_leave(&image, &leave) {
+                Ok(()) => going.push(leave),
+                Err(why) => done.stayed.push((leave, why)),
+            }
+        }
+        if going.is_empty() {
+            return Ok(done);
+        }
+        self.prepare(&going).await?;
+        let began = Instant::now();
+        let stopped = self.stop(going, &mut done).await;
+        let uploaded = tokio::time::timeout(self.config.handover.stopped_max, self.upload_rest(&stopped));
+        uploaded.await.map_err(|_| HandOverError::Late("the upload of what came last"))??;
+        let results = self.decide(&stopped).await?;
+        for (stopped, result) in stopped.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    self.forget_left(stopped.leave.topic, stopped.leave.index, &stopped.slot);
+                    done.left.push(stopped.leave);
+                }
+                Err(why) => done.stayed.push((stopped.leave, why)),
+            }
+        }
+        done.stopped = began.elapsed();
+        let (left, stayed, stopped) = (done.left.len(), done.stayed.len(), done.stopped);
+        info!(left, stayed, ?stopped, "partitions were handed over");
+        Ok(done)
+    }
+
+    fn may_leave(&self, image: &Image, leave: &Leave) -> Result<(), String> {
+        let topic = image.topic(leave.topic).ok_or("there is no such topic (any more)")?;
+        self.led(topic, leave.index).map_err(|why| why.to_string())?;
+        match image.receiver(leave.to) {
+            Some(to) if to.broker != self.broker => Ok(()),
+            _ => Err(MoveRejection::NoReceiver(leave.to).to_string()),
+        }
+    }
+
+    /// What can be done while appends go on, so that little is left for when they do not.
+    async fn prepare(&self, going: &[Leave]) -> Result<(), HandOverError> {
+        let open: Vec<_> = going.iter().filter_map(|leave| self.opened(leave.topic, leave.index)).collect();
+        let preparing = async {
+            // Otherwise the next leader would have to read all the log behind the last one.
+            let wanted = open.iter().filter(|partition| partition.wants_checkpoint());
+            let checkpoint = async |partition: &Arc<Partition>| {
+                if let Err(error) = partition.checkpoint(0).await {
+                    warn!(topic = %partition.topic_id, partition = partition.index, %error, "no checkpoint before a hand-over");
+                }
+            };
+            stream::iter(wanted).for_each_concurrent(CHECKPOINTS_AT_ONCE, checkpoint).await;
+            for _ in 0..PREPARATIONS_MAX {
+                if open.iter().all(|partition| partition.is_committed()) {
+                    break;
+                }
+                self.storage.flush().await?;
+                if self.storage.status().uncommitted_bytes <= REST_BYTES_MAX {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let prepared = tokio::time::timeout(self.config.handover.prepare_max, preparing).await;
+        prepared.unwrap_or(Err(HandOverError::Late("the upload before a hand-over")))
+    }
+
+    /// From here on nothing is appended to them.
+    async fn stop(&self, going: Vec<Leave>, done: &mut HandedOver) -> Vec<Stopped> {
+        let mut stopped = Vec::with_capacity(going.len());
+        // Side by side: some may wait for a checkpoint.
+        let stopping = join_all(going.iter().map(|leave| self.stop_one(*leave))).await;
+        for (leave, one) in going.into_iter().zip(stopping) {
+            match one {
+                Some(one) => stopped.push(one),
+                None => done.stayed.push((leave, "it is being closed".to_owned())),
+            }
+        }
+        stopped
+    }
+
+    async fn stop_one(&self, leave: Leave) -> Option<Stopped> {
+        let slot = self.open.lock().entry((leave.topic, leave.index)).or_default().clone();
+        // Whoever opens it comes to an end first.
+        let gate = slot.gate.clone().lock_owned().await;
+        if let Some(partition) = slot.partition.get() {
+            let ends = partition.stop_taking(CancellationToken::new()).await?;
+            return Some(Stopped { leave, slot, ends, _gate: None });
+        }
+        let image = self.metadata.image();
+        let info = image.topic(leave.topic)?.partitions.get(usize::try_from(leave.index).ok()?)?;
+        // Of one that was not open nothing is on its way.
+        let end = |stream| image.stream(stream).map(|stream| stream.committed_end);
+        let ends = Ends { log: end(info.log)?, checkpoints: end(info.checkpoint)? };
+        Some(Stopped { leave, slot, ends, _gate: Some(gate) })
+    }
+
+    async fn upload_rest(&self, stopped: &[Stopped]) -> Result<(), HandOverError> {
+        let open = stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
+        if open.into_iter().all(|partition| partition.is_committed()) {
+            return Ok(());
+        }
+        // An upload takes only what is durable: with it everything is, and was acknowledged.
+        Ok(self.storage.flush().await?)
+    }
+
+    /// One entry. Returns once it is known what became of each (G3).
+    async fn decide(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
+        let handed = |stopped: &Stopped| Handed {
+            topic: stopped.leave.topic,
+            partition: stopped.leave.index as u32,
+            to: stopped.leave.to,
+            log_end: stopped.ends.log,
+            checkpoint_end: stopped.ends.checkpoints,
+        };
+        let moves: Vec<Handed> = stopped.iter().map(handed).collect();
+        let mut unknown = false;
+        loop {
+            match self.metadata.hand_over(moves.clone()).await {
+                Ok(results) => {
+                    let results = stopped.iter().zip(results).map(|(stopped, result)| match result {
+                        Ok(()) => Ok(()),
+                        // An earlier entry whose outcome was not known, perhaps.
+                        Err(_) if unknown && self.has_left(stopped) => Ok(()),
+                        Err(why) => Err(why.to_string()),
+                    });
+                    return Ok(results.collect());
+                }
+                // It may be in the log, or come yet. A later entry, which this asks for, decides that.
+                Err(error @ Error::Unknown(_)) => {
+                    unknown = true;
+                    warn!(%error, "a hand-over may have been applied; asking again");
+                }
+                Err(error @ Error::Unavailable(_)) if unknown => {
+                    warn!(%error, "a hand-over may have been applied, and the metadata log does not answer");
+                }
+                Err(error @ (Error::Fenced(_) | Error::Failed(_))) if unknown => {
+                    // This process ends; it must not take anything before it does.
+                    warn!(%error, "a hand-over may have been applied, and this broker cannot go on");
+                    std::future::pending::<()>().await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(UNKNOWN_PAUSE).await;
+        }
+    }
+
+    /// Whether the partition belongs to another incarnation as of now.
+    fn has_left(&self, stopped: &Stopped) -> bool {
+        let image = self.metadata.image();
+        let index = stopped.leave.index as usize;
+        let info = image.topic(stopped.leave.topic).and_then(|topic| topic.partitions.get(index));
+        info.is_some_and(|info| image.owner(info) != self.metadata.incarnation())
+    }
+}
