@@ -5,6 +5,7 @@
 //!   api/         one file per Kafka API                    ── knows requests and error codes
 //!   partition/   offsets, idempotence, waiting fetches     ── the hot path
 //!   group/       the classic group coordinator
+//!   cluster/     the brokers among themselves
 //!   metadata/    the cluster's state machine over `metalog`; implements `s3stream::StreamMetadata`
 //!   config/      Kafka topic and broker configs: one table
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page

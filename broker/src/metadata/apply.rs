@@ -1,7 +1,6 @@
 //! The only thing that changes an [`Image`]: one command, validated and carried out, or rejected with a reason. It is
 //! deterministic: the same commands on the same image give the same image and the same outcomes, everywhere.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -338,16 +337,14 @@ impl Image {
         self.names.remove_mut(&topic.name);
         self.canonical.remove_mut(canonical_name(&topic.name).as_str());
         self.partitions -= topic.partitions.len();
-        let mut changes = BTreeMap::new();
+        self.recount(&topic.partitions, &[]);
         for partition in topic.partitions.iter() {
-            *changes.entry(partition.leader).or_default() -= 1;
             for id in [partition.log, partition.checkpoint] {
                 let stream = self.streams.get(&id).expect("a partition's streams exist (I3)").clone();
                 self.streams.remove_mut(&id);
                 stream.parts.values().for_each(|part| self.release_part(at, part.object));
             }
         }
-        self.change_led(&changes);
         true
     }
 

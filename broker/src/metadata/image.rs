@@ -83,6 +83,14 @@ pub struct Life {
     pub low_water: u64,
 }
 
+/// Partitions that name a broker as their leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    pub leads: usize,
+    /// Those of them that are to move.
+    pub moving: usize,
+}
+
 /// Name and value.
 pub type Config = (Arc<str>, Arc<str>);
 
@@ -204,7 +212,7 @@ pub struct Image {
     /// Derived from `topics`.
     pub(super) partitions: usize,
     /// Derived from `topics`: how many partitions name a broker as their leader. No entry is 0.
-    pub(super) led: Map<u32, usize>,
+    pub(super) led: Map<u32, Led>,
     pub(super) streams: Map<StreamId, Stream>,
     pub(super) objects: Map<ObjectId, Object>,
     pub(super) garbage: Map<ObjectId, Garbage>,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use wal::Incarnation;
 
-use super::image::{Image, PartitionInfo, Topic};
+use super::image::{Image, Led, PartitionInfo, Topic};
 
 /// Who may take partitions, and how many each has.
 pub(super) struct Candidates {
@@ -68,7 +68,12 @@ impl Candidates {
 impl Image {
     /// Partitions that name this broker as their leader, whether or not it can be asked.
     pub fn led_count(&self, broker: u32) -> usize {
-        self.led.get(&broker).copied().unwrap_or(0)
+        self.led.get(&broker).map_or(0, |counts| counts.leads)
+    }
+
+    /// How many of those have a target.
+    pub fn moving_count(&self, broker: u32) -> usize {
+        self.led.get(&broker).map_or(0, |counts| counts.moving)
     }
 
     /// Who leads the partition now, as clients may be told: `None` while its leader is fenced and not replaced yet, or
@@ -176,22 +181,31 @@ impl Image {
 
     /// In place of the one with this id, if there is one, with all that is derived from it.
     pub(super) fn put_topic(&mut self, topic: Arc<Topic>) {
-        let mut changes: BTreeMap<u32, isize> = BTreeMap::new();
         let before = self.topics.get(&topic.id).cloned();
-        let before = before.iter().flat_map(|topic| topic.partitions.iter());
-        before.for_each(|partition| *changes.entry(partition.leader).or_default() -= 1);
-        topic.partitions.iter().for_each(|partition| *changes.entry(partition.leader).or_default() += 1);
-        self.change_led(&changes);
+        self.recount(before.as_ref().map_or(&[], |topic| &topic.partitions), &topic.partitions);
         self.insert_topic(topic);
     }
 
-    pub(super) fn change_led(&mut self, changes: &BTreeMap<u32, isize>) {
+    /// Some partitions are as in `after`, which were as in `before`.
+    pub(super) fn recount(&mut self, before: &[PartitionInfo], after: &[PartitionInfo]) {
+        let mut changes: BTreeMap<u32, [isize; 2]> = BTreeMap::new();
+        for (partitions, by) in [(before, -1), (after, 1)] {
+            for partition in partitions {
+                let change = changes.entry(partition.leader).or_default();
+                change[0] += by;
+                change[1] += if partition.target.is_some() { by } else { 0 };
+            }
+        }
         for (broker, change) in changes {
-            let led = self.led_count(*broker).checked_add_signed(*change).expect("as many as were counted");
-            if led == 0 {
-                self.led.remove_mut(broker);
+            let [led, moving] = change;
+            let add =
+                |count: usize, change| count.checked_add_signed(change).expect("as many as were counted");
+            let counts = self.led.get(&broker).copied().unwrap_or_default();
+            let counts = Led { leads: add(counts.leads, led), moving: add(counts.moving, moving) };
+            if counts.leads == 0 {
+                self.led.remove_mut(&broker);
             } else {
-                self.led.insert_mut(*broker, led);
+                self.led.insert_mut(broker, counts);
             }
         }
     }

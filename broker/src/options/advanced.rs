@@ -258,6 +258,20 @@ pub static ROWS: &[Definition] = &[
     row("peer-reconnect-pause-max", PAUSE, |bounds| Field::from(&mut bounds.cluster.reconnect_pause_max),
         "Between later ones."),
 
+    row("handover-partitions", count(1, 4_000), |bounds| Field::from(&mut bounds.partition.handover.partitions_max),
+        "Partitions that are handed over to other brokers together, by one entry of the metadata log."),
+    row("handover-upload-time", millis(1_000, 3_600_000), |bounds| Field::from(&mut bounds.partition.handover.prepare_max),
+        "How long the upload before a hand-over may take, during which clients are served as always."),
+    row("handover-stopped-time", millis(100, 600_000), |bounds| Field::from(&mut bounds.partition.handover.stopped_max),
+        "How long the upload of what came last may take, during which nothing is appended to the partitions that leave. \
+         Then they go on where they were, and it is tried again."),
+    row("handover-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.mover.retry_pause),
+        "The pause after the first hand-over that failed; after more of them up to ten times as long."),
+    row("joining-moves", count(0, 100_000), |bounds| Field::from(&mut bounds.mover.joining_moves_max),
+        "Partitions that move at a time to a broker that has joined, until it has about its share; 0 for none."),
+    row("joining-pause", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.mover.joining_pause),
+        "How long after the last broker joined partitions begin to move there."),
+
     row("control-request", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.server.control_request_bytes_max),
         "The largest request of any API but Produce (for which it is socket.request.max.bytes)."),
     row("small-request", bytes(KIB, 64 * MIB), |bounds| Field::from(&mut bounds.server.small_request_bytes),

@@ -17,7 +17,8 @@ use super::source::Values;
 use super::table::{definitions, find};
 use super::{Error, advanced};
 use crate::api::fetch_session;
-use crate::{admin, cluster, group, metadata, partition, server, store};
+use crate::cluster::{self, mover};
+use crate::{admin, group, metadata, partition, server, store};
 
 /// See the module. Kafka's configs are not in it yet.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,7 @@ pub struct Bounds {
     pub collector: s3stream::gc::Config,
     pub metadata: metadata::Options,
     pub cluster: cluster::Config,
+    pub mover: mover::Config,
     pub server: server::Config,
     pub partition: partition::Config,
     pub group: group::Options,

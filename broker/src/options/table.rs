@@ -411,6 +411,14 @@ static ORDINARY: &[Definition] = &[
         |bounds| Field::from(&mut bounds.metadata.log.poll_interval),
         "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease.",
     ),
+    bound(
+        "drain-timeout",
+        Section::Operation,
+        Kind::Duration { min_ms: 0, max_ms: 3_600_000 },
+        |bounds| Field::from(&mut bounds.mover.drain_timeout),
+        "How long SIGTERM hands partitions over to other brokers, while clients are served as always, before shutdown-timeout \
+         begins. What is left then is given to others when everything is uploaded.",
+    ),
     option(
         "shutdown-timeout",
         Section::Operation,

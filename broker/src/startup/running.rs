@@ -2,7 +2,7 @@
 //!
 //! | what happens | what it does | exit |
 //! |---|---|---|
-//! | SIGTERM, SIGINT | stops accepting, finishes requests, writes checkpoints, uploads, says that nothing is left | 0 |
+//! | SIGTERM, SIGINT | hands its partitions over, stops accepting, finishes requests, writes checkpoints, uploads, says that nothing is left | 0 |
 //! | the same again | stops where it stands; the next start recovers | 1 |
 //! | fenced, or the WAL or the metadata failed | stops where it stands, with the reason | 1 |
 //! | an invariant of ours is broken, in a connection or in a task of the background | the same | 1 |
@@ -27,6 +27,7 @@ use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
 use crate::cluster::Peers;
+use crate::cluster::mover::{self, Mover};
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::options::{Options, WalChoice};
 use crate::server::{self, Server};
@@ -41,6 +42,8 @@ const FAILED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Running {
     broker: Arc<Broker>,
     storage: Storage,
+    mover: Arc<Mover>,
+    drain_timeout: Duration,
     /// To be shut down before the storage engine is.
     collector: Collector,
     right: Arc<AckRight>,
@@ -111,6 +114,12 @@ impl Parts<'_> {
             fetch_sessions: fetch_session::Sessions::new(sessions),
         });
         broker.partitions.keep_retention(broker.configs.clone());
+        let mover = Mover::start(
+            options.bounds.mover.clone(),
+            broker.partitions.clone(),
+            broker.metadata.clone(),
+            suspected(&broker.peers),
+        );
         let advertised = addresses.advertised();
         let advertise = Advertised { host: advertised.host.as_str().into(), port: advertised.port };
         let listeners: Vec<_> =
@@ -138,6 +147,8 @@ impl Parts<'_> {
         Ok(Running {
             broker,
             storage,
+            mover,
+            drain_timeout: options.bounds.mover.drain_timeout,
             collector,
             right,
             shutdown,
@@ -165,6 +176,12 @@ fn pages(options: &Options, broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
         }
         _ => None,
     })
+}
+
+/// Brokers that get no partitions now.
+fn suspected(peers: &Peers) -> mover::Avoided {
+    let verdicts = peers.verdicts();
+    Arc::new(move || verdicts.borrow().iter().map(|(life, _)| life.broker).collect())
 }
 
 fn lowest_in_flight(storage: Storage) -> LowestInFlight {
@@ -233,8 +250,12 @@ impl Running {
             return Err(error);
         }
         let timeout = self.shutdown_timeout;
+        let stopping = async {
+            self.leave().await;
+            tokio::time::timeout(timeout, self.stop()).await
+        };
         tokio::select! {
-            stopped = tokio::time::timeout(timeout, self.stop()) => match stopped {
+            stopped = stopping => match stopped {
                 Ok(stopped) => stopped,
                 Err(_) => bail!(
                     "not everything was uploaded within shutdown-timeout ({timeout:?}); the next start recovers the rest \
@@ -243,6 +264,25 @@ impl Running {
             },
             Some(name) = signals.next() => bail!("{name} again: stopped at once; the next start recovers"),
         }
+    }
+
+    /// Hands over what it leads, if there is anybody. What cannot be handed over goes to others with the end.
+    async fn leave(&self) {
+        let own = self.broker.metadata.incarnation();
+        if self.broker.metadata.image().serving().all(|(other, _)| Some(other) == own) {
+            return;
+        }
+        let began = Instant::now();
+        match tokio::time::timeout(self.drain_timeout, self.mover.drain()).await {
+            Ok(Ok(0)) => tracing::info!("all partitions were handed over in {:?}", began.elapsed()),
+            Ok(Ok(left)) => tracing::warn!(left, "nobody takes these partitions"),
+            Ok(Err(error)) => tracing::warn!(%error, "partitions are not handed over"),
+            Err(_) => {
+                let left = own.map_or(0, |own| self.broker.metadata.image().led_count(own.broker));
+                tracing::warn!(left, "not all partitions were handed over within drain-timeout");
+            }
+        }
+        self.mover.stop();
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {

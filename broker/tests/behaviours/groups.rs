@@ -19,7 +19,7 @@ use ottla::config::BrokerConfig;
 use crate::support::{Client, Disk, Options, TestBroker, name, until};
 
 /// Without the initial delay, as suites run Kafka.
-fn options() -> Options {
+pub fn options() -> Options {
     let set = [("group.initial.rebalance.delay.ms".to_owned(), "0".to_owned())];
     let config = BrokerConfig::new(&set.into()).expect("a valid config");
     Options { config, ..Options::default() }
@@ -46,7 +46,7 @@ fn join_request(id: &str, member_id: &str) -> JoinGroupRequest {
         .with_protocols(vec![protocol])
 }
 
-async fn join(client: &mut Client, id: &str) -> JoinGroupResponse {
+pub async fn join(client: &mut Client, id: &str) -> JoinGroupResponse {
     let required = client.call(9, &join_request(id, "")).await;
     assert_eq!(required.error_code, 79);
     let joined = client.call(9, &join_request(id, &required.member_id)).await;
@@ -54,7 +54,7 @@ async fn join(client: &mut Client, id: &str) -> JoinGroupResponse {
     joined
 }
 
-fn sync_request(
+pub fn sync_request(
     id: &str,
     joined: &JoinGroupResponse,
     assignments: &[(&StrBytes, &'static str)],
@@ -73,14 +73,14 @@ fn sync_request(
         .with_assignments(assignments.collect())
 }
 
-fn heartbeat(id: &str, joined: &JoinGroupResponse) -> HeartbeatRequest {
+pub fn heartbeat(id: &str, joined: &JoinGroupResponse) -> HeartbeatRequest {
     HeartbeatRequest::default()
         .with_group_id(group(id))
         .with_generation_id(joined.generation_id)
         .with_member_id(joined.member_id.clone())
 }
 
-fn commit_request(id: &str, topic: &str, offset: i64) -> OffsetCommitRequest {
+pub fn commit_request(id: &str, topic: &str, offset: i64) -> OffsetCommitRequest {
     let partition = OffsetCommitRequestPartition::default()
         .with_partition_index(0)
         .with_committed_offset(offset)
@@ -93,11 +93,11 @@ fn commit_request(id: &str, topic: &str, offset: i64) -> OffsetCommitRequest {
         .with_topics(vec![topic])
 }
 
-async fn commit(client: &mut Client, request: &OffsetCommitRequest) -> i16 {
+pub async fn commit(client: &mut Client, request: &OffsetCommitRequest) -> i16 {
     client.call(9, request).await.topics[0].partitions[0].error_code
 }
 
-async fn committed(client: &mut Client, id: &str, topic: &str) -> OffsetFetchResponsePartitions {
+pub async fn committed(client: &mut Client, id: &str, topic: &str) -> OffsetFetchResponsePartitions {
     let topic = OffsetFetchRequestTopics::default().with_name(name(topic)).with_partition_indexes(vec![0]);
     let asked = OffsetFetchRequestGroup::default().with_group_id(group(id)).with_topics(Some(vec![topic]));
     let response = client.call(9, &OffsetFetchRequest::default().with_groups(vec![asked])).await;

@@ -14,6 +14,7 @@
 //! | 116 | DescribeProducers, DescribeTransactions, ListTransactions |
 
 mod admin;
+mod cluster;
 mod command;
 mod configs;
 mod connection;

@@ -85,7 +85,7 @@ pub struct TestBroker {
     pub broker: Arc<Broker>,
     /// Nobody else gets it.
     _port: Arc<Port>,
-    storage: Storage,
+    pub storage: Storage,
     shutdown: DropGuard,
     serving: JoinHandle<Result<(), ottla::server::Error>>,
 }

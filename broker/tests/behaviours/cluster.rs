@@ -1,0 +1,486 @@
+//! Several brokers on one store, in this process: partitions move between them while clients write and read.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use faults::{Fault, FaultStore, Operation, Rule};
+use kafka_protocol::messages::{FetchRequest, FindCoordinatorRequest, JoinGroupResponse, ProduceRequest};
+use kafka_protocol::protocol::StrBytes;
+use ottla::cluster::mover::{self, Mover};
+use ottla::metadata::command::Reassigned;
+use ottla::metadata::image::Topic;
+use ottla::metadata::{Metadata, TopicSpec};
+use ottla::partition::batch::BatchHeader;
+use ottla::partition::handover::{HandOverError, Leave};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Client, Disk, Options, TestBroker, fetch_request, produce_request, until, within};
+use crate::testing;
+
+/// Brokers 1, 2, … on one store.
+struct Cluster {
+    store: FaultStore,
+    brokers: Vec<TestBroker>,
+    movers: Vec<Arc<Mover>>,
+    /// As peers do: whoever appended tells the others.
+    _hints: JoinSet<()>,
+}
+
+impl Cluster {
+    async fn start(count: u32) -> Cluster {
+        Cluster::with(count, Options::default()).await
+    }
+
+    async fn with(count: u32, options: Options) -> Cluster {
+        let store = FaultStore::in_memory(7);
+        let mut brokers = Vec::new();
+        for node in 1..=count {
+            brokers.push(TestBroker::on(&Disk::of(node, Arc::new(store.clone())), options.clone()).await);
+        }
+        let movers = brokers
+            .iter()
+            .map(|broker| {
+                let broker = &broker.broker;
+                let config = mover::Config { retry_pause: Duration::from_millis(20), ..Default::default() };
+                Mover::start(
+                    config,
+                    broker.partitions.clone(),
+                    broker.metadata.clone(),
+                    Arc::new(BTreeSet::new),
+                )
+            })
+            .collect();
+        let mut hints = JoinSet::new();
+        for from in &brokers {
+            let others: Vec<Arc<Metadata>> = brokers
+                .iter()
+                .filter(|other| other.broker.node_id != from.broker.node_id)
+                .map(|other| other.broker.metadata.clone())
+                .collect();
+            let mut changed = from.broker.metadata.changed();
+            hints.spawn(async move {
+                while changed.changed().await.is_ok() {
+                    let number = *changed.borrow_and_update();
+                    for other in others.iter().filter(|other| other.image().number() < number) {
+                        let _ = other.refresh().await;
+                    }
+                }
+            });
+        }
+        Cluster { store, brokers, movers, _hints: hints }
+    }
+
+    fn broker(&self, node: u32) -> &TestBroker {
+        &self.brokers[node as usize - 1]
+    }
+
+    /// A topic whose partitions are led by these.
+    async fn topic(&self, name: &str, leaders: &[u32]) -> Arc<Topic> {
+        let partitions = leaders.len() as u32;
+        let spec =
+            TopicSpec { name: name.into(), partitions, configs: Vec::new(), leaders: leaders.to_vec() };
+        let topic = self.brokers[0].broker.metadata.create_topics(vec![spec]).await.remove(0).unwrap();
+        for broker in &self.brokers {
+            within(broker.broker.metadata.refresh()).await.unwrap();
+        }
+        topic
+    }
+
+    /// Who leads it, by the broker that knows most.
+    fn leader(&self, topic: &Topic, index: usize) -> u32 {
+        let images = self.brokers.iter().map(|broker| broker.broker.metadata.image());
+        let newest = images.max_by_key(|image| image.number()).unwrap();
+        newest.topic(topic.id).unwrap().partitions[index].leader
+    }
+
+    /// Has a partition move, and returns once it has.
+    async fn move_to(&self, topic: &Topic, index: usize, to: u32) {
+        let aim = Reassigned { topic: topic.id, partition: index as u32, target: Some(to) };
+        self.brokers[0].broker.metadata.reassign(vec![aim]).await.unwrap().remove(0).unwrap();
+        within(async {
+            while self.leader(topic, index) != to {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    async fn connect(&self, node: u32) -> Client {
+        self.broker(node).connect().await
+    }
+
+    async fn stop(self) {
+        self.movers.iter().for_each(|mover| mover.stop());
+        for broker in self.brokers {
+            broker.stop().await;
+        }
+    }
+}
+
+const NOT_LEADER: i16 = 6;
+
+fn batch(producer_id: i64, sequence: i32) -> Vec<u8> {
+    let batch = testing::batch(1, |spec| {
+        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (producer_id, 0, sequence);
+    });
+    batch.to_vec()
+}
+
+/// Produces to whoever leads, until it is taken; the base offset.
+async fn write(
+    cluster: &Cluster,
+    client: &mut Option<(u32, Client)>,
+    topic: &Topic,
+    index: usize,
+    batch: &[u8],
+) -> i64 {
+    loop {
+        let leader = cluster.leader(topic, index);
+        if client.as_ref().is_none_or(|(node, _)| *node != leader) {
+            *client = Some((leader, cluster.connect(leader).await));
+        }
+        let (_, connection) = client.as_mut().unwrap();
+        let response = connection.produce(&topic.name, index as i32, batch).await;
+        match response.error_code {
+            0 => return response.base_offset,
+            NOT_LEADER => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => panic!("{response:?}"),
+        }
+    }
+}
+
+/// All batches of a partition: base offset, and base sequence.
+async fn read_all(cluster: &Cluster, topic: &Topic, index: usize) -> Vec<(i64, i32)> {
+    let mut client = cluster.connect(cluster.leader(topic, index)).await;
+    let (mut found, mut offset) = (Vec::new(), 0);
+    loop {
+        let answer = client.fetch(&topic.name, index as i32, offset).await;
+        assert_eq!(answer.error_code, 0, "{answer:?}");
+        let records = answer.records.unwrap_or_default();
+        if records.is_empty() {
+            assert_eq!(offset, answer.high_watermark);
+            return found;
+        }
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let header = BatchHeader::parse(rest).unwrap();
+            let base = i64::from_be_bytes(rest[..8].try_into().unwrap());
+            found.push((base, header.base_sequence));
+            offset = base + i64::from(header.last_offset_delta) + 1;
+            rest = &rest[header.size..];
+        }
+    }
+}
+
+/// G1, G2: writers that send what may be lost again, and partitions that move to and fro between three brokers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_moves_under_idempotent_load_lose_and_double_nothing() {
+    const PARTITIONS: usize = 4;
+    let cluster = Arc::new(Cluster::start(3).await);
+    let topic = cluster.topic("busy", &[1, 2, 3, 1]).await;
+    // Some time passes between the steps of a move, so that writers meet each of them.
+    cluster.store.add(Rule::new(Operation::Put, Fault::Delay(Duration::from_millis(3))));
+    let stop = CancellationToken::new();
+    let mut writers = JoinSet::new();
+    for index in 0..PARTITIONS {
+        let (cluster, topic, stop) = (cluster.clone(), topic.clone(), stop.clone());
+        writers.spawn(async move {
+            let (mut client, mut acknowledged) = (None, Vec::new());
+            while !stop.is_cancelled() {
+                let sequence = acknowledged.len() as i32;
+                let batch = batch(100 + index as i64, sequence);
+                let offset = write(&cluster, &mut client, &topic, index, &batch).await;
+                acknowledged.push(offset);
+                if sequence % 3 == 0 {
+                    // As if that had not been heard; perhaps it is somebody else's turn to answer now.
+                    let again = write(&cluster, &mut client, &topic, index, &batch).await;
+                    assert_eq!(again, offset, "a batch that is sent again is known");
+                }
+            }
+            acknowledged
+        });
+    }
+    for at in 0..40 {
+        let index = at % PARTITIONS;
+        let from = cluster.leader(&topic, index);
+        cluster.move_to(&topic, index, 1 + (from + at as u32 % 2) % 3).await;
+    }
+    stop.cancel();
+    let mut acknowledged = Vec::new();
+    while let Some(written) = writers.join_next().await {
+        acknowledged.push(written.unwrap());
+    }
+    let mut total = 0;
+    for index in 0..PARTITIONS {
+        let found = read_all(&cluster, &topic, index).await;
+        let sequences: Vec<i32> = found.iter().map(|(_, sequence)| *sequence).collect();
+        assert_eq!(sequences, (0..found.len() as i32).collect::<Vec<_>>());
+        let offsets: Vec<i64> = found.iter().map(|(offset, _)| *offset).collect();
+        assert!(acknowledged.contains(&offsets), "what was acknowledged is what is there");
+        total += found.len();
+    }
+    assert!(total >= 40, "{total} batches");
+    Arc::into_inner(cluster).unwrap().stop().await;
+}
+
+/// G2, deterministically: the next leader, and the one after it, know what was written before they led.
+#[tokio::test]
+async fn a_batch_that_is_sent_again_to_the_next_leader_is_known_there() {
+    let cluster = Cluster::start(2).await;
+    let topic = cluster.topic("known", &[1]).await;
+    let mut client = None;
+    for sequence in 0..3 {
+        assert_eq!(write(&cluster, &mut client, &topic, 0, &batch(9, sequence)).await, i64::from(sequence));
+    }
+    for (to, next) in [(2, 3), (1, 4), (2, 5)] {
+        cluster.move_to(&topic, 0, to).await;
+        for sequence in [next - 1, next, next - 1, next - 2] {
+            let offset = write(&cluster, &mut client, &topic, 0, &batch(9, sequence)).await;
+            assert_eq!(offset, i64::from(sequence), "sequence {sequence} at broker {to}");
+        }
+    }
+    let expected: Vec<_> = (0..6).map(|at| (i64::from(at), at)).collect();
+    assert_eq!(read_all(&cluster, &topic, 0).await, expected);
+    let image = cluster.broker(2).broker.metadata.image();
+    assert_eq!(image.topic(topic.id).unwrap().partitions[0].leader_epoch, 3);
+    // Whoever leads no more says so, and names the one who does.
+    let mut old = cluster.connect(1).await;
+    let refused = old.produce("known", 0, &batch(9, 6)).await;
+    assert_eq!((refused.error_code, refused.current_leader.leader_id.0), (NOT_LEADER, -1));
+    let mut refused = old.call(10, &produce_request("known", 0, &batch(9, 6))).await;
+    let refused = refused.responses.remove(0).partition_responses.remove(0);
+    assert_eq!((refused.current_leader.leader_id.0, refused.current_leader.leader_epoch), (2, 3));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_fetch_that_waits_is_told_when_the_partition_leaves() {
+    let cluster = Cluster::start(2).await;
+    let topic = cluster.topic("waited", &[1]).await;
+    let mut client = cluster.connect(1).await;
+    client.produced("waited", 0, &batch(1, 0)).await;
+    let wait = fetch_request("waited", 0, 1).with_max_wait_ms(600_000).with_min_bytes(1);
+    let asked = client.send(12, &wait).await;
+    let partition = cluster.broker(1).partition(&topic, 0).await;
+    until(|| partition.fetches_waiting() == 1).await;
+    cluster.move_to(&topic, 0, 2).await;
+    let mut told = client.receive::<FetchRequest>(12, asked).await;
+    assert_eq!(told.responses.remove(0).partitions.remove(0).error_code, NOT_LEADER);
+    let mut next = cluster.connect(2).await;
+    assert_eq!(next.fetch("waited", 0, 0).await.high_watermark, 1);
+    cluster.stop().await;
+}
+
+/// What a drain costs: entries and objects, not a request for each partition; and idle partitions need not even be opened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_partitions_leave_in_a_few_entries_and_objects() {
+    let cluster = Cluster::start(3).await;
+    let topic = cluster.topic("many", &[1; 1000]).await;
+    let mut client = cluster.connect(1).await;
+    for index in (0..1000).step_by(10) {
+        client.produced("many", index, &batch(5, 0)).await;
+    }
+    let before = cluster.broker(1).broker.metadata.image().number();
+    let (log, gets) = (cluster.store.log().len(), cluster.store.counts().gets);
+    let left = tokio::time::timeout(Duration::from_secs(120), cluster.movers[0].drain()).await.unwrap();
+    assert_eq!(left.unwrap(), 0);
+    let image = cluster.broker(1).broker.metadata.image();
+    assert_eq!([1, 2, 3].map(|broker| image.led_count(broker)), [0, 500, 500]);
+    let entries = image.number() - before;
+    let requests = cluster.store.log();
+    let objects = requests[log..]
+        .iter()
+        .filter(|(operation, key)| *operation == Operation::Put && key.as_ref().starts_with("data/"));
+    let objects = objects.count();
+    assert!(entries <= 8, "{entries} entries");
+    assert!(objects <= 4, "{objects} objects");
+    assert!(cluster.store.counts().gets - gets < 200, "nobody opened a partition that nobody asked for");
+    for index in (0..1000).step_by(100) {
+        assert_eq!(read_all(&cluster, &topic, index).await, [(0, 0)]);
+    }
+    cluster.stop().await;
+}
+
+fn leave(topic: &Topic, to: u32) -> [Leave; 1] {
+    [Leave { topic: topic.id, index: 0, to }]
+}
+
+/// G3: whatever fails, the partition goes on where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_that_fails_leaves_the_partition_where_it_was() {
+    let mut options = Options::default();
+    options.partitions.handover.prepare_max = Duration::from_millis(300);
+    options.partitions.handover.stopped_max = Duration::from_millis(300);
+    let cluster = Cluster::with(2, options).await;
+    let topic = cluster.topic("stays", &[1]).await;
+    let mut client = cluster.connect(1).await;
+    let mut sequence = 0;
+    let mut produce = async |client: &mut Client| {
+        let offset = client.produced("stays", 0, &batch(3, sequence)).await;
+        assert_eq!(offset, i64::from(sequence));
+        sequence += 1;
+    };
+    produce(&mut client).await;
+    let partitions = cluster.broker(1).broker.partitions.clone();
+
+    // Nobody can take it.
+    let done = partitions.hand_over(&leave(&topic, 7)).await.unwrap();
+    assert_eq!((done.left.len(), done.stayed.len()), (0, 1));
+    produce(&mut client).await;
+
+    // The upload before the stop.
+    cluster.store.add(Rule::new(Operation::Put, Fault::Refuse).under("data/"));
+    let failed = partitions.hand_over(&leave(&topic, 2)).await.unwrap_err();
+    assert!(matches!(failed, HandOverError::Late(_)), "{failed}");
+    produce(&mut client).await;
+    cluster.store.heal();
+    within(cluster.broker(1).storage.flush()).await.unwrap();
+
+    // The upload after it: a batch comes while the first one is under way.
+    produce(&mut client).await;
+    cluster.store.hold_puts();
+    let handing = tokio::spawn({
+        let (partitions, leave) = (partitions.clone(), leave(&topic, 2));
+        async move { partitions.hand_over(&leave).await }
+    });
+    until(|| cluster.store.held_puts().iter().any(|key| key.as_ref().starts_with("data/"))).await;
+    produce(&mut client).await;
+    let before = cluster.store.log().len();
+    while !handing.is_finished() {
+        // All but what comes after the stop.
+        let held = cluster.store.held_puts();
+        let uploads = cluster.store.log()[before..]
+            .iter()
+            .filter(|(operation, key)| *operation == Operation::Put && key.as_ref().starts_with("data/"))
+            .count();
+        if let Some(nth) = held.iter().position(|key| uploads == 0 || !key.as_ref().starts_with("data/")) {
+            cluster.store.complete_put(nth);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let failed = handing.await.unwrap().unwrap_err();
+    assert!(matches!(failed, HandOverError::Late(_)), "{failed}");
+    produce(&mut client).await;
+    cluster.store.resume_puts();
+    within(cluster.broker(1).storage.flush()).await.unwrap();
+
+    // The entry is not taken, again and again; and an answer to it is lost. Both are the metadata log's to resolve.
+    for fault in [Fault::Refuse, Fault::LoseReply] {
+        produce(&mut client).await;
+        within(cluster.broker(1).storage.flush()).await.unwrap();
+        cluster.store.add(Rule::new(Operation::Put, fault).under("meta/log").times(2));
+        let (from, to) = (cluster.leader(&topic, 0), 3 - cluster.leader(&topic, 0));
+        let partitions = cluster.broker(from).broker.partitions.clone();
+        let done = within(partitions.hand_over(&leave(&topic, to))).await.unwrap();
+        assert_eq!((done.left.len(), done.stayed.len()), (1, 0), "{done:?}");
+        assert_eq!(cluster.leader(&topic, 0), to);
+        within(cluster.broker(to).broker.metadata.refresh()).await.unwrap();
+        cluster.move_to(&topic, 0, 1).await;
+        within(cluster.broker(1).broker.metadata.refresh()).await.unwrap();
+    }
+    let expected: Vec<_> = (0..sequence).map(|at| (i64::from(at), at)).collect();
+    assert_eq!(read_all(&cluster, &topic, 0).await, expected);
+    cluster.stop().await;
+}
+
+/// A partition that is not open is not opened for its move, and nobody opens it meanwhile.
+#[tokio::test]
+async fn whoever_opens_a_partition_that_is_leaving_waits_and_is_told() {
+    let cluster = Cluster::start(2).await;
+    let topic = cluster.topic("closed", &[1]).await;
+    cluster.store.hold_puts();
+    let partitions = cluster.broker(1).broker.partitions.clone();
+    let handing = tokio::spawn({
+        let (partitions, leave) = (partitions.clone(), leave(&topic, 2));
+        async move { partitions.hand_over(&leave).await }
+    });
+    until(|| !cluster.store.held_puts().is_empty()).await;
+    let mut client = cluster.connect(1).await;
+    let asked = client.send(9, &produce_request("closed", 0, &batch(1, 0))).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    cluster.store.resume_puts();
+    assert_eq!(handing.await.unwrap().unwrap().left.len(), 1);
+    let mut told = client.receive::<ProduceRequest>(9, asked).await;
+    assert_eq!(told.responses.remove(0).partition_responses.remove(0).error_code, NOT_LEADER);
+    within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
+    assert_eq!(cluster.connect(2).await.produced("closed", 0, &batch(1, 0)).await, 0);
+    cluster.stop().await;
+}
+
+/// A broker that joins gets its share without being told, and V4: what was moved by hand stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_no_longer_emptied_gets_its_share_back() {
+    let cluster = Cluster::start(2).await;
+    let topic = cluster.topic("shared", &[1, 2, 1, 2, 1, 2, 1, 2]).await;
+    for index in [0, 2] {
+        cluster.move_to(&topic, index, 2).await;
+    }
+    let led = |broker| cluster.broker(1).broker.metadata.image().led_count(broker);
+    assert_eq!((led(1), led(2)), (2, 6), "that nobody asked to be undone");
+    within(cluster.movers[1].drain()).await.unwrap();
+    within(cluster.broker(1).broker.metadata.refresh()).await.unwrap();
+    assert_eq!((led(1), led(2)), (8, 0));
+    cluster.broker(1).broker.metadata.set_draining(2, false).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(120), async {
+        while (led(1), led(2)) != (4, 4) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    cluster.stop().await;
+}
+
+/// Groups move with their partition of `__consumer_offsets`, and nobody rebalances for it.
+#[tokio::test]
+async fn members_of_a_group_find_its_next_coordinator_and_go_on() {
+    use crate::groups::{commit, commit_request, committed, heartbeat, join, options, sync_request};
+    let cluster = Cluster::with(2, options()).await;
+    cluster.topic("orders", &[1]).await;
+    let mut one = cluster.connect(1).await;
+    let commit_by = |group: &str, joined: &JoinGroupResponse, offset| {
+        commit_request(group, "orders", offset)
+            .with_generation_id_or_member_epoch(joined.generation_id)
+            .with_member_id(joined.member_id.clone())
+    };
+    let find = |group: &str| {
+        FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned())).with_key_type(0)
+    };
+    one.call(2, &find("here")).await;
+    let image = within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
+    let offsets = image.topic_named("__consumer_offsets").unwrap().clone();
+    within(cluster.broker(1).broker.metadata.refresh()).await.unwrap();
+    // Two groups, one with each broker.
+    let partition_of =
+        |group: &str| ottla::group::groups::partition_of(group, offsets.partitions.len() as i32) as usize;
+    let groups: Vec<String> = (0..200).map(|at| format!("group-{at}")).collect();
+    let with =
+        |broker| groups.iter().find(|group| cluster.leader(&offsets, partition_of(group)) == broker).unwrap();
+    let (moves, stays) = (with(1), with(2));
+    let mut two = cluster.connect(2).await;
+    let (moving, staying) = (join(&mut one, moves).await, join(&mut two, stays).await);
+    for (client, group, joined) in [(&mut one, moves, &moving), (&mut two, stays, &staying)] {
+        let synced = client.call(5, &sync_request(group, joined, &[(&joined.member_id, "all")])).await;
+        assert_eq!(synced.error_code, 0);
+        assert_eq!(commit(client, &commit_by(group, joined, 42)).await, 0);
+    }
+    cluster.move_to(&offsets, partition_of(moves), 2).await;
+    within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
+
+    assert_eq!(one.call(4, &heartbeat(moves, &moving)).await.error_code, 16, "NOT_COORDINATOR");
+    let found = one.call(2, &find(moves)).await;
+    assert_eq!((found.error_code, found.node_id.0), (0, 2));
+    assert_eq!(two.call(4, &heartbeat(moves, &moving)).await.error_code, 0, "the same generation goes on");
+    assert_eq!(committed(&mut two, moves, "orders").await.committed_offset, 42);
+    assert_eq!(two.call(4, &heartbeat(stays, &staying)).await.error_code, 0);
+    // And back: what came meanwhile is known.
+    assert_eq!(commit(&mut two, &commit_by(moves, &moving, 43)).await, 0);
+    cluster.move_to(&offsets, partition_of(moves), 1).await;
+    within(cluster.broker(1).broker.metadata.refresh()).await.unwrap();
+    assert_eq!(two.call(4, &heartbeat(moves, &moving)).await.error_code, 16);
+    assert_eq!(one.call(4, &heartbeat(moves, &moving)).await.error_code, 0);
+    assert_eq!(committed(&mut one, moves, "orders").await.committed_offset, 43);
+    cluster.stop().await;
+}
