@@ -23,6 +23,9 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 /// that is about something else.
 const LEASE: &str = "10s";
 
+/// How long `ottla` tries as a client, unless a test says otherwise.
+const CLIENT_TIMEOUT: &str = "120s";
+
 /// `.test/` at the top of the tree.
 pub fn installed(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.test").join(path);
@@ -381,7 +384,8 @@ impl Ottla {
     /// Runs `ottla ARGUMENTS` as a client of this broker.
     pub fn cli(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
-        command.args(arguments).env("OTTLA_BOOTSTRAP", self.bootstrap()).current_dir(self.directory.path());
+        command.args(arguments).env("OTTLA_BOOTSTRAP", self.bootstrap()).env("OTTLA_TIMEOUT", CLIENT_TIMEOUT);
+        command.current_dir(self.directory.path());
         command
     }
 }

@@ -47,7 +47,13 @@ pub struct Connect {
     pub bootstrap: Vec<String>,
 
     /// How long to keep trying before giving up, as in 500ms, 10s or 5m
-    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        env = "OTTLA_TIMEOUT",
+        default_value = "30s",
+        value_name = "TIME",
+        value_parser = humantime::parse_duration
+    )]
     pub timeout: Duration,
 }
 
