@@ -27,7 +27,8 @@
 //!   fenced this life meanwhile as a majority would have.
 //! - **D6** *Ailing.* A life that has been saying for longer than its lease that it cannot reach the store is dead, for those
 //!   who can reach it, while more than half of all lives are reached and well (or there are two). A life that is ailing
-//!   itself accuses nobody.
+//!   itself accuses nobody, and one that has not been well for two of the accused's leases accuses nobody of ailing: where the
+//!   store is slow for everybody, all ail by turns, and each in its good moment would fence the others.
 //! - **D7** *Own pauses.* Time in which this process did not run is no silence of others. After a gap between two ticks of
 //!   more than half of `silence` everybody gets a whole new `silence`, and refusals are counted anew; until then this life
 //!   calls itself blind.
@@ -192,11 +193,21 @@ pub struct Detector {
     ticked: Duration,
     /// This life cannot reach the store.
     ailing: bool,
+    /// Since when it has been well; if it ails, when that was looked at last.
+    well_since: Duration,
 }
 
 impl Detector {
     pub fn new(config: Config, own: Incarnation, now: Duration) -> Detector {
-        Detector { config, own, peers: BTreeMap::new(), awake_since: now, ticked: now, ailing: false }
+        Detector {
+            config,
+            own,
+            peers: BTreeMap::new(),
+            awake_since: now,
+            ticked: now,
+            ailing: false,
+            well_since: now,
+        }
     }
 
     /// The lives that the metadata lists as living, in any order, this one included or not.
@@ -246,8 +257,11 @@ impl Detector {
     }
 
     /// Whether this life reaches the store.
-    pub fn set_ailing(&mut self, ailing: bool) {
+    pub fn set_ailing(&mut self, now: Duration, ailing: bool) {
         self.ailing = ailing;
+        if ailing {
+            self.well_since = now;
+        }
     }
 
     /// Whether it has been listening for too short a time to miss anybody (D7).
@@ -344,6 +358,7 @@ impl Detector {
         let well = |peer: &Peer| self.is_heard(now, peer) && peer.ailing_since.is_none();
         let well = 1 + self.peers.values().filter(|peer| well(peer)).count();
         !self.ailing
+            && now.saturating_sub(self.well_since) > peer.member.lease * 2
             && (lives == 2 || well * 2 > lives)
             && peer.heard.is_some_and(|heard| heard >= self.awake_since)
             && peer.ailing_since.is_some_and(|since| now.saturating_sub(since) > peer.member.lease)

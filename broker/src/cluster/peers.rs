@@ -278,8 +278,9 @@ impl Shared {
     fn tick(&self) {
         let mut detector = self.detector.lock();
         let was = detector.suspects();
-        detector.set_ailing(!self.right.holds());
-        let verdicts = detector.tick(self.now());
+        let now = self.now();
+        detector.set_ailing(now, !self.right.holds());
+        let verdicts = detector.tick(now);
         let suspects_differ = detector.suspects() != was;
         drop(detector);
         if suspects_differ {

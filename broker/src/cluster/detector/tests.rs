@@ -323,7 +323,7 @@ fn d6_who_ails_for_longer_than_its_lease_is_dead() {
     bench.says(3, &[]);
     bench.pass(250);
     assert_eq!(bench.of(2), Some((Why::Ailing, true)));
-    bench.detector.set_ailing(true);
+    bench.detector.set_ailing(bench.now, true);
     bench.pass(60);
     assert_eq!(bench.of(2), Some((Why::Ailing, false)));
     // Nor does one that ails accuse others.
@@ -331,6 +331,19 @@ fn d6_who_ails_for_longer_than_its_lease_is_dead() {
     bench.beating.insert(2, Beat { ailing: true, ..beat(2, &[3]) });
     bench.pass(60_000);
     assert_eq!(bench.of(3), Some((Why::Refused, false)));
+}
+
+#[test]
+fn d6_who_ailed_a_moment_ago_accuses_nobody_of_it() {
+    let mut bench = Bench::settled(2);
+    bench.beating.insert(2, Beat { ailing: true, ..beat(2, &[]) });
+    bench.pass(2_000);
+    bench.detector.set_ailing(bench.now, true);
+    bench.detector.set_ailing(bench.now, false);
+    bench.pass(5_900);
+    assert_eq!(bench.of(2), Some((Why::Ailing, false)));
+    bench.pass(200);
+    assert_eq!(bench.of(2), Some((Why::Ailing, true)));
 }
 
 #[test]
