@@ -118,6 +118,9 @@ pub trait StreamMetadata: Send + Sync + std::fmt::Debug + 'static {
     /// Streams that `owner` has open, from the id `from` on, ascending, at most `limit`.
     fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId>;
 
+    /// How far the recovery of `of` has come: its trim point; `None` once nothing of it is left to recover.
+    fn recovered_to(&self, of: Incarnation) -> Option<Position>;
+
     /// M3.
     async fn commit(&self, commit: Commit) -> Result<(), Error>;
 

@@ -38,8 +38,8 @@ use crate::upload::plan::{StreamRecords, plan};
 use crate::upload::put::put;
 use crate::{Config, Error, ObjectId, StreamId, StreamMetadata, StreamRecord};
 
-/// Recovers what the fenced incarnation `of` left in `medium` at and beyond `from`, its trim point by the metadata.
-/// `by` is the recoverer. On success the recovery is complete in the metadata: streams of `of` can be opened, and the
+/// Recovers what the fenced incarnation `of` left in `medium` at and beyond `from`, its trim point by the metadata. By then
+/// `metadata` shows the fence, and `from` was read there (O1). `by` is the recoverer. On success the recovery is complete in the metadata: streams of `of` can be opened, and the
 /// medium can be opened for a new owner.
 ///
 /// [`Error::Unavailable`]: read the metadata again and call again. [`Error::Corrupt`]: needs an operator.
@@ -193,7 +193,8 @@ impl Walk<'_> {
             return corrupt(format!("a record of kind {} that this build does not know", record.kind));
         };
         let expected = self.expected.entry(meta.stream).or_insert_with(|| {
-            // The view is current: `by` registered after `of` was fenced, and sees its own commits (M4).
+            // The view holds the fence, so nothing of `of` itself comes behind it; what another recoverer commits
+            // meanwhile makes ours a conflict.
             self.metadata.stream(meta.stream).map(|view| view.committed_end)
         });
         let Some(next) = expected else { return Ok(None) };
@@ -260,9 +261,8 @@ impl Walk<'_> {
                 Err(metadata::Error::Unavailable(reason)) => {
                     tracing::warn!(reason, "commit of recovered records failed; retrying");
                 }
-                // An earlier attempt of ours whose answer was lost?
                 Err(metadata::Error::Conflict(_) | metadata::Error::Rejected(_))
-                    if is_applied(self.metadata.as_ref(), &commit) =>
+                    if self.is_done(&commit, last) =>
                 {
                     return Ok(());
                 }
@@ -274,6 +274,16 @@ impl Walk<'_> {
                 }
             }
             backoff.pause().await;
+        }
+    }
+
+    /// Whether there is nothing left to do for a commit that was refused: an earlier attempt, whose answer was lost, or another
+    /// recoverer has done it. That the objects are named says nothing of the recovery: slots bear the same names for every
+    /// recoverer, and one that died may have adopted them and not come to the end.
+    fn is_done(&self, commit: &Commit, last: bool) -> bool {
+        match self.metadata.recovered_to(self.of) {
+            None => true,
+            Some(trim) => !last && trim == commit.wal_trim && is_applied(self.metadata.as_ref(), commit),
         }
     }
 }

@@ -296,6 +296,11 @@ impl Image {
         self.lives.iter().filter(|(_, life)| life.fenced).map(|(incarnation, life)| (*incarnation, life))
     }
 
+    /// The trim point of `of`; `None` once it has closed, or its recovery is complete.
+    pub fn recovered_to(&self, of: Incarnation) -> Option<Position> {
+        self.lives.get(&of).map(|life| life.trim)
+    }
+
     /// The configs that were set while brokers ran: for the broker with this id, or with `None` for all of them. By
     /// name, ascending.
     pub fn broker_configs(&self, broker: Option<u32>) -> &[Config] {

@@ -2,8 +2,8 @@
 //! here), M2 and M3 are [`apply`](super::apply)'s.
 //!
 //! A commit whose outcome stays unknown is reported as unavailable: the caller tries it again, and a commit that was
-//! applied already is accepted as such. A recovery's commit that is tried again meets a trim point that has moved,
-//! which makes its caller read again.
+//! applied already is accepted as such. A recovery's commit that is tried again meets a trim point that has moved, or a
+//! recovery that is complete, which makes its caller look how far the recovery has come.
 
 use async_trait::async_trait;
 use s3stream::StreamMetadata;
@@ -33,6 +33,10 @@ impl StreamMetadata for Metadata {
 
     fn owned_streams(&self, owner: Incarnation, from: StreamId, limit: usize) -> Vec<StreamId> {
         self.view().machine.owned_streams(owner, from, limit)
+    }
+
+    fn recovered_to(&self, of: Incarnation) -> Option<Position> {
+        self.view().machine.recovered_to(of)
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {

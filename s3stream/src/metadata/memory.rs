@@ -190,6 +190,11 @@ impl MemoryMetadata {
         state.faults.push_back(Some(fault));
     }
 
+    /// Faults that did not happen yet, and commands that are to pass before them.
+    pub fn faults_left(&self) -> usize {
+        self.state.lock().faults.len()
+    }
+
     /// Forgets the faults that did not happen yet.
     pub fn clear_faults(&self) {
         self.state.lock().faults.clear();
@@ -382,6 +387,10 @@ impl StreamMetadata for MemoryMetadata {
         let state = self.state.lock();
         let owned = state.streams.range(from..).filter(|(_, stream)| stream.view.owner == Some(owner));
         owned.take(limit).map(|(id, _)| *id).collect()
+    }
+
+    fn recovered_to(&self, of: Incarnation) -> Option<Position> {
+        self.state.lock().incarnations.get(&of).filter(|life| !life.recovered).map(|life| life.trim)
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {

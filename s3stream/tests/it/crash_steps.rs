@@ -179,6 +179,10 @@ impl StreamMetadata for Stepped<MemoryMetadata> {
         self.inner.owned_streams(owner, from, limit)
     }
 
+    fn recovered_to(&self, of: Incarnation) -> Option<Position> {
+        self.inner.recovered_to(of)
+    }
+
     async fn commit(&self, commit: Commit) -> std::result::Result<(), Error> {
         self.steps.take(self.inner.commit(commit)).await
     }

@@ -1,9 +1,12 @@
 //! Recovery of what is written into a log by hand: what it demands, what it skips, and that it can be interrupted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::ObjectStore;
 use s3stream::metadata::memory::{Fault, MemoryMetadata};
+use s3stream::object::ObjectSlotCodec;
 use s3stream::record::{KIND_DATA, RecordMeta};
 use s3stream::recovery::recover;
 use s3stream::{Config, Error, StreamId, StreamMetadata};
@@ -211,4 +214,66 @@ async fn epochs_of_a_stream_are_kept_apart() {
     world.recover(by).await.expect("recovers");
     assert_eq!(world.metadata.stream(id).expect("exists").committed_end, 6);
     assert_eq!(world.metadata.named_objects().len(), 2, "an object for each");
+}
+
+/// One recoverer commits a slot and dies before it has completed the recovery; another one, which had found the same before,
+/// is refused, and must not take the slot, which has the same name for both, for a sign that its own commit was carried out.
+#[tokio::test(start_paused = true)]
+async fn what_another_recoverer_adopted_does_not_make_a_recovery_complete() {
+    let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let codec = Arc::new(ObjectSlotCodec::default());
+    let medium = wal::object::ObjectMedium::new(store.clone(), codec, wal::object::Config::default());
+    let world = World::on(small(), store, Arc::new(medium));
+    let (kept, deleted) = (world.metadata.create_stream(), world.metadata.create_stream());
+    let of = world.metadata.register(1);
+    [kept, deleted].iter().for_each(|id| world.metadata.open_stream(*id, of));
+    let record = |id| Record { kind: KIND_DATA, meta: meta(id, 0, 2), body: record(0, 0, 2, 500).body };
+    // Each in a slot of its own.
+    write(&world, of, vec![record(kept), record(deleted)]).await;
+    world.metadata.delete_stream(deleted);
+    world.metadata.fence(of);
+    let (first, second) = (world.metadata.register(2), world.metadata.register(3));
+    let recover_by = |by, commit_parts_max| {
+        let (metadata, store, medium) = (world.metadata.clone(), world.store.clone(), world.medium.clone());
+        let config = Config { commit_parts_max, ..world.config.clone() };
+        async move { recover(&config, store, metadata, medium.as_ref(), by, of, Position(0)).await }
+    };
+    // It has walked to the end, and its only commit is late.
+    world.metadata.inject(Fault::Delay(Duration::from_secs(600)));
+    let late = tokio::spawn(recover_by(second, 100));
+    until_commanded(&world).await;
+    // This one commits slot by slot, and is heard of no more after the first one.
+    world.metadata.inject_after(1, Fault::HangBefore);
+    let dies = tokio::time::timeout(Duration::from_secs(60), recover_by(first, 1)).await;
+    assert!(dies.is_err(), "it hangs");
+    assert_eq!(world.metadata.unrecovered(), [(of, Position(1))], "half of it is committed");
+    let error = late.await.expect("ends").expect_err("it is not complete");
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    // Who reads the metadata again completes it.
+    world.recover(second).await.expect("recovers");
+    assert!(world.metadata.unrecovered().is_empty());
+    assert_eq!(world.metadata.stream(kept).map(|view| view.committed_end), Some(2));
+}
+
+/// Until the next command has taken the only fault there is.
+async fn until_commanded(world: &World) {
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while world.metadata.faults_left() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("a command");
+}
+
+/// The answer to the commit that completed it is lost, whatever it held.
+#[tokio::test]
+async fn a_recovery_that_is_complete_is_complete_whoever_asks() {
+    for records in [&[][..], &[(0, 0, 2)][..]] {
+        let dead = dead(1, records).await;
+        let by = dead.world.metadata.register(1);
+        dead.world.metadata.inject(Fault::LostReply);
+        dead.recover(by).await.expect("recovers");
+        assert!(dead.world.metadata.unrecovered().is_empty());
+    }
 }
