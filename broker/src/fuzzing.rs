@@ -53,12 +53,14 @@ pub mod response {
     }
 }
 
-/// What brokers say to each other: `0` and a heartbeat, or anything else and the answer to one.
+/// What brokers say to each other: `0` and a heartbeat, `2` and a question for the state of the cluster, `3` and its answer, or
+/// anything else and the answer to a heartbeat.
 pub mod peer {
     use uuid::Uuid;
     use wal::Incarnation;
 
     use super::*;
+    use crate::cluster::state::{Ask, ClusterState, Member, Standing, Traffic};
     use crate::cluster::wire::{Answer, Beat, Heartbeat, Reply};
 
     pub fn decode(input: &Bytes) -> Option<Check> {
@@ -66,6 +68,14 @@ pub mod peer {
         if which == 0 {
             let heartbeat = Heartbeat::decode(&bytes).ok()?;
             return Some(Box::new(move || assert_eq!(heartbeat.encode(), bytes)));
+        }
+        if which == 2 {
+            let ask = Ask::decode(&bytes).ok()?;
+            return Some(Box::new(move || assert_eq!(ask.encode(), bytes)));
+        }
+        if which == 3 {
+            let state = ClusterState::decode(&bytes).ok()?;
+            return Some(Box::new(move || assert_eq!(state.encode(), bytes)));
         }
         let answer = Answer::decode(&bytes).ok()?;
         Some(Box::new(move || assert_eq!(answer.encode(), bytes)))
@@ -94,6 +104,31 @@ pub mod peer {
                 seeds.push([vec![1], answer.encode()].concat());
             }
         }
+        for ask in [Ask::State { traffic: true }, Ask::SetDraining { broker: 3, draining: true }] {
+            seeds.push([vec![2], ask.encode()].concat());
+        }
+        let member = |id| Member {
+            id,
+            epoch: 9,
+            host: "127.0.0.1".into(),
+            port: 9092,
+            rack: (id > 1).then(|| "r".into()),
+            standing: Standing::Serving,
+            leads: 4,
+            moving: 1,
+        };
+        let traffic = Traffic { topic: Uuid::from_u128(3), index: 2, appended_bytes: 5, read_bytes: 6 };
+        let state = ClusterState {
+            error_code: 0,
+            error_message: "".into(),
+            cluster: "cluster".into(),
+            from: 1,
+            number: 77,
+            caretaker: Some(1),
+            members: vec![member(1), member(2)],
+            traffic: vec![traffic],
+        };
+        seeds.push([vec![3], state.encode()].concat());
         seeds
     }
 }

@@ -1,4 +1,5 @@
-//! ElectLeaders (behaviour 115): the leader is always the preferred one, so no election is ever needed.
+//! ElectLeaders (behaviour 115): whoever leads is the preferred one, so no election is ever needed; and what nobody leads is
+//! given to somebody as soon as its write-ahead log is recovered, which no request can hasten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,13 +24,19 @@ pub async fn handle(
     }
     let image = broker.metadata.image();
     let results = wanted.into_iter().map(|(name, partitions)| {
-        let known = image.topic_named(name).map_or(0, |topic| topic.partitions.len() as i32);
+        let topic = image.topic_named(name);
         let results = partitions.into_iter().map(|partition| {
-            let (error, message) = if (0..known).contains(&partition) {
-                let message = "Leader election not needed for topic partition.";
-                (ResponseError::ElectionNotNeeded, message.to_owned())
-            } else {
-                unknown_topic()
+            let at = usize::try_from(partition).ok();
+            let (error, message) = match at.and_then(|at| topic?.partitions.get(at)) {
+                Some(info) if image.leader(info).is_some() => {
+                    let message = "Leader election not needed for topic partition.";
+                    (ResponseError::ElectionNotNeeded, message.to_owned())
+                }
+                Some(_) => {
+                    let message = "The partition is being recovered, and gets a leader then.";
+                    (ResponseError::EligibleLeadersNotAvailable, message.to_owned())
+                }
+                None => unknown_topic(),
             };
             PartitionResult::default()
                 .with_partition_id(partition)

@@ -4,6 +4,7 @@
 //! has its own: 1 where it found problems, 2 where it could not look.
 
 pub(crate) mod client;
+mod cluster;
 mod config;
 mod consume;
 mod cost;

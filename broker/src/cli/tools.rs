@@ -2,7 +2,7 @@
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
-use super::{config, consume, cost, group, produce, topic};
+use super::{cluster, config, consume, cost, group, produce, topic};
 
 /// The client half of the command.
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,8 @@ enum Tool {
     Consume(consume::Consume),
     /// List, describe, delete and reset consumer groups
     Group(group::Group),
+    /// Show the brokers, empty one of them, and spread partitions over all
+    Cluster(cluster::Cluster),
     /// Tell what a broker asks of its store, and what that costs
     Cost(cost::Cost),
 }
@@ -41,6 +43,7 @@ fn run_tool(tool: Tool) -> anyhow::Result<()> {
             Tool::Produce(produce) => produce::run(produce).await,
             Tool::Consume(consume) => consume::run(consume).await,
             Tool::Group(group) => group::run(group).await,
+            Tool::Cluster(cluster) => cluster::run(cluster).await,
             Tool::Cost(cost) => cost::run(cost).await,
         }
     });
@@ -88,6 +91,11 @@ mod tests {
             "ottla consume t -p 0 -p 1 -o 17 -k =",
             "ottla consume t -g readers",
             "ottla group list",
+            "ottla cluster status --bootstrap a:1",
+            "ottla cluster drain 2",
+            "ottla cluster drain 2 --no-wait",
+            "ottla cluster undrain 2",
+            "ottla cluster rebalance --dry-run --observe 5s",
             "ottla cost",
             "ottla cost --admin [::1]:9644 --price-list gcs --json",
             "ottla cost --prices file.toml --over 1m",
@@ -109,6 +117,9 @@ mod tests {
     fn what_makes_no_sense_is_a_usage_error() {
         for line in [
             "ottla topic",
+            "ottla cluster",
+            "ottla cluster drain",
+            "ottla cluster drain one",
             "ottla topic delete",
             "ottla topic create t -p 0",
             "ottla topic alter t",

@@ -25,6 +25,7 @@ pub mod detector;
 mod link;
 pub mod mover;
 mod peers;
+pub mod state;
 pub mod wire;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 //! | key | versions | request |
 //! |---|---|---|
 //! | 32700 | 0 | heartbeat: [`Heartbeat`], answered with [`Answer`] |
+//! | 32701 | 0 | the state of the cluster, for people: [`state`](super::state) |
 //!
 //! They have Kafka's frames and Kafka's request header 1 (key, version, correlation id, client id) and response header 0
 //! (correlation id); ApiVersions does not name them. What follows is little endian, in the primitives of the metadata's

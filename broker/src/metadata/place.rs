@@ -71,6 +71,11 @@ impl Image {
         self.led.get(&broker).map_or(0, |counts| counts.leads)
     }
 
+    /// Brokers that lead partitions which are to move.
+    pub fn brokers_with_moving(&self) -> impl Iterator<Item = u32> {
+        self.led.iter().filter(|(_, counts)| counts.moving > 0).map(|(broker, _)| *broker)
+    }
+
     /// How many of those have a target.
     pub fn moving_count(&self, broker: u32) -> usize {
         self.led.get(&broker).map_or(0, |counts| counts.moving)

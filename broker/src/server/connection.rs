@@ -172,7 +172,7 @@ impl Connection {
             }
             Parsed::Peer(request) => {
                 let turn = self.turn(pipeline, self.config.pipelined_requests_max).await;
-                let response = dispatch::handle_peer(&self.broker, request)?;
+                let response = Box::pin(dispatch::handle_peer(&self.broker, request)).await?;
                 return Ok(Queued { response: ready(Ok(Some(response))).boxed(), _turn: turn });
             }
         };

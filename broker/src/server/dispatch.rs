@@ -21,6 +21,7 @@ use crate::api::{
     offset_delete, offset_fetch, offset_for_leader_epoch, sync_group,
 };
 use crate::broker::Broker;
+use crate::cluster::state::{self, Ask, CLUSTER_STATE};
 use crate::cluster::wire::{self, Heartbeat};
 
 /// A request whose header was understood and whose API and version are served.
@@ -75,7 +76,7 @@ pub(super) fn parse(mut frame: BytesMut) -> Result<Parsed, Close> {
             Ok(Parsed::Request(Request { api: row.key, header, body: frame }))
         }
         Some(Supported { key: ApiKey::ApiVersions, .. }) => Ok(Parsed::UnknownApiVersions { correlation_id }),
-        None if key == wire::HEARTBEAT && version == wire::VERSION => {
+        None if matches!(key, wire::HEARTBEAT | CLUSTER_STATE) && version == wire::VERSION => {
             let header = Header::take_version(wire::REQUEST_HEADER_VERSION, &mut frame);
             let Header { correlation_id, .. } = header.map_err(|_| malformed(key, version))?;
             Ok(Parsed::Peer(PeerRequest { key, correlation_id, body: frame }))
@@ -88,12 +89,17 @@ pub(super) fn unknown_api_versions(correlation_id: i32) -> Result<Rope, Close> {
     encode(ApiKey::ApiVersions, 0, correlation_id, &api_versions::unsupported_version())
 }
 
-/// Answers another broker.
-pub(super) fn handle_peer(broker: &Broker, request: PeerRequest) -> Result<Rope, Close> {
+/// Answers another broker, or the command line.
+pub(super) async fn handle_peer(broker: &Broker, request: PeerRequest) -> Result<Rope, Close> {
     let PeerRequest { key, correlation_id, body } = request;
     let malformed = |detail| Close::Malformed { key, version: wire::VERSION, detail };
-    let heartbeat = Heartbeat::decode(&body).map_err(|error| malformed(error.to_string()))?;
-    let answer = broker.peers.incoming(heartbeat).encode();
+    let answer = if key == CLUSTER_STATE {
+        let ask = Ask::decode(&body).map_err(|error| malformed(error.to_string()))?;
+        state::answer(broker, ask).await.encode()
+    } else {
+        let heartbeat = Heartbeat::decode(&body).map_err(|error| malformed(error.to_string()))?;
+        broker.peers.incoming(heartbeat).encode()
+    };
     Ok(Rope::from(wire::response(correlation_id, &answer).freeze()))
 }
 

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::Error;
 use crate::api::layout::{self, Side};
+use crate::cluster::wire;
 
 const CLIENT_ID: &str = "ottla";
 /// A larger response is taken for nonsense. Requests here ask for less.
@@ -82,6 +83,30 @@ impl Connection {
         assert_eq!(pending.key, R::KEY, "answers are received in the order of requests");
         let decoded = decode::<R::Response>(R::KEY, pending.version, body);
         decoded.map_err(|error| self.malformed(error.to_string()))
+    }
+
+    /// One request of the keys that Kafka does not have ([`wire`]), and the body of its answer.
+    ///
+    /// # Panics
+    /// If answers are outstanding.
+    pub async fn call_own(&mut self, key: i16, body: &[u8], timeout: Duration) -> Result<Bytes, Error> {
+        assert!(self.pending.is_empty(), "a call on a connection with answers outstanding");
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        let frame = wire::request(key, self.correlation_id, CLIENT_ID, body);
+        let exchange = async {
+            self.stream.get_mut().write_all(&frame).await?;
+            read_frame(&mut self.stream).await
+        };
+        let frame = match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error)) => {
+                return Err(Error::Lost { address: self.address.clone(), detail: error.to_string() });
+            }
+            Err(_) => return Err(Error::Timeout { address: self.address.clone(), timeout }),
+        };
+        let frame = frame.ok_or_else(|| self.malformed("a frame of an impossible length".to_owned()))?;
+        let body = wire::response_body(&frame, self.correlation_id).map(|body| frame.slice_ref(body));
+        body.ok_or_else(|| self.malformed("the answer to another request".to_owned()))
     }
 
     async fn negotiate(&mut self, timeout: Duration) -> Result<(), Error> {

@@ -25,6 +25,8 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::Instant;
 
+use crate::cluster::state::{Ask, CLUSTER_STATE, ClusterState};
+
 pub use connection::Connection;
 pub use error::{Error, check};
 
@@ -144,6 +146,27 @@ impl Client {
         let response = connection.call(request, timeout).await?;
         self.put_back(connection);
         Ok(response)
+    }
+
+    /// The state of the cluster as any broker knows it, after what is asked.
+    pub async fn cluster_state(&mut self, ask: Ask) -> Result<ClusterState, Error> {
+        let mut last = None;
+        for address in self.bootstrap.clone() {
+            match self.state_from(&address, ask).await {
+                Err(error @ (Error::Connect { .. } | Error::Lost { .. })) => last = Some(error),
+                other => return other,
+            }
+        }
+        Err(last.expect("the command line demands an address"))
+    }
+
+    /// The same, of the broker at `address`.
+    pub async fn state_from(&mut self, address: &str, ask: Ask) -> Result<ClusterState, Error> {
+        let mut connection = self.take(address).await?;
+        let body = connection.call_own(CLUSTER_STATE, &ask.encode(), self.timeout).await?;
+        self.put_back(connection);
+        ClusterState::decode(&body)
+            .map_err(|error| Error::Malformed { address: address.to_owned(), detail: error.to_string() })
     }
 
     /// A connection to a certain broker, to be given back with [`put_back`](Client::put_back) unless it failed.
