@@ -85,7 +85,13 @@ impl Mover {
         let own = metadata.incarnation().expect("a broker that moves partitions has registered");
         let stop = partitions.closing().child_token();
         let mover = Arc::new(Mover { partitions, metadata, own, config, avoided, stop });
-        mover.partitions.tasks.keep("the moving of partitions", mover.clone().run());
+        let running = mover.clone();
+        mover.partitions.tasks.keep("the moving of partitions", async move {
+            let closing = running.partitions.closing().clone();
+            running.run().await;
+            // It may be stopped earlier.
+            closing.cancelled().await;
+        });
         mover
     }
 

@@ -125,7 +125,9 @@ impl Cluster {
     async fn stop(self) {
         self.movers.iter().for_each(|mover| mover.stop());
         for broker in self.brokers {
+            let partitions = broker.broker.partitions.clone();
             broker.stop().await;
+            assert_eq!(partitions.failure(), None);
         }
     }
 }

@@ -5,6 +5,7 @@ mod clouds;
 mod collect;
 mod cost;
 mod crash;
+mod drain;
 mod faults;
 mod first_minute;
 mod inspect;
