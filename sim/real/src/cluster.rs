@@ -21,6 +21,8 @@ const S3_PORT: u16 = 9000;
 pub const KAFKA_PORT: u16 = 9092;
 /// Whatever is asked of a process; only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// From the first broker's start until all know each other. The probe of the store alone takes many requests.
+const READY_WITHIN: Duration = Duration::from_secs(300);
 /// A broker that left by itself is started again, as an operator's supervisor would do it.
 const SUPERVISED_AFTER: Duration = Duration::from_secs(1);
 
@@ -198,27 +200,27 @@ impl<'s> Cluster<'s> {
         Ok(said)
     }
 
-    /// Waits until every broker answers and knows all others.
-    pub async fn ready(&mut self, topic: &str) -> anyhow::Result<()> {
+    /// Waits until every broker answers and knows all others. Returns what is to be said about those that had to be started
+    /// again.
+    pub async fn ready(&mut self, topic: &str) -> anyhow::Result<Vec<String>> {
         let began = Instant::now();
-        for (at, address) in self.addresses().into_iter().enumerate() {
+        let mut said = Vec::new();
+        for (id, address) in (1..).zip(self.addresses()) {
             loop {
                 let known = kafka::metadata(&address, topic, Duration::from_secs(5)).await;
                 if known.as_ref().is_ok_and(|(brokers, _)| brokers.len() == self.brokers.len()) {
                     break;
                 }
-                let broker = &mut self.brokers[at];
-                let status = broker.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-                ensure!(status.is_none(), "broker {} left: see b{}.log", broker.id, broker.id);
+                said.extend(self.supervise(&[])?);
+                let known = known.map(|(brokers, _)| brokers);
                 ensure!(
-                    began.elapsed() < PATIENCE,
-                    "broker {} does not know all others: {known:?}",
-                    broker.id
+                    began.elapsed() < READY_WITHIN,
+                    "broker {id} does not know all others, but {known:?}"
                 );
                 sleep(Duration::from_millis(100)).await;
             }
         }
-        Ok(())
+        Ok(said)
     }
 
     /// `ottla ARGUMENTS` on the store, past the brokers: whether it succeeded, and what it said.

@@ -45,7 +45,7 @@ use cluster::Wal;
 
 /// How long a partition may stay without an acknowledged write once all is healed. Far beyond what fail-over takes: a
 /// client's own back-off and a machine that does other things are in it.
-pub const HEALED_WITHIN: Duration = Duration::from_secs(120);
+pub const HEALED_WITHIN: Duration = Duration::from_secs(240);
 
 /// Faults on a cluster of real processes, and what its clients were told
 #[derive(Clone, Debug, Parser)]

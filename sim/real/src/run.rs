@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// For a broker that is asked who leads what; the next one is asked then.
 const ASKED_PATIENCE: Duration = Duration::from_secs(2);
 /// How long clients get until each partition has had its first records.
-const FIRST_WITHIN: Duration = Duration::from_secs(120);
+const FIRST_WITHIN: Duration = Duration::from_secs(240);
 
 /// The clock of the histories.
 fn now() -> u64 {
@@ -79,7 +79,9 @@ pub async fn run(options: &Options, scene: &Scene) -> anyhow::Result<bool> {
     for id in 1..=options.brokers {
         run.cluster.start(id)?;
     }
-    run.cluster.ready(TOPIC).await?;
+    for said in run.cluster.ready(TOPIC).await? {
+        run.say(&said)?;
+    }
     let bootstrap = run.cluster.addresses();
     kafka::create_topic(&bootstrap[0], TOPIC, options.partitions).await?;
     let work = Work { scene, topic: TOPIC, partitions: options.partitions, pace: options.pace };
