@@ -110,10 +110,10 @@ pub struct Config {
     pub retry_pause_max: Duration,
     /// How long after its trim a slot is deleted. Far longer than any lease (O4, O5). Default 10 min.
     pub delete_delay: Duration,
-    /// Slots fetched ahead in recovery. Default 6.
+    /// Slots fetched ahead in recovery, while they are small. Default 64.
     pub recovery_read_ahead: usize,
-    /// Bytes that slots fetched ahead may hold together, in equal shares: a slot over its share is fetched when its turn
-    /// comes: so that a full batch fits into one. Default 128 MiB.
+    /// Bytes that slots fetched ahead may hold together. Large slots are fetched in smaller numbers, with a larger share
+    /// each; one over its share is fetched when its turn comes. Default 128 MiB.
     pub recovery_read_ahead_bytes: usize,
 }
 
@@ -135,7 +135,7 @@ impl Default for Config {
             retry_pause: Duration::from_millis(50),
             retry_pause_max: Duration::from_secs(2),
             delete_delay: Duration::from_secs(600),
-            recovery_read_ahead: 6,
+            recovery_read_ahead: 64,
             recovery_read_ahead_bytes: 128 << 20,
         }
     }

@@ -5,8 +5,9 @@
 //! goes on. Walks may be interrupted, repeated, and run beside each other; all yield the same run, because the first
 //! seal that was created is the end for everybody.
 //!
-//! **Memory.** What is fetched ahead has a budget that is shared out evenly; a slot over its share is left and fetched
-//! again as the head. So a walk holds that budget and one slot.
+//! **Memory.** What is fetched ahead has a budget, of which each fetch reserves a share; a slot over its share is left and
+//! fetched again as the head. So a walk holds that budget and one slot. Many slots are fetched ahead while slots are small,
+//! so that a walk takes as few round trips as it can; as few as fit the budget once they turn out to be large.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -27,8 +28,12 @@ pub(super) struct Walk {
     of: Incarnation,
     /// The head of the walk.
     slot: u64,
-    /// Reads of the slots from the head on, begun.
-    ahead: VecDeque<Fetch>,
+    /// Reads of the slots from the head on, begun, with the share of the budget that each has.
+    ahead: VecDeque<(usize, Fetch)>,
+    /// Bytes of those shares.
+    reserved: usize,
+    /// Bytes of the largest slot lately; what it was fades from slot to slot.
+    usual: usize,
     sealed: bool,
 }
 
@@ -40,28 +45,33 @@ enum Head {
 
 impl Walk {
     pub(super) fn new(parts: Parts, of: Incarnation, from: u64) -> Walk {
-        Walk { parts, of, slot: from, ahead: VecDeque::new(), sealed: false }
+        Walk { parts, of, slot: from, ahead: VecDeque::new(), reserved: 0, usual: 0, sealed: false }
     }
 
     fn fetch_ahead(&mut self) {
-        let config = &self.parts.config;
-        let share =
-            (config.recovery_read_ahead_bytes / config.recovery_read_ahead).min(config.slot_bytes_max);
-        while self.ahead.len() < self.parts.config.recovery_read_ahead {
+        let config = self.parts.config.clone();
+        let budget = config.recovery_read_ahead_bytes;
+        let window = (budget / self.usual.max(1)).clamp(1, config.recovery_read_ahead);
+        let share = (budget / window).min(config.slot_bytes_max);
+        while self.ahead.len() < window && (self.ahead.is_empty() || self.reserved + share <= budget) {
             let key = slot_key(self.of, self.slot + self.ahead.len() as u64);
             let fetch = fetch(self.parts.clone(), key, share);
+            self.reserved += share;
             // A task of its own, so that it makes progress while the head is being dealt with; ended with the walk.
             let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(fetch));
-            self.ahead.push_back(Box::pin(async move {
+            let fetch: Fetch = Box::pin(async move {
                 task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-            }));
+            });
+            self.ahead.push_back((share, fetch));
         }
     }
 
     async fn head(&mut self) -> Result<Head, Error> {
         self.fetch_ahead();
         let key = slot_key(self.of, self.slot);
-        let mut found = self.ahead.pop_front().expect("at least one slot is fetched").await;
+        let (share, fetch) = self.ahead.pop_front().expect("at least one slot is fetched");
+        self.reserved -= share;
+        let mut found = fetch.await;
         let mut reread = 0;
         loop {
             let there = match found {
@@ -75,7 +85,7 @@ impl Walk {
                     None => return Ok(Head::Seal),
                     // Filled after it was read: what was fetched behind it may be as stale.
                     Some(there) => {
-                        self.ahead.clear();
+                        self.forget_ahead();
                         there
                     }
                 },
@@ -89,6 +99,11 @@ impl Walk {
                 understood => return understood,
             }
         }
+    }
+
+    fn forget_ahead(&mut self) {
+        self.ahead.clear();
+        self.reserved = 0;
     }
 
     fn fetch_head(&self, key: &Path) -> impl Future<Output = Option<Found>> + Send + use<> {
@@ -161,7 +176,7 @@ impl Recovery for Walk {
         let (bytes, records) = match self.head().await? {
             Head::Seal => {
                 self.sealed = true;
-                self.ahead.clear();
+                self.forget_ahead();
                 return Ok(None);
             }
             Head::Data(bytes, records) => (bytes, records),
@@ -169,6 +184,7 @@ impl Recovery for Walk {
         let key = slot_key(self.of, self.slot);
         let position = Position(self.slot);
         self.slot += 1;
+        self.usual = bytes.len().max(self.usual - self.usual / 8);
         Ok(Some(Recovered { position, records, origin: Some(Origin { key, bytes }) }))
     }
 
