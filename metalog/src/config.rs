@@ -16,7 +16,10 @@ pub struct Config {
     pub verify_interval: Duration,
     /// The longest wait for one answer of the store. Default 5 s.
     pub request_timeout: Duration,
-    /// The same for a snapshot, which may be large. Default 5 min.
+    /// A read that has taken so long gets a second one beside it, so that one answer that is late costs no lease. Default
+    /// 500 ms.
+    pub hedge_after: Duration,
+    /// The longest wait for a snapshot, which may be large. Default 5 min.
     pub snapshot_timeout: Duration,
     /// How long a proposal, a refresh, or an open keeps trying while the store fails or others win. Default 30 s.
     pub operation_timeout: Duration,
@@ -62,6 +65,7 @@ impl Default for Config {
             poll_interval: Duration::from_secs(1),
             verify_interval: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
+            hedge_after: Duration::from_millis(500),
             snapshot_timeout: Duration::from_secs(300),
             operation_timeout: Duration::from_secs(30),
             retry_pause: Duration::from_millis(20),

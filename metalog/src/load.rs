@@ -126,7 +126,13 @@ async fn restore<M: Machine>(log: &Log, listed: &Listed) -> Result<Restored<M>, 
 pub(crate) async fn read_snapshot(log: &Log, number: u64) -> Result<Option<Snapshot>, Error> {
     let path = snapshot_path(number);
     let bytes_max = log.config.snapshot_bytes_max.saturating_add(snapshot::ENVELOPE_BYTES);
-    let wanted = Wanted { path: &path, first_bytes: None, bytes_max, timeout: log.config.snapshot_timeout };
+    let wanted = Wanted {
+        path: &path,
+        first_bytes: None,
+        bytes_max,
+        timeout: log.config.snapshot_timeout,
+        hedged: false,
+    };
     let decode = |bytes| {
         let snapshot = Snapshot::decode(bytes).map_err(|error| error.to_string())?;
         if snapshot.number == number {

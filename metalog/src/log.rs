@@ -16,11 +16,12 @@
 //! something but this program deleted it: so before a replica is opened, a listing must not show anything further on.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
@@ -311,7 +312,24 @@ impl Log {
         }
     }
 
+    /// One read, and a second one beside it if the first is late: whichever answers first. Both see the store as it is at
+    /// some moment after the call.
     async fn get(&self, wanted: &Wanted<'_>) -> Result<Option<Bytes>, GetFailure> {
+        let mut first = pin!(self.get_once(wanted));
+        if !wanted.hedged {
+            return first.await;
+        }
+        if let Ok(answer) = timeout(self.config.hedge_after, &mut first).await {
+            return answer;
+        }
+        match select(first, pin!(self.get_once(wanted))).await {
+            Either::Left((Err(GetFailure::Transient(_)), second)) => second.await,
+            Either::Right((Err(GetFailure::Transient(_)), first)) => first.await,
+            Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+        }
+    }
+
+    async fn get_once(&self, wanted: &Wanted<'_>) -> Result<Option<Bytes>, GetFailure> {
         let range = wanted.first_bytes.map(|bytes| (0..bytes as u64).into());
         let work = async {
             let options = GetOptions { range, ..GetOptions::default() };
@@ -369,11 +387,19 @@ pub(crate) struct Wanted<'a> {
     pub bytes_max: usize,
     /// For one try.
     pub timeout: Duration,
+    /// Small enough to be read twice at once.
+    pub hedged: bool,
 }
 
 impl Wanted<'_> {
     fn entry<'a>(path: &'a Path, config: &Config) -> Wanted<'a> {
-        Wanted { path, first_bytes: None, bytes_max: ENTRY_BYTES_LIMIT, timeout: config.request_timeout }
+        Wanted {
+            path,
+            first_bytes: None,
+            bytes_max: ENTRY_BYTES_LIMIT,
+            timeout: config.request_timeout,
+            hedged: true,
+        }
     }
 }
 
