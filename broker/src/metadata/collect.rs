@@ -121,6 +121,10 @@ impl Catalog for Metadata {
         self.clocks.lock().look(self.opened.elapsed(), now_ms).then_some(now_ms)
     }
 
+    fn is_caretaker(&self) -> bool {
+        self.image().caretaker().is_some_and(|caretaker| Some(caretaker) == self.incarnation())
+    }
+
     fn garbage(&self, look: &Look) -> Due {
         let image = self.image();
         image.due_garbage(image.number(), look)

@@ -94,7 +94,9 @@ impl Actor {
         loop {
             let outcome = tokio::select! {
                 () = sleep_until(garbage_at.unwrap_or(sweep_at)), if garbage_at.is_some() => {
-                    let round = self.collect_garbage().await;
+                    // Who becomes the caretaker does so by an entry, and is woken by that.
+                    let on_duty = self.catalog.is_caretaker();
+                    let round = if on_duty { self.collect_garbage().await } else { Ok(None) };
                     let wait = match &round {
                         Ok(next_in) => {
                             garbage_backoff = after_garbage();

@@ -76,6 +76,12 @@ pub trait Catalog: Send + Sync + std::fmt::Debug + 'static {
     /// is the first one: then it is not to be believed.
     fn believed_ms(&self) -> Option<i64>;
 
+    /// Whether this process is the one that deletes garbage. Several at once do no harm, and only cost requests. What was
+    /// never named is looked for by everybody: of its own only the writer knows that it has given it up.
+    fn is_caretaker(&self) -> bool {
+        true
+    }
+
     /// What of a stretch of the garbage may go. Its cost is the stretch's.
     fn garbage(&self, look: &Look) -> Due;
 
