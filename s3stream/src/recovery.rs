@@ -269,6 +269,12 @@ impl Walk<'_> {
                 Err(metadata::Error::Conflict(reason)) => {
                     return Err(Error::Unavailable(format!("another recovery went first: {reason}")));
                 }
+                // One that has come as far as this adopted some of the same slots.
+                Err(metadata::Error::Rejected(reason))
+                    if commit.objects.iter().any(|object| matches!(object.id, ObjectId::Slot { .. })) =>
+                {
+                    return Err(Error::Unavailable(format!("another recovery went first: {reason}")));
+                }
                 Err(metadata::Error::Rejected(reason)) => {
                     return Err(Error::Failed(format!("a recovery's commit was rejected: {reason}")));
                 }
