@@ -6,6 +6,8 @@
 //!   partition/   offsets, idempotence, waiting fetches     ── the hot path
 //!   group/       the classic group coordinator
 //!   cluster/     the brokers among themselves
+//!   failover/    what is done about brokers that died: fence, recover, open
+//!   media.rs     from a write-ahead log's name to its medium, ours or a dead broker's
 //!   metadata/    the cluster's state machine over `metalog`; implements `s3stream::StreamMetadata`
 //!   config/      Kafka topic and broker configs: one table
 //!   options/     Ottla's own options: one table gives flags, environment, TOML and the docs page
@@ -29,9 +31,11 @@ pub mod cli;
 pub mod clocks;
 pub mod cluster;
 pub mod config;
+pub mod failover;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod group;
+pub mod media;
 pub mod metadata;
 pub mod options;
 pub mod partition;

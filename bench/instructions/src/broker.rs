@@ -8,6 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use ottla::api::fetch_session::Sessions;
 use ottla::broker::Broker;
+use ottla::cluster::Peers;
 use ottla::config::{BrokerConfig, CurrentConfig};
 use ottla::group::Groups;
 use ottla::metadata::image::{Listener, Topic};
@@ -81,6 +82,7 @@ pub async fn start(storage_config: s3stream::Config) -> anyhow::Result<Running> 
         configs: Arc::new(CurrentConfig::new(config, 1, metadata.clone())),
         data_location: "memory:".to_owned(),
         groups: Arc::new(groups),
+        peers: Arc::new(Peers::start(Default::default(), metadata.clone(), right.clone())),
         metadata,
         partitions,
         right,

@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 use tracing_subscriber::EnvFilter;
 
 use crate::options::{Options, arguments, gather};
-use crate::startup;
+use crate::startup::{self, rejoin};
 
 pub(super) fn command() -> Command {
     Command::new("serve")
@@ -41,6 +41,12 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     });
     // Whatever still blocks a thread (a store that does not answer) must not hold up the exit.
     runtime.shutdown_background();
+    if let Err(error) = &outcome
+        && let Some(deposed) = error.downcast_ref::<rejoin::Deposed>()
+    {
+        let error = rejoin::again(deposed);
+        tracing::error!("could not start again: {error}");
+    }
     outcome
 }
 

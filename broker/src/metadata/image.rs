@@ -273,6 +273,11 @@ impl Image {
         self.brokers.get(&id)
     }
 
+    /// Every id that was ever registered, with its last registration.
+    pub fn brokers(&self) -> impl Iterator<Item = (u32, &BrokerInfo)> {
+        self.brokers.iter().map(|(id, broker)| (*id, broker))
+    }
+
     /// Brokers whose last incarnation lives, by id.
     pub fn live_brokers(&self) -> impl Iterator<Item = (u32, &BrokerInfo)> {
         self.brokers

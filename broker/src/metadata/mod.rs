@@ -91,7 +91,7 @@ impl Machine for Image {
 pub struct Options {
     /// Default: that of `metalog`, but entries of up to 4 MiB, which is a commit for 100,000 streams at once.
     pub log: metalog::Config,
-    /// How long after a poll began that showed no fence the broker may acknowledge. Default 10 s.
+    /// How long after a poll began that showed no fence the broker may acknowledge. Default 3 s.
     pub lease: Duration,
     /// Producer ids that are taken from the log at once. Default 1,000; at most
     /// [`PRODUCER_IDS_PER_COMMAND_MAX`].
@@ -101,7 +101,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let log = metalog::Config { entry_bytes_max: 4 << 20, ..metalog::Config::default() };
-        Options { log, lease: Duration::from_secs(10), producer_id_block: 1_000 }
+        Options { log, lease: Duration::from_secs(3), producer_id_block: 1_000 }
     }
 }
 

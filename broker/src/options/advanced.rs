@@ -60,6 +60,9 @@ pub static ROWS: &[Definition] = &[
     row("block-wal-zeroing-time", millis(0, 600_000), |bounds| Field::from(&mut bounds.block_wal.zeroing_time_max),
         "Block WAL: how long the making of a new file may write zeroes. First writes to the rest are slower."),
 
+    row("wal-attach-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.media.attach_timeout),
+        "Block WAL: how long the command of wal-attach may take."),
+
     row("object-wal-batch", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.object_wal.batch_bytes_max),
         "Object WAL: a batch, which is one PUT, is cut at this size. A larger record is a batch of its own."),
     row("object-wal-record", bytes(MIB, GIB), |bounds| Field::from(&mut bounds.object_wal.record_bytes_max),
@@ -88,9 +91,9 @@ pub static ROWS: &[Definition] = &[
     row("object-wal-delete-delay", millis(60_000, 30 * DAY_MS), |bounds| Field::from(&mut bounds.object_wal.delete_delay),
         "Object WAL: how long after its trim a slot is deleted. Ten times lease if that is more."),
     row("object-wal-recovery-read-ahead", count(1, 256), |bounds| Field::from(&mut bounds.object_wal.recovery_read_ahead),
-        "Object WAL: slots fetched ahead in recovery."),
+        "Object WAL: slots fetched ahead in recovery, while they are small."),
     row("object-wal-recovery-memory", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.object_wal.recovery_read_ahead_bytes),
-        "Object WAL: what slots fetched ahead may hold, in equal shares. A larger one is fetched when its turn comes."),
+        "Object WAL: what slots fetched ahead may hold together. Of large slots fewer are fetched ahead."),
 
     row("upload-wal-used-percent", count(1, 100), |bounds| Field::Percent(&mut bounds.engine.wal_used_fraction_max),
         "Upload begins early when the WAL is fuller than this."),
@@ -203,6 +206,8 @@ pub static ROWS: &[Definition] = &[
         "Metadata log: how often an idle broker verifies that the log's end is still there."),
     row("metadata-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.request_timeout),
         "Metadata log: one answer of the store."),
+    row("metadata-hedge-after", millis(10, 3_600_000), |bounds| Field::from(&mut bounds.metadata.log.hedge_after),
+        "Metadata: a read that has taken so long gets a second one beside it."),
     row("metadata-snapshot-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.snapshot_timeout),
         "Metadata log: the same for a snapshot."),
     row("metadata-operation-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.operation_timeout),
@@ -347,6 +352,19 @@ pub static ROWS: &[Definition] = &[
         "Partitions of all Fetch requests that wait for data."),
     row("fetch-session-eviction-age", millis(0, DAY_MS), |bounds| Field::from(&mut bounds.fetch_session.eviction_age),
         "A fetch session that was not used for so long may give its place to another."),
+
+    row("failover-fence-patience", millis(10, 600_000), |bounds| Field::from(&mut bounds.failover.fence_patience),
+        "Fail-over: how long each broker gives the one before it to fence a dead one."),
+    row("failover-recovery-patience", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.failover.recovery_patience),
+        "Fail-over: how long each broker gives the one before it to recover a dead one's log, while nothing happens."),
+    row("failover-recoveries", count(1, 64), |bounds| Field::from(&mut bounds.failover.recoveries_max),
+        "Fail-over: dead brokers' logs that this broker recovers at a time."),
+    row("failover-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.failover.retry_pause),
+        "Fail-over: after a first failure; doubled each time."),
+    row("failover-retry-pause-max", PAUSE, |bounds| Field::from(&mut bounds.failover.retry_pause_max),
+        "Fail-over: after many."),
+    row("failover-opens", count(1, 4_096), |bounds| Field::from(&mut bounds.failover.opens_max),
+        "Fail-over: partitions that fell to this broker and are opened at a time."),
 ];
 
 const fn at_most(term: &'static [&'static str], times: u64, most: &'static str, why: &'static str) -> Rule {

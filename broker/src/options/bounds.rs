@@ -18,7 +18,7 @@ use super::table::{definitions, find};
 use super::{Error, advanced};
 use crate::api::fetch_session;
 use crate::cluster::{self, mover};
-use crate::{admin, group, metadata, partition, server, store};
+use crate::{admin, failover, group, media, metadata, partition, server, store};
 
 /// See the module. Kafka's configs are not in it yet.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,8 @@ pub struct Bounds {
     pub group: group::Options,
     pub fetch_session: fetch_session::Limits,
     pub admin: admin::Config,
+    pub failover: failover::Config,
+    pub media: media::Config,
 }
 
 /// A field that an option sets.

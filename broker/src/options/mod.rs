@@ -34,11 +34,16 @@ pub struct Options {
     /// How to reach the store.
     pub access: Access,
     pub wal: WalChoice,
+    /// Brings a dead broker's volume here.
+    pub wal_attach: Option<String>,
+    /// Nobody else can write to our volume any more, whatever it looks like.
+    pub wal_detached: bool,
     pub listen: HostPort,
     pub advertise: Option<HostPort>,
     /// Of the admin endpoint; there is none without it.
     pub admin_listen: Option<HostPort>,
-    pub node_id: i32,
+    /// `None`: whoever the volume or the address says, or a new one.
+    pub node_id: Option<i32>,
     pub rack: Option<String>,
     pub bounds: Bounds,
     pub kafka: BTreeMap<String, String>,
@@ -140,7 +145,9 @@ impl Options {
             listen: values.parsed("listen", value::parse_host_port)?,
             advertise: values.optional("advertise", value::parse_host_port)?,
             admin_listen: values.optional("admin-listen", value::parse_host_port)?,
-            node_id: values.number("node-id")? as i32,
+            node_id: values.parsed("node-id", value::parse_node_id)?,
+            wal_attach: values.text("wal-attach").map(str::to_owned),
+            wal_detached: values.switch("wal-detached")?,
             rack: values.text("rack").map(str::to_owned),
             bounds,
             kafka: values.pairs.clone(),

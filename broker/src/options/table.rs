@@ -216,6 +216,24 @@ static ORDINARY: &[Definition] = &[
          inside, for a bucket object.",
     ),
     option(
+        "wal-attach",
+        Section::Storage,
+        text("COMMAND"),
+        None,
+        "A shell command that brings the volume of a dead broker's write-ahead log to this machine, for recovery. It is told \
+         OTTLA_WAL_URI, OTTLA_WAL_BROKER and OTTLA_WAL_EPOCH, and may print the path at which the volume is here. Only \
+         for block WALs that are not on this machine already.",
+    ),
+    option(
+        "wal-detached",
+        Section::Storage,
+        Kind::Switch,
+        Some("false"),
+        "Start on a volume that another machine wrote last and did not close, because that machine cannot write to it any \
+         more: it was detached there, or is stopped for good. What it writes later would destroy what is acknowledged \
+         here. Not to be left on.",
+    ),
+    option(
         "s3-endpoint",
         Section::Storage,
         text("URL"),
@@ -331,9 +349,10 @@ static ORDINARY: &[Definition] = &[
     option(
         "node-id",
         Section::Network,
-        Kind::Number { min: 0, max: i32::MAX as u64 },
-        Some("1"),
-        "The broker's id in the cluster. A second process with the same id is the successor of the first.",
+        text("ID"),
+        Some("auto"),
+        "The broker's id in the cluster, a number from 0. A second process with the same id is the successor of the first. \
+         auto: the broker whose volume --wal names; else the one that advertised the same address; else a new one.",
     ),
     option("rack", Section::Network, text("NAME"), None, "The broker's zone, as clients see it."),
     bound(
@@ -399,10 +418,10 @@ static ORDINARY: &[Definition] = &[
     bound(
         "lease",
         Section::Operation,
-        Kind::Duration { min_ms: 3_000, max_ms: 600_000 },
+        Kind::Duration { min_ms: 1_000, max_ms: 600_000 },
         |bounds| Field::from(&mut bounds.metadata.lease),
-        "How long a broker that cannot read the store's metadata goes on acknowledging. A successor waits this long before \
-         it reads the block WAL on a device.",
+        "How long a broker that cannot read the store's metadata goes on acknowledging. Whoever recovers a block WAL that its \
+         broker may still write to waits this long first.",
     ),
     bound(
         "metadata-poll",

@@ -26,7 +26,7 @@ fn without_anything_the_defaults_hold() {
     );
     assert_eq!(options.listen.to_string(), "127.0.0.1:9092");
     assert_eq!(options.bounds.engine.log_cache_bytes, 256 << 20);
-    assert_eq!(options.bounds.metadata.lease, Duration::from_secs(10));
+    assert_eq!(options.bounds.metadata.lease, Duration::from_secs(3));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     .unwrap();
     assert_eq!(options.bounds.engine.log_cache_bytes, 1 << 30);
     assert_eq!(options.bounds.engine.block_cache.cache_bytes, 96 << 20);
-    assert_eq!(options.node_id, 7);
+    assert_eq!(options.node_id, Some(7));
     let kafka: Vec<_> = options.kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(kafka, [("a.b", "c"), ("num.partitions", "6"), ("retention.ms", "1")]);
 }
@@ -58,7 +58,7 @@ fn variables_that_are_not_text_matter_only_if_they_are_options() {
     let latin = || OsString::from_vec(b"M\xfcller".to_vec());
     let with = |name: OsString| gather(&matches, [(name, latin()), ("OTTLA_NODE_ID".into(), "7".into())]);
     for name in ["FULL_NAME".into(), latin(), OsString::from_vec(b"OTTLA_\xfc".to_vec())] {
-        assert_eq!(Options::from_values(&with(name).unwrap()).unwrap().node_id, 7);
+        assert_eq!(Options::from_values(&with(name).unwrap()).unwrap().node_id, Some(7));
     }
     let error = with("OTTLA_RACK".into()).unwrap_err().to_string();
     assert_eq!(error, "OTTLA_RACK: its value is not UTF-8");

@@ -29,6 +29,17 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is not a size such as 64MiB or 1GiB"))
 }
 
+/// `auto` for none, or a number that Kafka's 32 bits hold.
+pub(crate) fn parse_node_id(text: &str) -> Result<Option<i32>, String> {
+    match text.trim() {
+        "auto" => Ok(None),
+        number => match number.parse::<i32>() {
+            Ok(id) if id >= 0 => Ok(Some(id)),
+            _ => Err(format!("{text:?} is neither auto nor a number from 0 to {}", i32::MAX)),
+        },
+    }
+}
+
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())
         .map_err(|_| format!("{text:?} is not a time such as 250ms, 10s or 5m"))

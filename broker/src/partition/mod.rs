@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod codec;
+mod fallen;
 pub mod handover;
 pub mod leader_epochs;
 pub mod log;

@@ -1,50 +1,55 @@
 //! From options to a running broker, and back to nothing left to recover.
 //!
 //! ```text
-//!   store ─► probe, if it is new ─► metadata ─► is the predecessor alive? ─► volume locked
-//!         ─► register (fences the predecessor) ─► recover its WAL ─► open ours ─► partitions ─► listen
+//!   store ─► probe, if it is new ─► metadata ─► volume locked ─► who are we? ─► is a predecessor alive?
+//!         ─► register (fences the predecessor) ─► recover its WAL ─► open ours ─► leaderships ─► listen
 //! ```
 //!
 //! - **A1** Nothing is written to a store that failed the probe, but the probe's own objects.
-//! - **A2** The volume is locked before the predecessor is fenced: a start that must be refused disturbs nobody.
-//! - **A3** No partition is opened before the recovery of every earlier incarnation is complete (O2).
+//! - **A2** The volume is locked, and known to be nobody else's to write to, before a predecessor is fenced: a start that
+//!   must be refused disturbs nobody.
+//! - **A3** A start recovers what earlier lives of the same broker left, and waits for nobody else's: no stream of a life that
+//!   is not recovered can be opened anyhow (O2), and the others' are the fail-over's.
 //! - **A4** Clients are accepted only after all of that.
 //!
 //! A crash anywhere in between leaves an incarnation that the next start fences and recovers like any other.
 
 mod address;
 mod banner;
+mod identity;
 mod limits;
 mod predecessor;
+pub mod rejoin;
 mod running;
 mod store_ready;
-mod wal_medium;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use s3stream::StreamMetadata;
-use wal::{AckRight, Incarnation, Medium, Position, Uri, Vacated, Wal};
+use wal::uri::Target;
+use wal::{AckRight, Incarnation, Uri, Vacated, Wal};
 
 use crate::admin;
 use crate::config::BrokerConfig;
+use crate::failover::recovery::{Recovered, Recoverer};
+use crate::media::{self, Media, Ours};
 use crate::metadata::image::Listener;
-use crate::metadata::{self, Metadata, Registering, cluster_id};
+use crate::metadata::{self, ImageRef, Metadata, Registering, cluster_id};
 use crate::options::Options;
-use crate::store::{self, Purpose, Stores};
+use crate::store::{self, Stores};
 
 use address::Addresses;
 use banner::is_loopback;
-use wal_medium::{Media, Opened};
 
 pub use running::{Running, signals};
 
 /// Between two attempts while the store does not do what a start needs.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Added to a predecessor's lease before its volume is read: what two clocks may disagree about over that time.
-const LEASE_MARGIN: Duration = Duration::from_secs(1);
+/// Other processes that take the id that this one wants, one after the other, until it gives up. No option: more than a few
+/// at one time are a mistake of whoever starts them.
+const RACES_MAX: u32 = 16;
 
 /// Starts a broker. On an error nothing is left running, and the predecessor, if there is one, is undisturbed unless the
 /// error came after it was fenced.
@@ -53,7 +58,7 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     limits::prepare(options.bounds.server.connections_max);
     let config = Arc::new(
         BrokerConfig::new(&options.kafka)
-            .and_then(|config| config.with_batch_limit(wal_medium::batch_bytes_max(&options)))
+            .and_then(|config| config.with_batch_limit(media::batch_bytes_max(&options)))
             .map_err(|invalid| anyhow::anyhow!("kafka: {}", invalid.0))?,
     );
     let addresses = Addresses::resolve(&options).await?;
@@ -114,69 +119,97 @@ async fn assemble(
     began: Instant,
 ) -> anyhow::Result<Running> {
     let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
-    refuse_beside_a_living_broker(options, &metadata).await?;
-    let media = Media { options, cluster, stores: &stores };
+    let media = Arc::new(Media::new(options, cluster, Arc::new(stores), host::machine_id()));
     // A2.
     let ours = media.ours()?;
+    media::check_ours(&media, &ours, &metadata.image(), options.wal_detached)?;
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
-    let machine = host::machine_id();
-    let register = || {
-        let id = options.node_id as u32;
-        metadata.register(Registering {
-            id,
-            wal: ours.medium.uri(),
-            listener: listener.clone(),
-            rack: options.rack.as_deref(),
-            machine: &machine,
-            replaces: metadata.image().last_registration(id),
-        })
-    };
-    let registered = persevere("registering this broker", register)
-        .await
-        .context("this broker cannot register in the metadata")?;
+    let incarnation = become_a_broker(options, &metadata, &media, &ours, &listener).await?;
     metadata.keep_lease(right.clone())?;
 
-    let incarnation = registered.incarnation;
     let engine = options.bounds.engine.clone();
+    let recoverer = Recoverer {
+        metadata: metadata.clone(),
+        media: media.clone(),
+        engine: engine.clone(),
+        by: incarnation,
+    };
     // A3.
-    let mut vacated = None;
-    let recovered = !registered.previous.is_empty();
-    for previous in &registered.previous {
-        let uri = Uri(previous.wal_uri.to_string());
-        let is_ours = wal_medium::is_same(&uri, ours.medium.uri());
-        let theirs = media.left(&uri, is_ours)?;
-        let Opened { medium, exclusive } = theirs.as_ref().unwrap_or(&ours);
-        if !exclusive {
-            let wait = previous.lease + LEASE_MARGIN;
-            tracing::warn!("waiting {wait:?} until no other host can acknowledge anything on {uri}");
-            tokio::time::sleep(wait).await;
-        }
-        let proof =
-            recover(&engine, &stores, &metadata, &**medium, incarnation, previous.incarnation, previous.trim)
-                .await?;
-        if is_ours {
-            vacated = Some(proof);
-        }
-    }
-    // Where no incarnation with this log is unrecovered, the last one closed it empty, or there was none.
-    let vacated = vacated.unwrap_or_else(Vacated::nothing_left);
+    let (vacated, recovered) = recover_own(&recoverer, &ours).await?;
     let wal = ours
         .medium
         .open(incarnation, vacated, right.clone())
         .await
         .context("the write-ahead log cannot be opened")?;
-    let parts = Parts { options, config, stores, metadata, wal, right, incarnation, engine };
+    let parts = Parts { options, config, media, metadata, wal, right, incarnation, engine, recoverer };
     parts.serve(doors, recovered, began).await
+}
+
+/// Takes an id, and registers under it (Id3).
+async fn become_a_broker(
+    options: &Options,
+    metadata: &Metadata,
+    media: &Media,
+    ours: &Ours,
+    listener: &Listener,
+) -> anyhow::Result<Incarnation> {
+    let machine = media.machine.as_str();
+    let known = identity::Known {
+        id: options.node_id.map(|id| id as u32),
+        volume: ours.last_owner,
+        listener,
+        machine,
+    };
+    for _ in 0..RACES_MAX {
+        // One image for who is asked whether it lives and who is replaced.
+        let image = metadata.image();
+        let id = identity::choose(&known, &image)?;
+        refuse_beside_a_living_broker(options, metadata, &image, id, machine).await?;
+        let register = || {
+            metadata.register(Registering {
+                id,
+                wal: ours.medium.uri(),
+                listener: listener.clone(),
+                rack: options.rack.as_deref(),
+                machine,
+                replaces: image.last_registration(id),
+            })
+        };
+        match persevere("registering this broker", register).await {
+            Ok(registered) => return Ok(registered.incarnation),
+            Err(metadata::Error::Conflict(_)) => {
+                let image =
+                    metadata.refresh().await.context("this broker cannot register in the metadata")?;
+                let theirs = image.broker(id).context("a registration was lost")?;
+                // Our own, of which we did not hear that it was accepted, is followed like any other that is dead.
+                let is_own = theirs.listener == *listener && *theirs.machine == *machine;
+                ensure!(
+                    is_own || (options.node_id.is_none() && identity::choose(&known, &image)? != id),
+                    "broker id {id} of {} was taken a moment ago by another process, which says that it is reached at {}:{}: give \
+                     each broker an id of its own, or none",
+                    options.store,
+                    theirs.listener.host,
+                    theirs.listener.port
+                );
+            }
+            Err(error) => return Err(error).context("this broker cannot register in the metadata"),
+        }
+    }
+    bail!("other processes were quicker {RACES_MAX} times to take the id that this one wanted")
 }
 
 /// Refuses to start where the registered broker of this id answers on its address (unless told to take over).
 ///
 /// That address may be ours too: our port is free and nobody listens on it yet, so whoever answers there is another.
-async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -> anyhow::Result<()> {
-    let image = metadata.image();
-    let id = options.node_id as u32;
+async fn refuse_beside_a_living_broker(
+    options: &Options,
+    metadata: &Metadata,
+    image: &ImageRef,
+    id: u32,
+    machine: &str,
+) -> anyhow::Result<()> {
     let Some(info) = image.broker(id) else { return Ok(()) };
     let registered = &info.listener;
     // Clean shutdowns leave nobody to ask.
@@ -185,7 +218,7 @@ async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -
         return Ok(());
     }
     ensure!(
-        *info.machine == *host::machine_id() || !is_loopback(&registered.host),
+        *info.machine == *machine || !is_loopback(&registered.host),
         "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
          {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
          --takeover",
@@ -195,8 +228,7 @@ async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -
         registered.port
     );
     let alive =
-        predecessor::is_alive(&registered.host, registered.port, &metadata.cluster_id(), options.node_id)
-            .await;
+        predecessor::is_alive(&registered.host, registered.port, &metadata.cluster_id(), id as i32).await;
     ensure!(
         !alive,
         "broker {id} of {} is alive at {}:{}. Stop it first, or say --takeover to replace it",
@@ -207,46 +239,29 @@ async fn refuse_beside_a_living_broker(options: &Options, metadata: &Metadata) -
     Ok(())
 }
 
-async fn recover(
-    engine: &s3stream::Config,
-    stores: &Stores,
-    metadata: &Arc<Metadata>,
-    medium: &dyn Medium,
-    by: Incarnation,
-    of: Incarnation,
-    from: Position,
-) -> anyhow::Result<Vacated> {
-    let began = Instant::now();
-    let mut from = from;
-    loop {
-        let streams = metadata.clone() as Arc<dyn StreamMetadata>;
-        let store = stores.data(Purpose::Recovery);
-        tracing::info!("recovering what epoch {} of broker {} left in {}", of.epoch, of.broker, medium.uri());
-        match s3stream::recovery::recover(engine, store, streams, medium, by, of, from).await {
-            Ok(vacated) => {
-                tracing::info!(
-                    "recovered what epoch {} of broker {} left in {}, in {:?}",
-                    of.epoch,
-                    of.broker,
-                    medium.uri(),
-                    began.elapsed()
-                );
-                return Ok(vacated);
-            }
-            Err(s3stream::Error::Unavailable(reason)) => {
-                tracing::warn!("recovery of {of:?}: {reason}; starting over from where the metadata stands");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                let image = metadata.refresh().await?;
-                match image.life(of) {
-                    Some(life) => from = life.trim,
-                    // Nobody else could: whoever else recovers has fenced us. The last commit's answer was lost.
-                    None if image.is_live(by) => return Ok(Vacated::nothing_left()),
-                    None => bail!("{of:?} was recovered by somebody else, who has fenced {by:?}"),
-                }
-            }
-            Err(error) => return Err(error).with_context(|| format!("{} cannot be recovered", medium.uri())),
+/// Recovers what earlier lives of this broker left (A3). Gives the proof that nothing is left in our log, and whether there
+/// was anything to recover.
+async fn recover_own(recoverer: &Recoverer, ours: &Ours) -> anyhow::Result<(Vacated, bool)> {
+    let known = tokio::time::Instant::now();
+    let image = recoverer.metadata.image();
+    let earlier: Vec<(Incarnation, Uri)> = image
+        .unrecovered()
+        .filter(|(of, _)| of.broker == recoverer.by.broker)
+        .map(|(of, life)| (of, Uri(life.wal_uri.to_string())))
+        .collect();
+    let mut vacated = None;
+    for (of, uri) in &earlier {
+        // A volume is known by who wrote it, whatever it is called today.
+        let is_ours = ours.last_owner.is_some_and(|last| last.incarnation == *of)
+            || matches!(uri.target()?, Target::Block { .. }) && media::is_same(uri, ours.medium.uri());
+        if !is_ours {
+            recoverer.recover_left(*of, known).await?;
+        } else if let Recovered::Here { vacated: proof, .. } = recoverer.recover(*of, &*ours.medium).await? {
+            vacated = Some(proof);
         }
     }
+    // Where no life with this log is unrecovered, the last one closed it empty, or others recovered it, or there was none.
+    Ok((vacated.unwrap_or_else(Vacated::nothing_left), !earlier.is_empty()))
 }
 
 /// Where people and programs come in.
@@ -259,10 +274,11 @@ struct Doors {
 struct Parts<'a> {
     options: &'a Options,
     config: Arc<BrokerConfig>,
-    stores: Stores,
+    media: Arc<Media>,
     metadata: Arc<Metadata>,
     wal: Arc<dyn Wal>,
     right: Arc<AckRight>,
     incarnation: Incarnation,
     engine: s3stream::Config,
+    recoverer: Recoverer,
 }

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | SIGTERM, SIGINT | hands its partitions over, stops accepting, finishes requests, writes checkpoints, uploads, says that nothing is left | 0 |
 //! | the same again | stops where it stands; the next start recovers | 1 |
-//! | fenced, or the WAL or the metadata failed | stops where it stands, with the reason | 1 |
+//! | the WAL or the metadata failed, or its id was taken | stops where it stands, with the reason | 1 |
+//! | fenced by others, which took it for dead | the same, and begins anew ([`rejoin`](super::rejoin)) | – |
 //! | an invariant of ours is broken, in a connection or in a task of the background | the same | 1 |
 
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use s3stream::{Storage, StreamMetadata};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wal::AckRight;
+use wal::{AckRight, Incarnation};
 
 use super::banner::Banner;
+use super::rejoin::deposed;
 use super::{Doors, Parts};
 use crate::admin::{Admin, Pages};
 use crate::api::Advertised;
@@ -29,6 +31,7 @@ use crate::broker::Broker;
 use crate::cluster::Peers;
 use crate::cluster::mover::{self, Mover};
 use crate::config::{BrokerConfig, CurrentConfig};
+use crate::failover::Failover;
 use crate::options::{Options, WalChoice};
 use crate::server::{self, Server};
 use crate::store::{Meter, Purpose, Stores};
@@ -46,6 +49,10 @@ pub struct Running {
     drain_timeout: Duration,
     /// To be shut down before the storage engine is.
     collector: Collector,
+    /// So is this.
+    failover: Failover,
+    incarnation: Incarnation,
+    began: Instant,
     right: Arc<AckRight>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), server::Error>>,
@@ -53,7 +60,7 @@ pub struct Running {
     shutdown_timeout: Duration,
     banner: String,
     /// Keeps a directory locked until everything has ended.
-    _stores: Stores,
+    _stores: Arc<Stores>,
 }
 
 impl Parts<'_> {
@@ -65,7 +72,8 @@ impl Parts<'_> {
         began: Instant,
     ) -> anyhow::Result<Running> {
         let Doors { addresses, admin } = doors;
-        let Parts { options, config, stores, metadata, wal, right, incarnation, engine } = self;
+        let Parts { options, config, media, metadata, wal, right, incarnation, engine, recoverer } = self;
+        let stores = media.stores.clone();
         // Before it serves: so that the others hear of it from the start.
         let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
         metadata.open_leaderships().await.context("the partitions cannot be opened")?;
@@ -102,7 +110,7 @@ impl Parts<'_> {
             ..options.bounds.fetch_session.clone()
         };
         let broker = Arc::new(Broker {
-            node_id: options.node_id,
+            node_id: incarnation.broker as i32,
             cluster_id: metadata.cluster_id().to_string(),
             configs: Arc::new(CurrentConfig::new(config.clone(), incarnation.broker, metadata.clone())),
             data_location: stores.location.to_string(),
@@ -114,6 +122,12 @@ impl Parts<'_> {
             fetch_sessions: fetch_session::Sessions::new(sessions),
         });
         broker.partitions.keep_retention(broker.configs.clone());
+        let failover = Failover::start(
+            options.bounds.failover.clone(),
+            recoverer,
+            broker.peers.verdicts(),
+            Some(broker.partitions.clone()),
+        );
         let mover = Mover::start(
             options.bounds.mover.clone(),
             broker.partitions.clone(),
@@ -150,6 +164,9 @@ impl Parts<'_> {
             mover,
             drain_timeout: options.bounds.mover.drain_timeout,
             collector,
+            failover,
+            incarnation,
+            began: Instant::now(),
             right,
             shutdown,
             serving,
@@ -234,7 +251,9 @@ impl Running {
             }
             error = self.storage.failed() => Err(anyhow!(error).context("the storage engine cannot go on")),
             error = self.broker.metadata.failed() => Err(anyhow!(error).context("this broker cannot go on")),
-            broken = broken(&self.broker, &self.collector, self.admin.as_ref()) => Err(anyhow!(broken).context("this broker cannot go on")),
+            broken = broken(&self.broker, &self.collector, &self.failover, self.admin.as_ref()) => {
+                Err(anyhow!(broken).context("this broker cannot go on"))
+            }
             served = &mut self.serving => Err(match served {
                 Ok(Ok(())) => anyhow!("the server ended by itself"),
                 Ok(Err(error)) => anyhow!(error).context("the server cannot go on"),
@@ -247,7 +266,12 @@ impl Running {
             self.shutdown.cancel();
             // Only to leave in order; a store that does not answer must not hold up a process that has to end.
             let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, self.broker.metadata.close(false)).await;
-            return Err(error);
+            return Err(
+                match deposed(&self.broker.metadata.image(), self.incarnation, self.began.elapsed()) {
+                    Some(deposed) => error.context(deposed),
+                    None => error,
+                },
+            );
         }
         let timeout = self.shutdown_timeout;
         let stopping = async {
@@ -296,6 +320,7 @@ impl Running {
         if let Some(admin) = &self.admin {
             admin.shutdown().await;
         }
+        self.failover.shutdown().await;
         self.broker.groups.shutdown().await;
         self.broker.partitions.shutdown().await;
         ensure!(!self.collector.has_failed(), "{COLLECTOR_FAILED}");
@@ -313,7 +338,12 @@ impl Running {
 
 /// Resolves once a task that nobody waits for has met a broken invariant, with the reason. (The storage engine, the
 /// metadata and the server tell of theirs by themselves.)
-async fn broken(broker: &Broker, collector: &Collector, admin: Option<&Admin>) -> String {
+async fn broken(
+    broker: &Broker,
+    collector: &Collector,
+    failover: &Failover,
+    admin: Option<&Admin>,
+) -> String {
     let admin = async {
         match admin {
             Some(admin) => admin.failed().await,
@@ -324,6 +354,7 @@ async fn broken(broker: &Broker, collector: &Collector, admin: Option<&Admin>) -
         reason = broker.partitions.failed() => reason,
         reason = broker.groups.failed() => reason,
         reason = broker.peers.failed() => reason,
+        reason = failover.failed() => reason,
         reason = admin => reason,
         () = collector.failed() => COLLECTOR_FAILED.to_owned(),
     }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod clouds;
+mod cluster;
 mod collect;
 mod cost;
 mod crash;

@@ -26,6 +26,12 @@ const LEASE: &str = "10s";
 /// How long `ottla` tries as a client, unless a test says otherwise.
 const CLIENT_TIMEOUT: &str = "120s";
 
+/// The broker's id wherever a test says nothing of it: one that starts again at another address is the same broker.
+const NODE_ID: &str = "1";
+
+/// In the last line of the banner.
+const READY: &str = "ottla consume";
+
 /// `.test/` at the top of the tree.
 pub fn installed(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.test").join(path);
@@ -193,6 +199,18 @@ impl Ottla {
         successor
     }
 
+    /// Another broker of the same store, with a log and a port of its own. Not started.
+    pub fn fellow(&self) -> Ottla {
+        let mut fellow = self.successor().with_variable("OTTLA_NODE_ID", "auto");
+        for argument in &mut fellow.arguments {
+            if argument.starts_with("block://") {
+                *argument =
+                    format!("block://{}/wal-{}?capacity=64MiB", self.directory.path().display(), fellow.port);
+            }
+        }
+        fellow
+    }
+
     /// Adds options, for the next start.
     pub fn with(mut self, arguments: &[&str]) -> Ottla {
         self.arguments.extend(arguments.iter().map(|argument| argument.to_string()));
@@ -227,6 +245,7 @@ impl Ottla {
         }
         command
             .env("OTTLA_LEASE", LEASE)
+            .env("OTTLA_NODE_ID", NODE_ID)
             .envs(self.environment.iter().cloned())
             .current_dir(self.directory.path());
         command
@@ -264,7 +283,7 @@ impl Ottla {
                 output.push_str(&line);
                 output.push('\n');
                 // The last line of the banner.
-                if line.contains("ottla consume") {
+                if line.contains(READY) {
                     let _ = ready.send(());
                 }
             }
@@ -295,6 +314,25 @@ impl Ottla {
             }
             assert!(self.is_running(), "the broker left:\n{}", self.log());
             Err(format!("{text:?} is not in the log:\n{log}"))
+        });
+    }
+
+    /// Waits until its log, or the other's, holds `text`.
+    pub fn wait_until_either_logged(&self, other: &Ottla, text: &str) {
+        wait_for(|| {
+            let (log, others) = (self.log(), other.log());
+            if log.contains(text) || others.contains(text) {
+                return Ok(());
+            }
+            Err(format!("{text:?} is in neither log:\n{log}\n--- the other\n{others}"))
+        });
+    }
+
+    /// Waits until the process, which has begun anew by itself, says again that it is ready.
+    pub fn wait_until_ready_again(&self) {
+        wait_for(|| {
+            let said = self.output().matches(READY).count();
+            if said >= 2 { Ok(()) } else { Err(format!("it did not begin anew:\n{}", self.log())) }
         });
     }
 

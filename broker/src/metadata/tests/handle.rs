@@ -140,7 +140,7 @@ async fn what_a_dead_incarnation_left_is_recovered_before_it_is_led() {
     let registered = registered(&new).await;
     let by = registered.incarnation;
     assert_eq!((registered.previous[0].incarnation, registered.previous[0].trim), (dead, Position(4)));
-    assert_eq!(registered.previous[0].lease, Duration::from_secs(10));
+    assert_eq!(registered.previous[0].lease, Duration::from_secs(3));
     new.open_leaderships().await.unwrap();
     assert_eq!(new.stream(stream).unwrap().owner, Some(dead));
     let rest = commit(dead, 6, &[slot(dead, 5, &[part(stream, 3, 8)])]);

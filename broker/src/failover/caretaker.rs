@@ -1,0 +1,208 @@
+//! Who fences and recovers whom, and when: a state machine without I/O. Time is a span since any fixed moment.
+//!
+//! - **C1** Ranks are each broker's own opinion, recomputed at every look: among those that serve, are not about to leave,
+//!   and are not suspected. This broker always counts itself in. A dead broker's file is best read on its own machine: who
+//!   runs there comes first.
+//! - **C2** Rank *r* waits *r* times the patience, from the moment at which it saw that there was something to do; a
+//!   recovery of somebody else's that moves the trim point starts that wait anew.
+//! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wal::{Incarnation, Position};
+
+use super::Config;
+use crate::cluster::{Verdicts, Why};
+use crate::metadata::image::{Image, Life};
+
+/// What is to be begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Fence {
+        of: Incarnation,
+        why: Why,
+    },
+    Recover {
+        of: Incarnation,
+        /// When this process first saw the fence (F2).
+        fenced_at: Duration,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Caretaker {
+    config: Config,
+    own: Incarnation,
+    machine: String,
+    accused: BTreeMap<Incarnation, Work>,
+    fenced: BTreeMap<Incarnation, Fenced>,
+    due: Option<Duration>,
+}
+
+/// Something that has to be done by somebody.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    /// C2.
+    since: Duration,
+    running: bool,
+    attempts: u32,
+    not_before: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fenced {
+    at: Duration,
+    trim: Position,
+    work: Work,
+}
+
+impl Work {
+    fn new(now: Duration) -> Work {
+        Work { since: now, running: false, attempts: 0, not_before: now }
+    }
+
+    /// When it is this broker's turn.
+    fn due(&self, patience: Duration, rank: usize) -> Duration {
+        self.not_before.max(self.since + patience * rank as u32)
+    }
+
+    fn ended(&mut self, now: Duration, config: &Config) {
+        let pause = config.retry_pause * (1 << self.attempts.min(16));
+        self.not_before = now + pause.min(config.retry_pause_max);
+        self.attempts += 1;
+        self.running = false;
+    }
+}
+
+impl Caretaker {
+    pub fn new(config: Config, own: Incarnation, machine: String) -> Caretaker {
+        Caretaker { config, own, machine, accused: BTreeMap::new(), fenced: BTreeMap::new(), due: None }
+    }
+
+    /// What is to be begun now, by what is known now.
+    pub fn look(&mut self, now: Duration, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.due = None;
+        if !image.is_live(self.own) {
+            // F1. The process is about to end.
+            return actions;
+        }
+        let mut running = self.fenced.values().filter(|fenced| fenced.work.running).count();
+        let mut was = std::mem::take(&mut self.accused);
+        for (of, why) in verdicts.dead() {
+            if of == self.own || !image.is_live(of) {
+                continue;
+            }
+            let mut work = was.remove(&of).unwrap_or_else(|| Work::new(now));
+            if !work.running {
+                let due = work.due(self.config.fence_patience, self.rank(of, image, verdicts));
+                if due <= now {
+                    work.running = true;
+                    actions.push(Action::Fence { of, why });
+                } else {
+                    self.wake_at(due);
+                }
+            }
+            self.accused.insert(of, work);
+        }
+        let mut was = std::mem::take(&mut self.fenced);
+        for (of, life) in image.unrecovered() {
+            let begun = || Fenced { at: now, trim: life.trim, work: Work::new(now) };
+            let mut fenced = was.remove(&of).unwrap_or_else(begun);
+            if fenced.trim != life.trim {
+                fenced.trim = life.trim;
+                fenced.work.since = now;
+            }
+            if !fenced.work.running {
+                let rank = self.rank_for(of, life, image, verdicts);
+                let due = fenced.work.due(self.config.recovery_patience, rank);
+                if due > now {
+                    self.wake_at(due);
+                } else if running < self.config.recoveries_max {
+                    // Those behind are looked at again when one has ended.
+                    running += 1;
+                    fenced.work.running = true;
+                    actions.push(Action::Recover { of, fenced_at: fenced.at });
+                }
+            }
+            self.fenced.insert(of, fenced);
+        }
+        actions
+    }
+
+    /// When to look again, if nothing changes before.
+    pub fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// When this process first saw the fence of a life that is not recovered, as far as it looked.
+    pub fn fenced_at(&self, of: Incarnation) -> Option<Duration> {
+        self.fenced.get(&of).map(|fenced| fenced.at)
+    }
+
+    pub fn fence_ended(&mut self, now: Duration, of: Incarnation) {
+        if let Some(work) = self.accused.get_mut(&of) {
+            work.ended(now, &self.config);
+        }
+    }
+
+    pub fn recovery_ended(&mut self, now: Duration, of: Incarnation) {
+        if let Some(fenced) = self.fenced.get_mut(&of) {
+            fenced.work.ended(now, &self.config);
+        }
+    }
+
+    fn wake_at(&mut self, due: Duration) {
+        self.due = Some(self.due.map_or(due, |known| known.min(due)));
+    }
+
+    /// C1, for a fence.
+    fn rank(&self, of: Incarnation, image: &Image, verdicts: &Verdicts) -> usize {
+        self.before(of, image, verdicts, |_| false)
+    }
+
+    /// C1, for a recovery.
+    fn rank_for(&self, of: Incarnation, life: &Life, image: &Image, verdicts: &Verdicts) -> usize {
+        let machine = |broker| image.broker(broker).map(|info| &*info.machine);
+        let theirs = machine(of.broker).filter(|_| life.wal_uri.starts_with("block:"));
+        let is_there = |broker: u32| {
+            let runs_on = if broker == self.own.broker { Some(&*self.machine) } else { machine(broker) };
+            theirs.is_some() && runs_on == theirs
+        };
+        self.before(of, image, verdicts, is_there)
+    }
+
+    /// How many come before this broker.
+    fn before(
+        &self,
+        of: Incarnation,
+        image: &Image,
+        verdicts: &Verdicts,
+        comes_first: impl Fn(u32) -> bool,
+    ) -> usize {
+        let place = |life: Incarnation| (!comes_first(life.broker), weight(of, life), life);
+        let own = place(self.own);
+        image
+            .serving()
+            .filter(|(life, state)| {
+                *life != self.own && *life != of && !state.draining && verdicts.of(*life).is_none()
+            })
+            .filter(|(life, _)| place(*life) < own)
+            .count()
+    }
+}
+
+/// Spreads the dead over the living, alike on every broker. Nothing but fairness depends on it.
+fn weight(of: Incarnation, by: Incarnation) -> u64 {
+    let mut mixed = 0x9e37_79b9_7f4a_7c15_u64;
+    for part in [u64::from(of.broker), of.epoch, u64::from(by.broker)] {
+        // SplitMix64's finalizer.
+        mixed = mixed.wrapping_add(part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+    }
+    mixed
+}

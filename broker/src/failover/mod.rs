@@ -1,0 +1,228 @@
+//! What a broker does about others that died: it fences them, recovers their write-ahead logs, and opens what it is given.
+//!
+//! ```text
+//!   verdicts (cluster) ──► dead ──► Fence ──► fenced ──► recovery ──► CommitRecovered{last} ──► placed, by apply
+//!   metadata image ────────────────────────────┘                                                    │
+//!                                                             partitions that fell to us are opened ◄┘
+//! ```
+//!
+//! There is no leader among the brokers for this: each one ranks itself among those that serve, by a hash of the dead life
+//! and the broker, so that several dead are several brokers' work. The first in rank acts at once, the next after some
+//! patience, in case the first is dead as well. Two that do the same thing at once do no harm.
+//!
+//! - **F1** A life is fenced only on the detector's verdict, and only by a broker that is not fenced itself (O6).
+//! - **F2** A recovery begins on a view of the metadata that has the fence (O1). A volume that somebody may still write to
+//!   is read only when the dead life's lease and a margin have passed since this process itself first saw that fence (B1).
+//! - **F3** A recovery is over when the metadata has forgotten the life, by whomever; nothing else counts as success. It
+//!   is tried again, with growing pauses, until then, by everybody who can: in turn, as long as somebody makes progress.
+//! - **F4** Everything is bounded: recoveries at a time, partitions opened at a time, pauses between attempts.
+//!
+//! **Crash.** A broker that dies in the middle of a recovery leaves it to the next in rank, which starts at the trim point
+//! of the last commit.
+//!
+//! Reading order: [`caretaker`] (who does what when: no I/O), [`recovery`], this file.
+
+pub mod caretaker;
+pub mod recovery;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wal::Incarnation;
+
+use caretaker::{Action, Caretaker};
+use recovery::{Recovered, Recoverer};
+
+use crate::cluster::Verdicts;
+use crate::metadata;
+use crate::partition::Partitions;
+use crate::tasks::Tasks;
+
+/// Times and bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long the next in rank waits for the one before it to fence a dead life. Default 300 ms.
+    pub fence_patience: Duration,
+    /// The same for a recovery that makes no progress. Default 5 s.
+    pub recovery_patience: Duration,
+    /// Recoveries at a time. Default 4.
+    pub recoveries_max: usize,
+    /// After a failed attempt; doubled each time. Default 500 ms to 30 s.
+    pub retry_pause: Duration,
+    pub retry_pause_max: Duration,
+    /// Partitions that are opened at a time when they fell to this broker. Default 32.
+    pub opens_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            fence_patience: Duration::from_millis(300),
+            recovery_patience: Duration::from_secs(5),
+            recoveries_max: 4,
+            retry_pause: Duration::from_millis(500),
+            retry_pause_max: Duration::from_secs(30),
+            opens_max: 32,
+        }
+    }
+}
+
+/// The fail-over of one broker, running.
+#[derive(Debug)]
+pub struct Failover {
+    tasks: Tasks,
+    closing: CancellationToken,
+}
+
+impl Failover {
+    /// For a broker that serves. Must be called inside a tokio runtime.
+    pub fn start(
+        config: Config,
+        recoverer: Recoverer,
+        verdicts: watch::Receiver<Arc<Verdicts>>,
+        partitions: Option<Arc<Partitions>>,
+    ) -> Failover {
+        let (tasks, closing) = (Tasks::default(), CancellationToken::new());
+        let (ended, endings) = mpsc::channel(2 * config.recoveries_max.max(1));
+        if let Some(partitions) = partitions {
+            let opening = partitions.open_what_falls_to_us(config.opens_max, closing.clone());
+            tasks.keep("the opening of partitions", opening);
+        }
+        let caretaker = Caretaker::new(config, recoverer.by, recoverer.media.machine.clone());
+        let actor = Actor {
+            caretaker,
+            recoverer: Arc::new(recoverer),
+            verdicts,
+            began: Instant::now(),
+            tasks: tasks.clone(),
+            closing: closing.clone(),
+            ended,
+            endings,
+        };
+        tasks.keep("the fail-over", actor.run());
+        Failover { tasks, closing }
+    }
+
+    /// Resolves once a task of it has met a broken invariant.
+    pub async fn failed(&self) -> String {
+        self.tasks.failed().await
+    }
+
+    /// Gives up what is under way, for others to do.
+    pub async fn shutdown(&self) {
+        self.tasks.close();
+        self.closing.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+struct Actor {
+    caretaker: Caretaker,
+    recoverer: Arc<Recoverer>,
+    verdicts: watch::Receiver<Arc<Verdicts>>,
+    began: Instant,
+    tasks: Tasks,
+    closing: CancellationToken,
+    ended: mpsc::Sender<Ended>,
+    endings: mpsc::Receiver<Ended>,
+}
+
+/// What became of something that was tried.
+enum Ended {
+    Fence(Incarnation, Result<(), metadata::Error>),
+    Recovery(Incarnation, anyhow::Result<Recovered>),
+}
+
+impl Actor {
+    async fn run(mut self) {
+        let metadata = self.recoverer.metadata.clone();
+        let mut changed = metadata.changed();
+        let mut verdicts_end = false;
+        loop {
+            changed.borrow_and_update();
+            let now = self.began.elapsed();
+            let verdicts = self.verdicts.borrow_and_update().clone();
+            for action in self.caretaker.look(now, &metadata.image(), &verdicts) {
+                self.begin(action, now);
+            }
+            let due = self.caretaker.due().map(|due| self.began + due);
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                change = changed.changed() => if change.is_err() {
+                    // The metadata ended, and says so itself.
+                    return self.closing.cancelled().await;
+                },
+                change = self.verdicts.changed(), if !verdicts_end => verdicts_end = change.is_err(),
+                () = sleep_until(due) => {}
+                Some(ended) = self.endings.recv() => self.ended(ended),
+            }
+        }
+    }
+
+    fn begin(&self, action: Action, now: Duration) {
+        let (ended, recoverer) = (self.ended.clone(), self.recoverer.clone());
+        let closing = self.closing.clone();
+        match action {
+            Action::Fence { of, why } => {
+                tracing::warn!(broker = of.broker, epoch = of.epoch, "fencing: {why}");
+                self.tasks.spawn("a fence", async move {
+                    let fenced = recoverer.metadata.fence(of);
+                    if let Some(fenced) = closing.run_until_cancelled(fenced).await {
+                        // Whoever waited for it may be gone.
+                        let _ = ended.send(Ended::Fence(of, fenced)).await;
+                    }
+                });
+            }
+            Action::Recover { of, fenced_at } => {
+                let known = Instant::now() - now.saturating_sub(fenced_at);
+                self.tasks.spawn("a recovery", async move {
+                    let recovered = recoverer.recover_left(of, known);
+                    if let Some(recovered) = closing.run_until_cancelled(recovered).await {
+                        let _ = ended.send(Ended::Recovery(of, recovered)).await;
+                    }
+                });
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        let now = self.began.elapsed();
+        match ended {
+            Ended::Fence(of, Ok(())) => self.caretaker.fence_ended(now, of),
+            Ended::Fence(of, Err(error)) => {
+                tracing::warn!(broker = of.broker, epoch = of.epoch, %error, "could not fence it");
+                self.caretaker.fence_ended(now, of);
+            }
+            Ended::Recovery(of, Ok(recovered)) => {
+                let since = self.caretaker.fenced_at(of).map(|at| now.saturating_sub(at));
+                tracing::info!(
+                    broker = of.broker,
+                    epoch = of.epoch,
+                    since_fence = ?since.unwrap_or_default(),
+                    "{recovered}"
+                );
+                self.caretaker.recovery_ended(now, of);
+            }
+            Ended::Recovery(of, Err(error)) => {
+                tracing::error!(
+                    broker = of.broker,
+                    epoch = of.epoch,
+                    "what it left cannot be recovered here (yet): {error:#}; its partitions have no leader until somebody can"
+                );
+                self.caretaker.recovery_ended(now, of);
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

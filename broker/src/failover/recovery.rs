@@ -1,0 +1,123 @@
+//! The recovery of one life's log, by a start for its own and by the fail-over for others'.
+//!
+//! **Retries.** What the store does not answer is waited for inside; where another recovery went first this one starts over
+//! from where the metadata stands. Everything else is the caller's to try again.
+//!
+//! **Cancellation.** May be dropped at any point: nothing is half done.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use s3stream::StreamMetadata;
+use tokio::time::Instant;
+use wal::{Incarnation, Medium, Uri, Vacated};
+
+use crate::media::{Media, Opened};
+use crate::metadata::Metadata;
+use crate::store::Purpose;
+
+/// Between two attempts after another recoverer went first.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// What a recovery is done with.
+#[derive(Clone, Debug)]
+pub struct Recoverer {
+    pub metadata: Arc<Metadata>,
+    pub media: Arc<Media>,
+    pub engine: s3stream::Config,
+    /// The recoverer.
+    pub by: Incarnation,
+}
+
+/// How a recovery that is over came to its end.
+#[derive(Debug)]
+pub enum Recovered {
+    /// By this process. The proof that nothing is left in the log, for whoever is to open it next.
+    Here { vacated: Vacated, took: Duration },
+    /// Somebody else completed it.
+    Elsewhere,
+}
+
+impl fmt::Display for Recovered {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Recovered::Here { took, .. } => {
+                write!(formatter, "recovered what it left, in {took:?}; its partitions are placed")
+            }
+            Recovered::Elsewhere => formatter.write_str("another broker recovered what it left"),
+        }
+    }
+}
+
+/// What two clocks may disagree about over the time of a lease: a tenth of it, and a little.
+pub fn margin(lease: Duration) -> Duration {
+    lease / 10 + Duration::from_millis(50)
+}
+
+impl Recoverer {
+    /// Recovers what the life `of` left, wherever that is. `known` is when this process first saw its fence (F2).
+    pub async fn recover_left(&self, of: Incarnation, known: Instant) -> anyhow::Result<Recovered> {
+        let image = self.metadata.image();
+        let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
+        let uri = Uri(life.wal_uri.to_string());
+        // What is known of its machine is what its id registered last.
+        let machine =
+            image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);
+        let Opened { medium, exclusive } = self.media.left(of, &uri, machine).await?;
+        if !exclusive {
+            let until = known + life.lease + margin(life.lease);
+            tracing::info!(
+                broker = of.broker,
+                epoch = of.epoch,
+                "waiting {:?} until nothing can be acknowledged on {uri} any more",
+                until.saturating_duration_since(Instant::now())
+            );
+            tokio::time::sleep_until(until).await;
+        }
+        self.recover(of, &*medium).await
+    }
+
+    /// The same, on a medium that nobody writes to any more.
+    pub async fn recover(&self, of: Incarnation, medium: &dyn Medium) -> anyhow::Result<Recovered> {
+        let began = Instant::now();
+        let uri = medium.uri();
+        let mut image = self.metadata.image();
+        loop {
+            // F3. The trim point is read at or behind the fence (O1).
+            let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
+            if !life.fenced {
+                bail!("broker {} epoch {} is not fenced", of.broker, of.epoch);
+            }
+            tracing::info!(
+                broker = of.broker,
+                epoch = of.epoch,
+                from = life.trim.0,
+                "recovering what it left in {uri}"
+            );
+            let streams = self.metadata.clone() as Arc<dyn StreamMetadata>;
+            let store = self.media.stores.data(Purpose::Recovery);
+            let (by, from) = (self.by, life.trim);
+            match s3stream::recovery::recover(&self.engine, store, streams, medium, by, of, from).await {
+                Ok(vacated) => return Ok(Recovered::Here { vacated, took: began.elapsed() }),
+                Err(s3stream::Error::Unavailable(reason)) => {
+                    tracing::warn!(
+                        broker = of.broker,
+                        epoch = of.epoch,
+                        "recovery: {reason}; starting over from where the metadata stands"
+                    );
+                    tokio::time::sleep(PAUSE).await;
+                    image = self.metadata.refresh().await?;
+                }
+                Err(error) => {
+                    // What somebody else has finished, and perhaps deleted since, looks like damage.
+                    image = self.metadata.refresh().await?;
+                    if image.life(of).is_some() {
+                        return Err(error).with_context(|| format!("{uri} cannot be recovered"));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! F1 to F4: the caretaker by itself, and the fail-over of brokers that share a directory as their store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use s3stream::StreamId;
+use s3stream::record::{KIND_DATA, RecordMeta};
+use tokio::sync::watch;
+use wal::{AckRight, Incarnation, Position, Record, Vacated, Wal};
+
+use super::caretaker::{Action, Caretaker};
+use super::recovery::{Recoverer, margin};
+use super::{Config, Failover};
+use crate::cluster::{Verdict, Verdicts, Why};
+use crate::media::{Media, Ours, check_ours};
+use crate::metadata::apply::At;
+use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
+use crate::metadata::image::{Image, Listener};
+use crate::metadata::{Metadata, Registering, TopicSpec, cluster_id};
+use crate::options::{Options, arguments, gather};
+use crate::store::{self, Stores};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DEAD: Verdict = Verdict { why: Why::Silent, dead: true };
+const SUSPECTED: Verdict = Verdict { why: Why::Silent, dead: false };
+
+/// A history of a cluster, without a log.
+struct History {
+    image: Image,
+    number: u64,
+}
+
+impl History {
+    /// Brokers 1 to `brokers`, each on a machine of its own, all of which serve.
+    fn serving(brokers: u32, wal: &str) -> (History, Vec<Incarnation>) {
+        let mut history = History { image: Image::empty(), number: 0 };
+        history.apply(Command::Format { cluster_id: "a cluster".into(), format: FORMAT_VERSION });
+        let mut lives = Vec::new();
+        for broker in 1..=brokers {
+            history.apply(Command::RegisterBroker(Registration {
+                broker,
+                wal_uri: wal.into(),
+                lease_ms: 3_000,
+                listener: Listener { host: "a host".into(), port: 9092 },
+                rack: None,
+                machine: format!("machine {broker}").into(),
+                replaces: None,
+            }));
+            let by = Incarnation { broker, epoch: history.number };
+            history.apply(Command::OpenLeaderships { by });
+            lives.push(by);
+        }
+        (history, lives)
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.number += 1;
+        self.image.apply(At { number: self.number, time_ms: 0 }, &command).unwrap();
+    }
+}
+
+fn caretaker(own: Incarnation) -> Caretaker {
+    Caretaker::new(Config::default(), own, format!("machine {}", own.broker))
+}
+
+/// When each of the living begins with `of`, if nobody else does anything.
+fn begins(history: &History, living: &[Incarnation], of: Incarnation, verdicts: &Verdicts) -> Vec<Duration> {
+    let mut begins = Vec::new();
+    for own in living {
+        let mut caretaker = caretaker(*own);
+        let mut now = Duration::ZERO;
+        loop {
+            let actions = caretaker.look(now, &history.image, verdicts);
+            if actions.iter().any(|action| matches!(action, Action::Fence { of: it, .. } | Action::Recover { of: it, .. } if *it == of)) {
+                break begins.push(now);
+            }
+            now = caretaker.due().expect("its turn comes");
+        }
+    }
+    begins.sort();
+    begins
+}
+
+#[test]
+fn brokers_take_turns_and_each_has_one() {
+    let (mut history, lives) = History::serving(4, "object:");
+    let (of, living) = (lives[0], &lives[1..]);
+    let verdicts = Verdicts::default().with(of, DEAD);
+    let Config { fence_patience, recovery_patience, .. } = Config::default();
+    let turns = |patience: Duration| (0..3).map(|rank| patience * rank).collect::<Vec<_>>();
+    assert_eq!(begins(&history, living, of, &verdicts), turns(fence_patience));
+    history.apply(Command::Fence { by: living[0], of });
+    assert_eq!(begins(&history, living, of, &verdicts), turns(recovery_patience));
+
+    // Who is suspected, or about to leave, is not waited for.
+    history.apply(Command::SetDraining { by: living[0], broker: living[1].broker, draining: true });
+    let both = verdicts.with(living[0], SUSPECTED);
+    assert_eq!(begins(&history, &living[2..], of, &both), [Duration::ZERO]);
+}
+
+/// The dead are spread over the living.
+#[test]
+fn several_dead_are_several_brokers_work() {
+    let (mut history, lives) = History::serving(40, "object:");
+    let (dead, living) = lives.split_at(20);
+    for of in dead {
+        history.apply(Command::Fence { by: living[0], of: *of });
+    }
+    let mut first = std::collections::BTreeMap::<Incarnation, usize>::new();
+    for own in living {
+        let actions = caretaker(*own).look(Duration::ZERO, &history.image, &Verdicts::default());
+        first.insert(*own, actions.len());
+    }
+    assert_eq!(first.values().sum::<usize>(), 20, "one each: {first:?}");
+    assert!(first.values().all(|count| *count <= 5), "{first:?}");
+}
+
+/// A file is best recovered where it is.
+#[test]
+fn a_dead_brokers_volume_is_its_machines_first() {
+    let (mut history, lives) = History::serving(5, "block:///wal");
+    let of = lives[0];
+    history.apply(Command::Fence { by: lives[1], of });
+    for own in &lives[1..] {
+        let mut there = Caretaker::new(Config::default(), *own, "machine 1".to_owned());
+        let actions = there.look(Duration::ZERO, &history.image, &Verdicts::default());
+        assert_eq!(actions, [Action::Recover { of, fenced_at: Duration::ZERO }]);
+    }
+}
+
+/// F1: on nothing but a verdict of death, not twice, and not by who is fenced itself.
+#[test]
+fn only_the_dead_are_fenced_and_only_by_the_living() {
+    let (mut history, lives) = History::serving(2, "object:");
+    let (of, own) = (lives[0], lives[1]);
+    let mut caretaker = caretaker(own);
+    let look = |caretaker: &mut Caretaker, history: &History, verdicts: &Verdicts| {
+        caretaker.look(Duration::ZERO, &history.image, verdicts)
+    };
+    assert_eq!(look(&mut caretaker, &history, &Verdicts::default()), []);
+    assert_eq!(look(&mut caretaker, &history, &Verdicts::default().with(of, SUSPECTED)), []);
+    let dead = Verdicts::default().with(of, DEAD);
+    assert_eq!(look(&mut caretaker, &history, &dead), [Action::Fence { of, why: Why::Silent }]);
+    assert_eq!(look(&mut caretaker, &history, &dead), [], "it is under way");
+    caretaker.fence_ended(Duration::ZERO, of);
+    assert_eq!(look(&mut caretaker, &history, &dead), [], "after a pause");
+    let later = caretaker.due().unwrap();
+    assert_eq!(caretaker.look(later, &history.image, &dead), [Action::Fence { of, why: Why::Silent }]);
+    history.apply(Command::Fence { by: of, of: own });
+    let mut anew = super::tests::caretaker(own);
+    assert_eq!(anew.look(SECOND, &history.image, &dead), [], "it is fenced itself");
+}
+
+/// F3, F4.
+#[test]
+fn recoveries_are_bounded_and_tried_again_until_the_life_is_forgotten() {
+    let (mut history, lives) = History::serving(7, "object:");
+    let own = lives[6];
+    for of in &lives[..6] {
+        history.apply(Command::Fence { by: own, of: *of });
+    }
+    let none = Verdicts::default();
+    let mut caretaker = caretaker(own);
+    let recovers = |actions: Vec<Action>| -> Vec<Incarnation> {
+        let of = |action: &Action| match action {
+            Action::Recover { of, .. } => *of,
+            other => panic!("{other:?}"),
+        };
+        actions.iter().map(of).collect()
+    };
+    assert_eq!(recovers(caretaker.look(Duration::ZERO, &history.image, &none)), lives[..4]);
+    caretaker.recovery_ended(SECOND, lives[0]);
+    assert_eq!(
+        recovers(caretaker.look(SECOND, &history.image, &none)),
+        lives[4..5],
+        "whoever waited is next"
+    );
+    assert_eq!(
+        recovers(caretaker.look(2 * SECOND, &history.image, &none)),
+        [],
+        "as many as may be at a time"
+    );
+    // One that another broker completes is nobody's business any more.
+    let mut begun = 5;
+    for (at, of) in lives[..6].iter().enumerate() {
+        let from = history.image.life(*of).unwrap().trim;
+        let commit = s3stream::metadata::Commit { owner: *of, objects: Vec::new(), wal_trim: from };
+        history.apply(Command::CommitRecovered { by: own, of: *of, from, commit, last: true });
+        caretaker.recovery_ended(3 * SECOND, *of);
+        begun += caretaker.look(10 * SECOND, &history.image, &none).len();
+        assert_eq!(caretaker.fenced_at(*of), None, "{at}");
+    }
+    assert!((6..=7).contains(&begun), "{begun}");
+
+    // Pauses grow.
+    let (mut history, lives) = History::serving(2, "object:");
+    history.apply(Command::Fence { by: lives[1], of: lives[0] });
+    let mut caretaker = super::tests::caretaker(lives[1]);
+    let mut now = Duration::ZERO;
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        assert_eq!(recovers(caretaker.look(now, &history.image, &none)), lives[..1]);
+        caretaker.recovery_ended(now, lives[0]);
+        caretaker.look(now, &history.image, &none);
+        let due = caretaker.due().unwrap();
+        pauses.push((due - now).as_millis());
+        now = due;
+    }
+    assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+}
+
+/// A cluster in a directory.
+struct Cluster {
+    directory: tempfile::TempDir,
+    stores: Arc<Stores>,
+}
+
+/// One of its brokers, as far as fail-over goes.
+struct Member {
+    metadata: Arc<Metadata>,
+    media: Arc<Media>,
+    life: Incarnation,
+    ours: Ours,
+    wal: Arc<dyn Wal>,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        // Beside the build: a file system with direct I/O.
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../target").unwrap();
+        let options = options(directory.path(), "object");
+        let stores = Arc::new(store::open(options.store, &options.access).unwrap());
+        Cluster { directory, stores }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A broker that serves; its log is `object`, or a file.
+    async fn member(&self, id: u32, wal: &str, machine: &str) -> Member {
+        let wal = match wal {
+            "object" => wal.to_owned(),
+            file => format!("block://{}?capacity=2MiB", self.path(file).display()),
+        };
+        let options = options(self.directory.path(), &wal);
+        let metadata =
+            Metadata::open(self.stores.metadata.clone(), options.bounds.metadata.clone()).await.unwrap();
+        let cluster = cluster_id::parse(&metadata.cluster_id()).unwrap();
+        let media = Arc::new(Media::new(&options, cluster, self.stores.clone(), machine.to_owned()));
+        let ours = media.ours().unwrap();
+        check_ours(&media, &ours, &metadata.image(), false).unwrap();
+        let registering = Registering {
+            id,
+            wal: ours.medium.uri(),
+            listener: Listener { host: "a host".into(), port: id as u16 },
+            rack: None,
+            machine,
+            replaces: metadata.image().last_registration(id),
+        };
+        let life = metadata.register(registering).await.unwrap().incarnation;
+        let right = Arc::new(AckRight::unlimited());
+        let wal = ours.medium.open(life, Vacated::nothing_left(), right).await.unwrap();
+        metadata.open_leaderships().await.unwrap();
+        Member { metadata, media, life, ours, wal }
+    }
+}
+
+fn options(directory: &Path, wal: &str) -> Options {
+    let given = [
+        "serve".to_owned(),
+        format!("--store=file:{}", directory.join("store").display()),
+        format!("--wal={wal}"),
+        "--block-wal-zeroing-time=0ms".to_owned(),
+    ];
+    let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+    Options::from_values(&gather(&matches, []).unwrap()).unwrap()
+}
+
+impl Member {
+    fn recoverer(&self) -> Recoverer {
+        Recoverer {
+            metadata: self.metadata.clone(),
+            media: self.media.clone(),
+            engine: s3stream::Config::default(),
+            by: self.life,
+        }
+    }
+
+    fn fail_over(&self) -> (Failover, watch::Sender<Arc<Verdicts>>) {
+        let (sender, verdicts) = watch::channel(Arc::default());
+        (Failover::start(Config::default(), self.recoverer(), verdicts, None), sender)
+    }
+
+    /// The log of partition 0 of a new topic that this broker leads, with records 0 to `count` acknowledged.
+    async fn write(&self, count: u64) -> StreamId {
+        let spec = TopicSpec {
+            name: "t".into(),
+            partitions: 1,
+            configs: Vec::new(),
+            leaders: vec![self.life.broker],
+        };
+        let topic = self.metadata.create_topics(vec![spec]).await.remove(0).unwrap();
+        let stream = topic.partitions[0].log;
+        for base in 0..count {
+            let meta = RecordMeta { stream, stream_epoch: 0, base, end: base + 1, max_timestamp: 1 };
+            let body = Bytes::from(vec![base as u8; 100]);
+            let append = self.wal.append(Record { kind: KIND_DATA, meta: meta.encode(), body }).unwrap();
+            append.await.unwrap();
+        }
+        stream
+    }
+
+    /// Waits until the life `of` is forgotten, and gives who leads the only partition, and where its log ends.
+    async fn outcome(&self, of: Incarnation, stream: StreamId) -> (Option<u32>, u64) {
+        let mut changed = self.metadata.changed();
+        loop {
+            let image = self.metadata.image();
+            if image.life(of).is_none() {
+                let topic = image.topic_named("t").unwrap();
+                return (image.leader(&topic.partitions[0]), image.stream(stream).unwrap().committed_end);
+            }
+            changed.changed().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_broker_left_is_recovered_and_led_by_another() {
+    for (wal, left_open) in [("object", true), ("one.wal", false)] {
+        let cluster = Cluster::new();
+        let dead = cluster.member(1, wal, "here").await;
+        let (of, stream) = (dead.life, dead.write(20).await);
+        let heir = cluster.member(2, "object", "here").await;
+        assert_eq!(
+            heir.metadata.image().leader(&heir.metadata.image().topic_named("t").unwrap().partitions[0]),
+            Some(1)
+        );
+        let (failover, verdicts) = heir.fail_over();
+        let dead = if left_open {
+            // A zombie's epochs are enough.
+            Some(dead)
+        } else {
+            dead.metadata.close(false).await.unwrap();
+            let Member { wal, ours, .. } = dead;
+            drop((wal, ours));
+            None
+        };
+        verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
+        assert_eq!(heir.outcome(of, stream).await, (Some(2), 20), "{wal}");
+        if let Some(zombie) = dead {
+            let refused = zombie.metadata.allocate_producer_ids(1).await;
+            assert!(matches!(refused, Err(crate::metadata::Error::Fenced(_))), "{refused:?}");
+        }
+        failover.shutdown().await;
+        heir.metadata.close(false).await.unwrap();
+    }
+}
+
+/// F2: what somebody may still write to is not read before its lease is over. Time is tokio's, and jumps ahead where nothing
+/// else is to be done.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_is_still_held_is_read_only_after_the_lease() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, "one.wal", "here").await;
+    let (of, stream) = (dead.life, dead.write(20).await);
+    let heir = cluster.member(2, "object", "here").await;
+    let (failover, verdicts) = heir.fail_over();
+    let fenced = tokio::time::Instant::now();
+    verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
+    assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
+    let lease = Duration::from_secs(3);
+    assert!(fenced.elapsed() >= lease + margin(lease), "after {:?}", fenced.elapsed());
+    failover.shutdown().await;
+    drop(dead);
+}
+
+/// Two fail over the same life at once; together they take each record once, and both end.
+#[tokio::test]
+async fn two_recoverers_at_once_take_each_record_once() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, "object", "here").await;
+    let (of, stream) = (dead.life, dead.write(30).await);
+    let (one, two) = (cluster.member(2, "object", "here").await, cluster.member(3, "object", "here").await);
+    one.metadata.fence(of).await.unwrap();
+    two.metadata.refresh().await.unwrap();
+    let known = tokio::time::Instant::now();
+    let (first, second) = (one.recoverer(), two.recoverer());
+    let (first, second) = tokio::join!(first.recover_left(of, known), second.recover_left(of, known));
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(one.outcome(of, stream).await.1, 30);
+    assert_eq!(two.outcome(of, stream).await.1, 30);
+}
+
+/// M2, M3: when nobody else can write to a volume, and when that is not known.
+#[tokio::test]
+async fn who_can_write_to_a_volume_is_judged_by_locks_machines_and_last_words() {
+    let cluster = Cluster::new();
+    let owner = cluster.member(1, "one.wal", "there").await;
+    let (of, uri) = (owner.life, owner.ours.medium.uri().clone());
+    let other = cluster.member(2, "object", "here").await;
+    let exclusive = async |machine| other.media.left(of, &uri, machine).await.unwrap().exclusive;
+    assert!(!exclusive(Some("there")).await, "it is held");
+    assert!(!exclusive(Some("here")).await, "it is held");
+    let Member { wal, ours, media, metadata, .. } = owner;
+    drop((wal, ours));
+    let path = cluster.path("one.wal");
+    while !wal::block::device::is_unlocked(&path).unwrap() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(exclusive(Some("here")).await, "its process is gone from this machine");
+    let stranger = Incarnation { broker: 1, epoch: of.epoch + 1 };
+    assert!(!other.media.left(stranger, &uri, Some("here")).await.unwrap().exclusive, "not its volume");
+
+    // As somebody's own log: this file is on one machine's file system, or on this machine.
+    let ours = media.ours().unwrap();
+    check_ours(&media, &ours, &metadata.image(), false).unwrap();
+    let wal = ours
+        .medium
+        .open(
+            Incarnation { broker: 1, epoch: of.epoch + 9 },
+            Vacated::nothing_left(),
+            Arc::new(AckRight::unlimited()),
+        )
+        .await
+        .unwrap();
+    wal.close().await;
+    assert_eq!(wal.status().trimmed, Position(0));
+}

@@ -1,0 +1,65 @@
+//! Three brokers of one store: one dies, one hangs and wakes up, under the load of an idempotent producer.
+
+use crate::load::Load;
+use crate::process::{Ottla, Storage};
+
+/// Long enough that a slow machine does not end it, short enough to be waited out.
+const LEASE: &str = "4s";
+
+/// Three brokers, each with a log of its own, that are reached at different ports.
+fn three(storage: Storage) -> [Ottla; 3] {
+    let mut first = Ottla::new(storage).with_variable("OTTLA_LEASE", LEASE);
+    let (mut second, mut third) = (first.fellow(), first.fellow());
+    // The first formats the store.
+    first.start();
+    second.begin();
+    third.begin();
+    second.wait_until_ready();
+    third.wait_until_ready();
+    [first, second, third]
+}
+
+/// Everything that was acknowledged is there once, whatever happened: a broker is killed and comes back, another one hangs
+/// for longer than its lease, is replaced, and comes back by itself.
+fn survives(storage: Storage) {
+    let mut brokers = three(storage);
+    let mut load = Load::start(&brokers[2], "cluster");
+    load.more(500);
+    brokers[1].kill();
+    brokers[2].wait_until_either_logged(&brokers[0], "its partitions are placed");
+    load.more(500);
+    brokers[1].start();
+
+    brokers[0].signal("STOP");
+    brokers[2].wait_until_either_logged(&brokers[1], "fencing: it is silent");
+    load.more(500);
+    brokers[0].signal("CONT");
+    brokers[0].wait_until_logged("starting again as a new incarnation");
+    brokers[0].wait_until_ready_again();
+    load.more(500);
+    let judge = load.finish();
+    let verified = judge.verify(&brokers[0]);
+    println!("{storage:?}: writer {}, {}", judge.summary, verified.trim());
+}
+
+#[test]
+fn what_was_acknowledged_outlives_brokers_with_object_wals() {
+    survives(Storage::BucketObject);
+}
+
+#[test]
+fn what_was_acknowledged_outlives_brokers_with_block_wals() {
+    survives(Storage::BucketBlock);
+}
+
+/// A second process under an id that is in use is refused, and disturbs nobody.
+#[test]
+fn a_taken_id_is_refused() {
+    let mut first = Ottla::new(Storage::BucketObject).with(&["--node-id", "7"]);
+    first.start();
+    let mut second = first.fellow();
+    second.begin();
+    let log = second.wait_for_failure();
+    assert!(log.contains("broker 7 of s3://") && log.contains("is alive at"), "{log}");
+    first.stop();
+}
