@@ -76,7 +76,9 @@ impl Parts<'_> {
         let stores = media.stores.clone();
         // Before it serves: so that the others hear of it from the start.
         let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
-        metadata.open_leaderships().await.context("the partitions cannot be opened")?;
+        super::persevere("taking leaderships", || metadata.open_leaderships())
+            .await
+            .context("the partitions cannot be opened")?;
         let streams: Arc<dyn StreamMetadata> = metadata.clone();
         let wal_name = options.wal.to_string();
         let engine_stores = s3stream::Stores {
