@@ -31,6 +31,7 @@ use wal::uri::Target;
 use wal::{AckRight, Incarnation, Uri, Vacated, Wal};
 
 use crate::admin;
+use crate::cluster::Peers;
 use crate::config::BrokerConfig;
 use crate::failover::recovery::{Recovered, Recoverer};
 use crate::media::{self, Media, Ours};
@@ -128,6 +129,8 @@ async fn assemble(
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
     let incarnation = become_a_broker(options, &metadata, &media, &ours, &listener).await?;
     metadata.keep_lease(right.clone())?;
+    // From here on the others expect to hear of it, however long it takes until it serves.
+    let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
 
     let engine = options.bounds.engine.clone();
     let recoverer = Recoverer {
@@ -143,7 +146,7 @@ async fn assemble(
         .open(incarnation, vacated, right.clone())
         .await
         .context("the write-ahead log cannot be opened")?;
-    let parts = Parts { options, config, media, metadata, wal, right, incarnation, engine, recoverer };
+    let parts = Parts { options, config, media, metadata, peers, wal, right, incarnation, engine, recoverer };
     parts.serve(doors, recovered, began).await
 }
 
@@ -276,6 +279,7 @@ struct Parts<'a> {
     config: Arc<BrokerConfig>,
     media: Arc<Media>,
     metadata: Arc<Metadata>,
+    peers: Peers,
     wal: Arc<dyn Wal>,
     right: Arc<AckRight>,
     incarnation: Incarnation,

@@ -72,10 +72,9 @@ impl Parts<'_> {
         began: Instant,
     ) -> anyhow::Result<Running> {
         let Doors { addresses, admin } = doors;
-        let Parts { options, config, media, metadata, wal, right, incarnation, engine, recoverer } = self;
+        let Parts { options, config, media, metadata, peers, wal, right, incarnation, engine, recoverer } =
+            self;
         let stores = media.stores.clone();
-        // Before it serves: so that the others hear of it from the start.
-        let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
         super::persevere("taking leaderships", || metadata.open_leaderships())
             .await
             .context("the partitions cannot be opened")?;
