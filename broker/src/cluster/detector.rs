@@ -234,11 +234,12 @@ impl Detector {
     /// A beat has come. `answered`: as the answer to one of ours, so that its address is right. `false` if nobody of that
     /// name is a member (D8).
     pub fn heard(&mut self, now: Duration, beat: Beat, answered: bool) -> bool {
-        let refusal = self.config.refusal();
+        // What a killed process sent last is no later than that.
+        let lag = self.config.beat_interval / 2;
         let Some(peer) = self.peers.get_mut(&beat.from) else { return false };
         if answered {
             peer.address_is_wrong = false;
-        } else if peer.refused.is_some_and(|(first, last)| last.saturating_sub(first) >= refusal / 2) {
+        } else if peer.refused.is_some_and(|(first, _)| now.saturating_sub(first) >= lag) {
             peer.address_is_wrong = true;
         }
         peer.heard = Some(now);

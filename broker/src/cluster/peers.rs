@@ -401,7 +401,7 @@ impl Shared {
         let reason = failure.to_string();
         let known = link.failure.as_ref().is_some_and(|(_, known)| *known == reason);
         if !known {
-            warn!(
+            info!(
                 "no connection to broker {} (epoch {}) at {}: {reason}",
                 to.broker,
                 to.epoch,

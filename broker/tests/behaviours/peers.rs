@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 use wal::Incarnation;
 
-use crate::support::{Client, Disk, Options, TestBroker, fetch_request, name, produce_request, within};
+use crate::support::{
+    Client, DEADLINE, Disk, Options, TestBroker, fetch_request, name, produce_request, within,
+};
 use crate::testing;
 
 const NOT_LEADER: i16 = 6;
@@ -365,9 +367,10 @@ async fn who_is_killed_is_dead_and_its_next_life_is_well() {
 /// D3: a broker that stops in order says so, and is missed by nobody.
 #[tokio::test]
 async fn who_leaves_in_order_is_not_suspected() {
+    // Nothing but refused connections could make it suspected, however slow this machine is.
     let mut options = Options { cluster: quick(), ..Options::default() };
-    options.cluster.detector.patience = Duration::from_secs(300);
-    options.cluster.detector.minority_patience = Duration::from_secs(300);
+    options.cluster.detector = detector::Config { beat_interval: Duration::from_millis(50), ..patient() };
+    options.cluster.request_timeout = DEADLINE;
     let mut cluster = Cluster::start(FaultStore::in_memory(3).inner(), 2, &options).await;
     connected(&cluster).await;
     let leaver = cluster.life(2);
@@ -436,9 +439,9 @@ async fn who_accepts_and_answers_nothing_is_dead() {
     cluster.stop().await;
 }
 
-/// D2: whoever is heard is not dead because nobody reaches the address that it gave.
+/// An operator hears of an address that is wrong, and so does whoever gave it.
 #[tokio::test]
-async fn an_address_that_cannot_be_reached_is_told_and_kills_nobody() {
+async fn an_address_that_cannot_be_reached_is_told() {
     let store = FaultStore::in_memory(3).inner();
     let options = Options { cluster: quick(), ..Options::default() };
     let cluster = Cluster::start(store.clone(), 1, &options).await;
@@ -458,8 +461,6 @@ async fn an_address_that_cannot_be_reached_is_told_and_kills_nobody() {
     .await;
     let status = broker.broker.peers.status();
     assert!(status[0].unreached.as_deref().unwrap().contains("refuses"), "{status:?}");
-    let refused = Some(Verdict { why: Why::Refused, dead: true });
-    assert_ne!(status[0].verdict, refused);
     let _ = other.close(true).await;
     cluster.stop().await;
 }

@@ -139,6 +139,17 @@ fn d2_who_refuses_is_suspected_sooner() {
 }
 
 #[test]
+fn d2_refusals_before_and_after_an_answer_do_not_add_up() {
+    let mut bench = Bench::settled(2);
+    for _ in 0..5 {
+        bench.detector.refused(bench.now, life(2));
+        bench.pass(120);
+        assert_eq!(bench.of(2), None);
+        bench.pass(1_000);
+    }
+}
+
+#[test]
 fn d2_an_address_that_refuses_while_its_life_is_heard_proves_nothing() {
     let mut bench = Bench::settled(2);
     bench.answering.remove(&2);
@@ -158,6 +169,17 @@ fn d2_an_address_that_refuses_while_its_life_is_heard_proves_nothing() {
     bench.pass(1_000);
     bench.die(2);
     bench.pass(600);
+    assert_eq!(bench.of(2), Some((Why::Refused, true)));
+}
+
+#[test]
+fn d2_the_last_beat_of_a_process_may_come_after_the_first_refusal() {
+    let mut bench = Bench::settled(2);
+    bench.detector.refused(bench.now, life(2));
+    bench.now += 20 * MS;
+    bench.detector.heard(bench.now, beat(2, &[]), false);
+    bench.die(2);
+    bench.pass(700);
     assert_eq!(bench.of(2), Some((Why::Refused, true)));
 }
 
