@@ -9,7 +9,7 @@ use crate::cluster::Peers;
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::group::Groups;
 use crate::metadata::Metadata;
-use crate::partition::Partitions;
+use crate::partition::{Partition, Partitions};
 
 /// Shared by every connection and handler of one broker.
 #[derive(Debug)]
@@ -38,6 +38,12 @@ impl Broker {
     /// Kafka's broker configs as they hold now. Take it once per request.
     pub fn config(&self) -> Arc<BrokerConfig> {
         self.configs.now()
+    }
+
+    /// Whether what this broker has found out about a partition's present is true, and no other broker knows better. To be
+    /// asked last.
+    pub fn speaks_for(&self, partition: &Partition) -> bool {
+        self.right.holds() && partition.is_current()
     }
 }
 

@@ -81,7 +81,7 @@ async fn delete(
         offset => Some(u64::try_from(offset).map_err(|_| ResponseError::OffsetOutOfRange)?),
     };
     // Clients take "out of range" for the truth, so only who surely leads may say it.
-    if !broker.right.holds() {
+    if !broker.speaks_for(&partition) {
         return Err(ResponseError::NotLeaderOrFollower);
     }
     match partition.delete_records(upto).await {

@@ -227,11 +227,11 @@ impl Fetch<'_> {
             counted: 0,
         };
         let Ok(offset) = u64::try_from(wanted.fetch_offset) else {
-            return self.out_of_range(answer);
+            return self.out_of_range(&partition, answer);
         };
         match diverging(&partition, wanted, offset) {
             Some(diverging) => answer.diverging = diverging,
-            None => return self.out_of_range(answer),
+            None => return self.out_of_range(&partition, answer),
         }
         let limit = left.min(wanted.max_bytes.max(0) as usize);
         if answer.diverging.is_some() || (limit == 0 && !first) {
@@ -240,12 +240,12 @@ impl Fetch<'_> {
         if offset > high_watermark {
             // What was appended but is not durable yet may not be read, but is not out of range.
             if offset > partition.log_end() {
-                return self.out_of_range(answer);
+                return self.out_of_range(&partition, answer);
             }
             return answer;
         }
         if offset < partition.log_start() {
-            return self.out_of_range(answer);
+            return self.out_of_range(&partition, answer);
         }
         if offset == high_watermark {
             return answer;
@@ -256,7 +256,7 @@ impl Fetch<'_> {
         };
         match read {
             Ok(records) => answer.records = records,
-            Err(ReadError::OutOfRange { .. }) => return self.out_of_range(answer),
+            Err(ReadError::OutOfRange { .. }) => return self.out_of_range(&partition, answer),
             Err(ReadError::Gone(_)) if self.version >= TOPIC_IDS_FROM => {
                 return Answer::failed(ResponseError::UnknownTopicId);
             }
@@ -266,8 +266,8 @@ impl Fetch<'_> {
     }
 
     /// Clients reset their position when they hear it: so only who surely leads may say it.
-    fn out_of_range(&self, answer: Answer) -> Answer {
-        if !self.broker.right.holds() {
+    fn out_of_range(&self, partition: &Partition, answer: Answer) -> Answer {
+        if !self.broker.speaks_for(partition) {
             return Answer::failed(ResponseError::NotLeaderOrFollower);
         }
         Answer { error: Some(ResponseError::OffsetOutOfRange), ..answer }

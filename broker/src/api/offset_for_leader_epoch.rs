@@ -51,5 +51,5 @@ async fn answer(
     }
     let end = partition.end_of_epoch(wanted.leader_epoch, partition.high_watermark());
     // Asked last: a deposed leader does not know where the latest epoch ends.
-    if broker.right.holds() { Ok(end) } else { Err(ResponseError::NotLeaderOrFollower) }
+    if broker.speaks_for(&partition) { Ok(end) } else { Err(ResponseError::NotLeaderOrFollower) }
 }

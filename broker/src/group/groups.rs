@@ -172,10 +172,12 @@ impl Groups {
     }
 
     pub async fn fetch(&self, group: Arc<str>, scope: FetchScope) -> Result<Fetched, NoAnswer> {
+        let partition = self.ensure_partition_of(&group).await?;
         let coordinator = self.coordinator_of(&group).await?;
         let fetched = coordinator.ask(|reply| Message::Fetch { group, scope, reply }).await?;
-        // Asked last: what was read before is true if the right still holds now.
-        if self.surroundings.is_fresh() { Ok(fetched) } else { Err(NoAnswer::NotCoordinator) }
+        // Asked last: what was read before is true if this is still the coordinator now.
+        let speaks = self.surroundings.is_fresh() && self.surroundings.is_current(partition);
+        if speaks { Ok(fetched) } else { Err(NoAnswer::NotCoordinator) }
     }
 
     /// Deletes a group with all its offsets. Resolves once that is durable.

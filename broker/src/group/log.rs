@@ -73,6 +73,9 @@ pub trait Surroundings: Send + Sync + Debug + 'static {
     /// The leader epoch under which this broker leads the partition; `None` if it does not.
     fn led_epoch(&self, partition: i32) -> Option<i32>;
 
+    /// Whether this broker leads the partition and is not about to hand it over.
+    fn is_current(&self, partition: i32) -> bool;
+
     /// The topic that has the name now.
     fn topic(&self, name: &str) -> Option<KnownTopic>;
 

@@ -73,6 +73,10 @@ impl Surroundings for BrokerSurroundings {
         (Some(info.leader) == self.metadata.incarnation().map(|own| own.broker)).then_some(info.leader_epoch)
     }
 
+    fn is_current(&self, partition: i32) -> bool {
+        self.offsets_topic().is_some_and(|topic| self.partitions.is_current(topic.id, partition))
+    }
+
     fn topic(&self, name: &str) -> Option<KnownTopic> {
         let image = self.metadata.image();
         let topic = image.topic_named(name)?;

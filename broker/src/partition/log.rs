@@ -493,6 +493,11 @@ impl Partition {
         })
     }
 
+    /// Whether what is said of the partition's present is true: it is led here, and not about to be led elsewhere.
+    pub fn is_current(&self) -> bool {
+        matches!(self.core.lock().standing, Standing::Open) && self.is_led()
+    }
+
     /// Whether everything of both streams is in data objects.
     pub(super) fn is_committed(&self) -> bool {
         let image = self.metadata.image();

@@ -213,6 +213,11 @@ impl Partitions {
         let image = self.metadata.image();
         let now = image.topic(topic.id).ok_or(GetError::Unknown).and_then(|topic| self.led(topic, index));
         let info = now.inspect_err(|_| self.forget_left(topic.id, index, &slot))?;
+        if image.owner(info) != self.metadata.incarnation() {
+            // An earlier life of this broker led it, and what that one left is not recovered yet.
+            self.forget_left(topic.id, index, &slot);
+            return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
+        }
         let (storage, metadata) = (&self.storage, &self.metadata);
         let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
         let internal = topic_name::is_internal(&topic.name);
@@ -236,6 +241,11 @@ impl Partitions {
                 Err(error.into())
             }
         }
+    }
+
+    /// Whether the partition is open here, and what is said of its present is true ([`Partition::is_current`]).
+    pub fn is_current(&self, topic: Uuid, index: i32) -> bool {
+        self.opened(topic, index).is_some_and(|partition| partition.is_current())
     }
 
     /// The partition, if it is open.

@@ -8,10 +8,11 @@ use faults::{Fault, FaultStore, Operation, Rule};
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, BrokerId, FetchRequest, FindCoordinatorRequest, JoinGroupResponse,
-    ListPartitionReassignmentsRequest, ProduceRequest,
+    ListOffsetsRequest, ListPartitionReassignmentsRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla::cluster::mover::{self, Mover};
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Client, Disk, Options, TestBroker, fetch_request, name, produce_request, until, within,
+    Client, DEADLINE, Disk, Options, TestBroker, fetch_request, name, produce_request, until, within,
 };
 use crate::testing;
 
@@ -133,6 +134,7 @@ impl Cluster {
 }
 
 const NOT_LEADER: i16 = 6;
+const OFFSET_OUT_OF_RANGE: i16 = 1;
 
 fn batch(producer_id: i64, sequence: i32) -> Vec<u8> {
     let batch = testing::batch(1, |spec| {
@@ -509,6 +511,50 @@ async fn whoever_opens_a_partition_that_is_leaving_waits_and_is_told() {
     assert_eq!(told.responses.remove(0).partition_responses.remove(0).error_code, NOT_LEADER);
     within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
     assert_eq!(cluster.connect(2).await.produced("closed", 0, &batch(1, 0)).await, 0);
+    cluster.stop().await;
+}
+
+/// From the stop to the decision the next leader may have written already: what is there last, this one does not know.
+#[tokio::test]
+async fn while_a_partition_leaves_nobody_is_told_of_its_present() {
+    let mut options = Options::default();
+    options.partitions.handover.stopped_max = DEADLINE;
+    let cluster = Cluster::with(2, options).await;
+    let topic = cluster.topic("present", &[1]).await;
+    let mut client = cluster.connect(1).await;
+    client.produced("present", 0, &batch(1, 0)).await;
+    within(cluster.broker(1).storage.flush()).await.unwrap();
+    let present = async |client: &mut Client| {
+        let wanted = ListOffsetsPartition::default().with_current_leader_epoch(-1).with_timestamp(-1);
+        let wanted = ListOffsetsTopic::default().with_name(name("present")).with_partitions(vec![wanted]);
+        let latest = client.call(4, &ListOffsetsRequest::default().with_topics(vec![wanted])).await;
+        let latest = &latest.topics[0].partitions[0];
+        let beyond = client.fetch("present", 0, 100).await;
+        (latest.error_code, latest.offset, beyond.error_code)
+    };
+    assert_eq!(present(&mut client).await, (0, 1, OFFSET_OUT_OF_RANGE));
+    cluster.store.hold_puts();
+    let partitions = cluster.broker(1).broker.partitions.clone();
+    let handing = tokio::spawn({
+        let leave = leave(&topic, 2);
+        async move { partitions.hand_over(&leave).await }
+    });
+    // All that comes before the entry that decides, and not that.
+    within(async {
+        while present(&mut client).await != (NOT_LEADER, -1, NOT_LEADER) {
+            if !cluster.store.held_puts().is_empty() {
+                cluster.store.complete_put(0);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(cluster.leader(&topic, 0), 1, "it is told so before anybody else leads");
+    cluster.store.resume_puts();
+    within(handing).await.unwrap().unwrap();
+    within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
+    let mut next = cluster.connect(2).await;
+    assert_eq!(present(&mut next).await, (0, 1, OFFSET_OUT_OF_RANGE));
     cluster.stop().await;
 }
 
