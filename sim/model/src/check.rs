@@ -5,7 +5,7 @@
 //!   nobody can do anything any more, and such a state is found.
 //! - **E3** A rule is *needed* if some scenario breaks a property while that rule alone is off.
 //! - **E4** A rule is *redundant* if no scenario does; then the rules that stand in for it are named, and with all of these off
-//!   as well, and not before, a property breaks.
+//!   as well, and not before, a property breaks; and with only these off none.
 //!
 //! Everything that a table shows is the same on every machine: one thread explores breadth first, so what it finds first
 //! is a shortest history.
@@ -216,6 +216,11 @@ fn row<S: Subject>(rule: &Rule) -> Result<String, String> {
             if explore(S::model(at, false, without)).broken.is_some() {
                 return Err(format!("{name}: breaks with {} on", name_of::<S>(*kept)));
             }
+        }
+        // And not by what stands in for it alone.
+        let others = covered_by.iter().fold(Off::NONE, |off, other| off.and(*other));
+        if let Some(Broken { property, .. }) = explore(S::model(at, false, others)).broken {
+            return Err(format!("{name}: on, and {property} is broken in {shown_in}"));
         }
         let names: Vec<&str> = covered_by.iter().map(|other| name_of::<S>(*other)).collect();
         also = format!(". Redundant: breaks only without *{}* as well", names.join("* and *"));

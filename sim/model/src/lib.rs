@@ -12,9 +12,10 @@
 //! What is not in them: damage (checksums are taken to hold), clocks beyond a bounded rate, more than two recoverers, more than
 //! one stream, and what readers are told.
 //!
-//! Reading order: [`check`], [`object`], [`block`], [`page`].
+//! Reading order: [`check`], [`object`], [`block`], [`numbers`], [`page`].
 
 pub mod block;
 pub mod check;
+pub mod numbers;
 pub mod object;
 pub mod page;

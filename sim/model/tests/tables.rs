@@ -37,3 +37,8 @@ fn the_object_wal_is_safe_and_every_rule_has_its_reason() {
 fn the_block_wal_is_safe_and_every_rule_has_its_reason() {
     holds_what_the_page_says::<model::block::Block>();
 }
+
+#[test]
+fn the_metadata_logs_numbers_are_safe_and_every_rule_has_its_reason() {
+    holds_what_the_page_says::<model::numbers::Numbers>();
+}
