@@ -17,9 +17,12 @@
 
 pub mod clock;
 pub mod net;
+mod planted;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 pub mod work;
+
+pub use planted::planted;
 
 /// Names this machine: systemd's machine id, which outlives reboots, or the host's name where there is none.
 pub fn machine_id() -> String {

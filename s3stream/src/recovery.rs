@@ -109,7 +109,8 @@ struct Gathered {
 impl Walk<'_> {
     /// The outer error is the WAL's and may be worth another try, the inner one is final.
     async fn run(&mut self, medium: &dyn Medium) -> Result<Result<Vacated, Error>, wal::Error> {
-        let mut recovery = medium.recover(self.of, self.from).await?;
+        let planted = u64::from(host::planted("recover-behind-the-trim-point"));
+        let mut recovery = medium.recover(self.of, Position(self.from.0 + planted)).await?;
         match self.walk(recovery.as_mut()).await? {
             Ok(()) => Ok(Ok(recovery.finish())),
             Err(error) => Ok(Err(error)),

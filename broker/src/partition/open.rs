@@ -109,6 +109,10 @@ pub(super) async fn open(
     };
     let passing_over = (lost || config.accept_lost_checkpoints).then_some(metadata);
     let Replayed { bytes: replayed, passed_over } = replay(&log, &mut state, passing_over).await?;
+    if host::planted("forget-producers") {
+        let end = state.log_end();
+        state = State::new(config.limits, end);
+    }
     // Not beyond what the checkpoint accounts for, of which the replay has found all.
     log.advance_start(log_start);
     if lost || passed_over {

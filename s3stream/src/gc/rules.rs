@@ -99,6 +99,9 @@ impl Alive {
 /// G1 to G4.
 pub fn judge(id: ObjectId, standing: &Standing) -> Verdict {
     match standing.naming {
+        Naming::Named if host::planted("collect-named-slots") && matches!(id, ObjectId::Slot { .. }) => {
+            return Verdict::DeleteUnlessSeal(Dead::BelowTrim);
+        }
         Naming::Named => return Verdict::Keep(Alive::Named),
         Naming::Garbage => return Verdict::Keep(Alive::Garbage),
         Naming::Unnamed => {}
@@ -113,6 +116,9 @@ pub fn judge(id: ObjectId, standing: &Standing) -> Verdict {
         (ObjectId::Slot { .. }, Owner::Listed { fenced: false, .. }) => Verdict::Keep(Alive::WritersOwn),
         (ObjectId::Slot { slot, .. }, Owner::Listed { slots_below: Some(trim), .. }) if slot < trim => {
             Verdict::DeleteUnlessSeal(Dead::BelowTrim)
+        }
+        (_, Owner::Listed { .. }) if host::planted("collect-unnamed") => {
+            Verdict::DeleteUnlessSeal(Dead::WriterEnded)
         }
         (_, Owner::Listed { .. }) => Verdict::Keep(Alive::MayBeNamed),
     }

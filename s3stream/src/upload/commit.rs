@@ -53,6 +53,9 @@ pub(super) async fn commit(inner: Arc<Inner>, block: BlockId, uploaded: Uploaded
 
 /// The lowest position that still holds anything uncommitted once `block` is committed.
 fn trim_point(inner: &Inner, block: BlockId) -> Position {
+    if host::planted("trim-early") {
+        return inner.wal.status().durable;
+    }
     let ledger = inner.ledger.lock();
     match ledger.blocks.trimmable_after(block) {
         Trimmable::To(position) => position,

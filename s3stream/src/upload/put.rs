@@ -26,6 +26,10 @@ pub(crate) async fn put(
     loop {
         let id = next_id();
         let encoded = encode(id, &contents, config).await;
+        if host::planted("commit-before-upload") {
+            let _ = attempt(config, store, id, &encoded).await;
+            return encoded.new_object();
+        }
         if create(config, store, id, &encoded).await {
             return encoded.new_object();
         }

@@ -145,6 +145,9 @@ impl Walk {
 
     /// Creates the seal at the head; `Some` with what is there if somebody was first.
     async fn seal(&mut self) -> Result<Option<Found>, Error> {
+        if host::planted("skip-seal") {
+            return Ok(None);
+        }
         let seal = Seal { sealed: self.of, slot: self.slot, nonce: rand::random() };
         let key = slot_key(self.of, self.slot);
         match put::create(&*self.parts.store, &self.parts.config, &key, &[seal.encode()], None).await {

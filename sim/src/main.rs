@@ -1,0 +1,234 @@
+//! A whole cluster in one process, under a seed.
+//!
+//! ```text
+//!   cargo run --release -p sim -- --seeds 500        so many seeds, a process for each, on all cores
+//!   cargo run --release -p sim -- --seed 77          one of them again, with the same trace
+//!   cargo run --release -p sim -- --seed 77 --trace  and everything that happens in it
+//! ```
+//!
+//! ```text
+//!   scenario   what a seed stands for: the cluster, the load, the nemesis; what is judged at the end
+//!   workload   clients that write, read and keep the history for `checker`
+//!   client     a small Kafka client
+//!   machine    processes on machines: the real broker, one runtime a life
+//!   net        connections, latency, cuts, resets
+//!   store      the bucket, exact, and the ways to it, which are not
+//!   world      time, chance, order, the trace
+//!   os         the C library's clock and random numbers
+//! ```
+//!
+//! - **Sim1** The code under test is what is released: `ottla::startup::start` with options, and Kafka's protocol. What is
+//!   simulated is the machine (`host`) and the object store.
+//! - **Sim2** Same seed, same trace: no thread, no clock, no address and no random number of the real machine decides
+//!   anything. A seed's process has one thread, and its addresses are not randomized.
+//! - **Sim3** A panic anywhere in the code under test is a finding.
+
+mod client;
+mod machine;
+mod net;
+mod os;
+mod scenario;
+mod store;
+mod workload;
+mod world;
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, value_parser};
+use parking_lot::Mutex;
+
+/// Panics so far, of any task.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What a seed may take of the real processor. Beyond it something runs in circles.
+const CPU_TIME_MAX: u64 = 120;
+
+fn main() -> ExitCode {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    let number = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_parser(value_parser!(u64)).help(help)
+    };
+    let matches = clap::Command::new("sim")
+        .about("A whole cluster in one process, under a seed")
+        .arg(number("seed", "Run this one"))
+        .arg(number("seeds", "Run so many"))
+        .arg(number("first", "The first of them").default_value("1"))
+        .arg(number("brokers", "At most so many brokers").default_value("3"))
+        .arg(number("jobs", "Processes at once; all cores by default"))
+        .arg(number("cpu-seconds", "Begin no further seed after so much processor time"))
+        .arg(flag("trace", "Print everything that happens"))
+        .arg(Arg::new("log").long("log").help("Print the brokers' log, as far as this filter says"))
+        .arg(flag("here", "In this process").hide(true))
+        .get_matches();
+    let brokers = *matches.get_one::<u64>("brokers").expect("it has a default") as usize;
+    let log = matches.get_one::<String>("log").cloned();
+    let one = One { brokers, trace: matches.get_flag("trace"), log };
+    match matches.get_one::<u64>("seed") {
+        Some(seed) if matches.get_flag("here") => run_here(*seed, &one),
+        Some(seed) => {
+            let status = one.command(*seed).status().expect("this program can be run");
+            if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        None => {
+            let seeds = matches.get_one::<u64>("seeds").copied().unwrap_or(100);
+            let first = *matches.get_one::<u64>("first").expect("it has a default");
+            let jobs = matches.get_one::<u64>("jobs").copied();
+            let jobs = jobs.unwrap_or_else(|| {
+                std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+            });
+            let cpu_max = matches.get_one::<u64>("cpu-seconds").copied().map(Duration::from_secs);
+            run_many(first, seeds, jobs, cpu_max, &one)
+        }
+    }
+}
+
+/// How a seed is run.
+#[derive(Clone)]
+struct One {
+    brokers: usize,
+    trace: bool,
+    log: Option<String>,
+}
+
+impl One {
+    /// A process of its own, whose addresses are the same every time (Sim2).
+    fn command(&self, seed: u64) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+        command.args(["--here", "--seed", &seed.to_string(), "--brokers", &self.brokers.to_string()]);
+        if self.trace {
+            command.arg("--trace");
+        }
+        if let Some(log) = &self.log {
+            command.args(["--log", log]);
+        }
+        command.env_clear();
+        for kept in ["OTTLA_PLANTED", "RUST_BACKTRACE"] {
+            if let Ok(value) = std::env::var(kept) {
+                command.env(kept, value);
+            }
+        }
+        // SAFETY: both are system calls, which may be made between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
+                let limit = libc::rlimit { rlim_cur: CPU_TIME_MAX, rlim_max: CPU_TIME_MAX };
+                libc::setrlimit(libc::RLIMIT_CPU, &raw const limit);
+                Ok(())
+            });
+        }
+        command
+    }
+}
+
+/// What to say to see it again.
+fn again(seed: u64) -> String {
+    format!("cargo run --release -p sim -- --seed {seed}")
+}
+
+fn run_here(seed: u64, one: &One) -> ExitCode {
+    let began = os::cpu_time();
+    os::simulate(seed);
+    os::set_clocks(Duration::from_secs(1), world::EPOCH);
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.to_string();
+        eprintln!("{text}\n{}", std::backtrace::Backtrace::capture());
+        PANICS.lock().push(text);
+    }));
+    if let Some(log) = &one.log {
+        let filter = tracing_subscriber::EnvFilter::new(log);
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(std::io::stdout)
+            .init();
+    }
+    let mut outcome = scenario::run(seed, one.brokers, one.trace);
+    outcome.findings.extend(PANICS.lock().drain(..).map(|panic| format!("a panic: {panic}")));
+    let strikes: Vec<String> =
+        outcome.strikes.iter().map(|(what, count)| format!("{what} {count}")).collect();
+    println!(
+        "seed {seed}: {} events, trace {:016x}, {:.0} s simulated in {:.2} s, {} acknowledged, {} unknown, {} read, {} lives, \
+         {} requests of the store; {}",
+        outcome.events,
+        outcome.trace,
+        outcome.simulated.as_secs_f64(),
+        (os::cpu_time() - began).as_secs_f64(),
+        outcome.acknowledged,
+        outcome.unknown,
+        outcome.read,
+        outcome.lives,
+        outcome.requests,
+        strikes.join(", ")
+    );
+    for finding in &outcome.findings {
+        println!("FOUND {finding}");
+    }
+    let failed = !outcome.findings.is_empty();
+    if failed {
+        println!("again: {}", again(seed));
+    }
+    // Not by way of destructors: lives that were killed must stay so.
+    std::process::exit(i32::from(failed));
+}
+
+fn run_many(first: u64, seeds: u64, jobs: u64, cpu_max: Option<Duration>, one: &One) -> ExitCode {
+    let next = AtomicU64::new(first);
+    let failed = Mutex::new(BTreeMap::new());
+    let ran = AtomicU64::new(0);
+    let began = os::real_time();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let spent = children_time();
+                    if seed >= first + seeds || cpu_max.is_some_and(|most| spent >= most) {
+                        return;
+                    }
+                    let output =
+                        one.command(seed).stdin(Stdio::null()).output().expect("this program can be run");
+                    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    print!("{}", text.lines().next().map(|line| format!("{line}\n")).unwrap_or_default());
+                    if !output.status.success() {
+                        let mut all = text;
+                        all.push_str(&String::from_utf8_lossy(&output.stderr));
+                        all.push_str(&format!("{}\nagain: {}\n", output.status, again(seed)));
+                        println!("{all}");
+                        failed.lock().insert(seed, all);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    println!(
+        "{} seeds, {} failed, {:.0} s, {:.0} s of processor time",
+        ran.into_inner(),
+        failed.len(),
+        (os::real_time() - began).as_secs_f64(),
+        children_time().as_secs_f64()
+    );
+    for seed in failed.keys() {
+        println!("failed: {}", again(*seed));
+    }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Processor time of all seeds that have ended.
+fn children_time() -> Duration {
+    // SAFETY: the kernel writes one rusage to where there is one.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}

@@ -1,0 +1,546 @@
+//! What a seed stands for: a cluster, a load, and what goes wrong.
+//!
+//! ```text
+//!   plan ──► the load, while the nemesis strikes (30–60 s) ──► everything is healed ──► the load ends
+//!        ──► everything is read once more ──► the bucket against the metadata ──► the checker
+//! ```
+//!
+//! The nemesis does what chance gives it, and it aims: at whoever is about to write the metadata log, a seal, or somebody else's
+//! slots; at the leader whose acknowledgement was just heard. A broker that is struck so is killed with its requests on their
+//! way, or stopped for longer than its lease while its PUTs are held back, so that it wakes beside its successor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream;
+use ottla::options::{Options, arguments, gather};
+use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{SeedableRng, seq::SliceRandom};
+
+use crate::client::PORT;
+use crate::machine::{self, Life, Process};
+use crate::store::Weather;
+use crate::workload::{self, Shared};
+use crate::world::{MachineId, STEP, World};
+
+/// After the nemesis has stopped: for the load to end and to be read.
+const CALM_MAX: Duration = Duration::from_secs(180);
+
+/// What came of a seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub findings: Vec<String>,
+    pub trace: u64,
+    pub events: u64,
+    pub simulated: Duration,
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub read: u64,
+    pub lives: u64,
+    pub requests: u64,
+    pub strikes: BTreeMap<&'static str, u64>,
+}
+
+/// What is different from one seed to the next.
+struct Plan {
+    brokers: usize,
+    topics: Vec<(String, i32)>,
+    producers: usize,
+    readers: usize,
+    /// How long the nemesis is at work.
+    trouble: Duration,
+    /// The longest pause between two strikes.
+    gap: Duration,
+    /// How likely a request that is aimed at brings a strike.
+    aim: f64,
+    /// Options of the brokers.
+    options: Vec<String>,
+    delete_delay: Duration,
+}
+
+impl Plan {
+    fn new(random: &mut StdRng, brokers_max: usize) -> Plan {
+        let brokers = [1, 2, 3, 3, 3][random.random_range(0..5)].min(brokers_max);
+        let topics = (0..random.random_range(1..=2))
+            .map(|number| (format!("topic-{number}"), random.random_range(1..=4)))
+            .collect();
+        let upload_ms = random.random_range(500..6_000);
+        let options = vec![
+            "--store=s3://bucket/cluster".to_owned(),
+            "--wal=object".to_owned(),
+            format!("--upload-interval={upload_ms}ms"),
+            format!("--lease={}ms", random.random_range(3_000..5_000)),
+            "--metadata-poll=300ms".to_owned(),
+            format!("--collect-delay={}s", random.random_range(5..20)),
+            "--collect-interval=2s".to_owned(),
+            "--collect-sweep-interval=10s".to_owned(),
+            "--collect-first-sweep=3s".to_owned(),
+            "--compaction-interval=2s".to_owned(),
+            format!("--object-wal-linger={}ms", random.random_range(1..60)),
+            "--partition-checkpoint-interval=64KiB".to_owned(),
+            format!("--metadata-snapshot-entries={}", random.random_range(20..200)),
+            "--kafka=offsets.topic.num.partitions=2".to_owned(),
+        ];
+        Plan {
+            brokers,
+            topics,
+            producers: random.random_range(2..=6),
+            readers: random.random_range(1..=3),
+            trouble: Duration::from_secs(random.random_range(30..60)),
+            gap: Duration::from_millis(random.random_range(1_000..8_000)),
+            aim: [0.0, 0.002, 0.01, 0.05][random.random_range(0..4)],
+            options,
+            delete_delay: Duration::from_millis(random.random_range(2_000..10_000)),
+        }
+    }
+
+    fn options_of(&self, machine: MachineId) -> Options {
+        let address = machine::address(machine);
+        let mut given = vec![
+            "serve".to_owned(),
+            format!("--listen={address}:{PORT}"),
+            format!("--node-id={}", machine + 1),
+        ];
+        given.extend(self.options.iter().cloned());
+        let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+        let values = gather(&matches, []).expect("the simulation's options");
+        let mut options = Options::from_values(&values).expect("the simulation's options");
+        // Less than an operator may say: it is longer than a read here.
+        options.bounds.object_wal.delete_delay = self.delete_delay;
+        options
+    }
+}
+
+/// Who came to an end, and how.
+type Ended = Arc<Mutex<Vec<(Life, Result<(), String>)>>>;
+
+struct Broker {
+    process: Option<Process>,
+    stopped_until: Option<Duration>,
+    start_at: Option<Duration>,
+    terminate: Option<tokio::sync::oneshot::Sender<()>>,
+    lives: u64,
+}
+
+/// What is to be undone, and when.
+enum Undo {
+    Links(Vec<(MachineId, MachineId)>),
+    Weather(MachineId),
+    Delay(MachineId),
+    Clock(MachineId),
+}
+
+struct Run {
+    world: World,
+    plan: Plan,
+    random: StdRng,
+    brokers: Vec<Broker>,
+    clients: Process,
+    shared: Arc<Shared>,
+    ended: Ended,
+    undo: Vec<(Duration, Undo)>,
+    strikes: BTreeMap<&'static str, u64>,
+    next_strike: Duration,
+    heard: u64,
+}
+
+/// Runs a seed.
+pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
+    let plan = Plan::new(&mut random, brokers_max);
+    let world = World::new(seed, plan.brokers + 1, print);
+    world.note(format_args!(
+        "{} brokers, {:?}, {} producers, {} readers, aim {}, {}",
+        plan.brokers,
+        plan.topics,
+        plan.producers,
+        plan.readers,
+        plan.aim,
+        plan.options.join(" ")
+    ));
+    let shared = Shared::new(world.clone(), plan.brokers, &plan.topics);
+    shared.state.lock().producers = plan.producers;
+    let clients = {
+        let (shared, producers, readers) = (shared.clone(), plan.producers, plan.readers);
+        Process::start(&world, Life { machine: plan.brokers, number: 0 }, load(shared, producers, readers))
+    };
+    let brokers = (0..plan.brokers)
+        .map(|_| Broker {
+            process: None,
+            stopped_until: None,
+            start_at: Some(Duration::ZERO),
+            terminate: None,
+            lives: 0,
+        })
+        .collect();
+    let mut run = Run {
+        next_strike: Duration::from_secs(3),
+        world,
+        plan,
+        random,
+        brokers,
+        clients,
+        shared,
+        ended: Ended::default(),
+        undo: Vec::new(),
+        strikes: BTreeMap::new(),
+        heard: 0,
+    };
+    run.to_the_end()
+}
+
+async fn load(shared: Arc<Shared>, producers: usize, readers: usize) {
+    workload::create_topics(shared.clone(), Vec::new()).await;
+    for process in 0..producers {
+        drop(tokio::spawn(workload::producer(shared.clone(), process as u32)));
+    }
+    for process in 0..readers {
+        drop(tokio::spawn(workload::reader(shared.clone(), (producers + process) as u32)));
+    }
+}
+
+impl Run {
+    fn to_the_end(&mut self) -> Outcome {
+        let trouble = self.plan.trouble;
+        while self.now() < trouble {
+            self.strike();
+            self.step();
+        }
+        self.heal();
+        self.shared.state.lock().stop = true;
+        let until = self.now() + CALM_MAX;
+        let mut reading = false;
+        while self.now() < until && self.shared.state.lock().final_reads == 0 {
+            if !reading && self.shared.state.lock().producers == 0 {
+                reading = true;
+                let shared = self.shared.clone();
+                let process = (self.plan.producers + self.plan.readers) as u32;
+                self.clients.spawn(Box::pin(workload::final_reader(shared, process)));
+            }
+            self.step();
+        }
+        let mut findings = self.shared.state.lock().findings.clone();
+        if self.shared.state.lock().final_reads == 0 {
+            let state = self.shared.state.lock();
+            findings.push(format!(
+                "not everything could be read {CALM_MAX:?} after all was healed: {} producers are still at it",
+                state.producers
+            ));
+        }
+        findings.extend(self.judge());
+        let (trace, events) = self.world.trace();
+        let (simulated, requests) = {
+            let inner = self.world.lock();
+            (inner.now, inner.bucket.requests)
+        };
+        let state = self.shared.state.lock();
+        Outcome {
+            findings,
+            trace,
+            events,
+            simulated,
+            acknowledged: state.acknowledged,
+            unknown: state.unknown,
+            read: state.read,
+            lives: self.brokers.iter().map(|broker| broker.lives).sum(),
+            requests,
+            strikes: self.strikes.clone(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.world.lock().now
+    }
+
+    /// One step of the world (W1).
+    fn step(&mut self) {
+        let from = self.now();
+        let until = from + STEP;
+        self.undo(from);
+        for machine in 0..self.brokers.len() {
+            if self.brokers[machine].start_at.is_some_and(|at| at <= from) {
+                self.start(machine);
+            }
+            let broker = &mut self.brokers[machine];
+            if broker.stopped_until.is_some_and(|until| until <= from) {
+                broker.stopped_until = None;
+                self.world.note(format_args!("machine {machine} goes on"));
+            }
+        }
+        self.world.happen();
+        let mut order: Vec<usize> = (0..=self.brokers.len()).collect();
+        order.shuffle(&mut self.random);
+        for machine in order {
+            match self.brokers.get_mut(machine) {
+                None => self.clients.run_until(from, until),
+                Some(broker) if broker.stopped_until.is_some() => {}
+                Some(broker) => {
+                    if let Some(process) = &mut broker.process {
+                        process.run_until(from, until);
+                    }
+                }
+            }
+        }
+        self.world.lock().now = until;
+        let ended = std::mem::take(&mut *self.ended.lock());
+        for (life, outcome) in ended {
+            self.world.note(format_args!("broker {life:?} ended: {outcome:?}"));
+            let broker = &mut self.brokers[life.machine];
+            if broker.process.as_ref().is_some_and(|process| process.life() == life) {
+                broker.process = None;
+                self.world.lock().disconnect(life, true);
+                let pause = Duration::from_millis(self.random.random_range(100..2_000));
+                broker.start_at = Some(until + pause);
+            }
+        }
+    }
+
+    fn start(&mut self, machine: MachineId) {
+        let options = self.plan.options_of(machine);
+        let (terminate, terminated) = tokio::sync::oneshot::channel::<()>();
+        let broker = &mut self.brokers[machine];
+        broker.start_at = None;
+        broker.lives += 1;
+        let life = Life { machine, number: broker.lives };
+        self.world.lock().power_on(machine);
+        self.world.note(format_args!("machine {machine} starts life {}", life.number));
+        let ended = self.ended.clone();
+        let main = async move {
+            let outcome = match ottla::startup::start(options).await {
+                Err(error) => Err(format!("{error:#}")),
+                Ok(running) => {
+                    let signal = Box::pin(stream::once(async move {
+                        if terminated.await.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                        "SIGTERM"
+                    }));
+                    running.until_stopped(signal).await.map_err(|error| format!("{error:#}"))
+                }
+            };
+            ended.lock().push((life, outcome));
+        };
+        broker.process = Some(Process::start(&self.world, life, main));
+        broker.terminate = Some(terminate);
+    }
+
+    fn count(&mut self, what: &'static str, detail: &str) {
+        *self.strikes.entry(what).or_default() += 1;
+        self.world.note(format_args!("nemesis: {what} {detail}"));
+    }
+
+    fn kill(&mut self, machine: MachineId, power: bool) {
+        let least = if power { 50 } else { 500 };
+        let pause = Duration::from_millis(self.random.random_range(least..10_000));
+        let now = self.now();
+        let broker = &mut self.brokers[machine];
+        let Some(process) = broker.process.take() else { return };
+        broker.stopped_until = None;
+        broker.start_at = Some(now + pause);
+        broker.terminate = None;
+        let life = process.life();
+        drop(process);
+        self.world.lock().disconnect(life, power);
+        self.count(if power { "kill" } else { "power cut" }, &format!("{machine} for {pause:?}"));
+    }
+
+    fn pause(&mut self, machine: MachineId) {
+        let time = Duration::from_millis(self.random.random_range(200..12_000));
+        let until = self.now() + time;
+        let broker = &mut self.brokers[machine];
+        if broker.process.is_some() && broker.stopped_until.is_none() {
+            broker.stopped_until = Some(until);
+            self.count("pause", &format!("{machine} for {time:?}"));
+        }
+    }
+
+    /// PUTs that leave are long on their way.
+    fn delay(&mut self, machine: MachineId) {
+        let most = Duration::from_millis(self.random.random_range(500..15_000));
+        let time = Duration::from_millis(self.random.random_range(100..3_000));
+        self.world.lock().bucket.delayed[machine] = most;
+        self.undo.push((self.now() + time, Undo::Delay(machine)));
+        self.count("late puts", &format!("{machine}: {most:?}, for {time:?}"));
+    }
+
+    fn strike(&mut self) {
+        let asked = std::mem::take(&mut self.world.lock().bucket.asked);
+        for asked in asked {
+            let aimed = match asked.what {
+                "put" => {
+                    asked.key.starts_with("meta/log")
+                        || asked.key.starts_with("wal/")
+                        || asked.key.starts_with("data/")
+                }
+                "delete" => true,
+                _ => false,
+            };
+            if aimed && asked.machine < self.brokers.len() && self.random.random::<f64>() < self.plan.aim {
+                self.aimed(asked.machine, &format!("{} {}", asked.what, asked.key));
+            }
+        }
+        let acknowledged = self.shared.state.lock().acknowledged;
+        if acknowledged > self.heard && self.random.random::<f64>() < self.plan.aim / 2.0 {
+            let machine = self.random.random_range(0..self.brokers.len());
+            self.aimed(machine, "an acknowledgement");
+        }
+        self.heard = acknowledged;
+        let now = self.now();
+        if now >= self.next_strike {
+            let pause = self.random.random_range(100..=self.plan.gap.as_millis() as u64);
+            self.next_strike = now + Duration::from_millis(pause);
+            self.any();
+        }
+    }
+
+    fn aimed(&mut self, machine: MachineId, at: &str) {
+        self.world.note(format_args!("nemesis: aims at machine {machine}, {at}"));
+        match self.random.random_range(0..5) {
+            0 => self.kill(machine, true),
+            1 => self.kill(machine, false),
+            2 => self.pause(machine),
+            3 => self.delay(machine),
+            _ => {
+                self.delay(machine);
+                self.pause(machine);
+            }
+        }
+    }
+
+    fn any(&mut self) {
+        let brokers = self.brokers.len();
+        let machine = self.random.random_range(0..brokers);
+        let now = self.now();
+        let time = Duration::from_millis(self.random.random_range(300..10_000));
+        match self.random.random_range(0..12) {
+            0 | 1 => self.kill(machine, true),
+            2 => self.kill(machine, false),
+            3 => self.pause(machine),
+            4 => self.delay(machine),
+            5 => {
+                if let Some(terminate) = self.brokers[machine].terminate.take() {
+                    let _ = terminate.send(());
+                    self.count("SIGTERM", &machine.to_string());
+                }
+            }
+            6 => {
+                let other = self.random.random_range(0..=brokers);
+                if other == machine {
+                    return;
+                }
+                let mut cut = vec![(machine, other)];
+                if self.random.random() {
+                    cut.push((other, machine));
+                }
+                self.cut(cut, now + time);
+            }
+            7 => {
+                let others = (0..=brokers).filter(|other| *other != machine);
+                let cut = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+                self.cut(cut, now + time);
+            }
+            8 => {
+                self.world.lock().bucket.weather[machine].cut = true;
+                self.undo.push((now + time, Undo::Weather(machine)));
+                self.count("store cut", &format!("{machine} for {time:?}"));
+            }
+            9 => {
+                let offset_ms = self.random.random_range(-300_000..300_000);
+                self.world.lock().clocks[machine].wall_offset_ms = offset_ms;
+                self.undo.push((now + time, Undo::Clock(machine)));
+                self.count("clock", &format!("{machine} {offset_ms} ms"));
+            }
+            _ => {
+                let heavy = self.random.random_range(0.0..0.3);
+                let every = self.random.random::<bool>();
+                for one in 0..brokers {
+                    if every || one == machine {
+                        let random = &mut self.random;
+                        let mut some =
+                            |most: f64| if random.random() { random.random_range(0.0..=most) } else { 0.0 };
+                        let weather = Weather {
+                            refused: some(heavy),
+                            lost: some(heavy / 2.0),
+                            reply_lost: some(heavy / 2.0),
+                            late: some(heavy / 2.0),
+                            twice: some(heavy),
+                            slow: some(heavy / 2.0),
+                            ..Weather::FAIR
+                        };
+                        self.world.lock().bucket.weather[one] = weather;
+                        self.undo.push((now + time, Undo::Weather(one)));
+                    }
+                }
+                self.count("storm", &format!("{heavy:.2} for {time:?}"));
+            }
+        }
+    }
+
+    fn cut(&mut self, links: Vec<(MachineId, MachineId)>, until: Duration) {
+        for (from, to) in &links {
+            self.world.lock().set_cut(*from, *to, true);
+        }
+        self.count("cut", &format!("{links:?} until {until:?}"));
+        self.undo.push((until, Undo::Links(links)));
+    }
+
+    fn undo(&mut self, now: Duration) {
+        let (due, rest) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
+        self.undo = rest;
+        let due: Vec<(Duration, Undo)> = due;
+        for (_, undo) in due {
+            let mut inner = self.world.lock();
+            match undo {
+                Undo::Links(links) => {
+                    for (from, to) in links {
+                        inner.set_cut(from, to, false);
+                    }
+                }
+                Undo::Weather(machine) => inner.bucket.weather[machine] = Weather::FAIR,
+                Undo::Delay(machine) => inner.bucket.delayed[machine] = Duration::ZERO,
+                Undo::Clock(machine) => inner.clocks[machine].wall_offset_ms = 0,
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.undo(Duration::MAX);
+        let now = self.now();
+        for broker in &mut self.brokers {
+            broker.stopped_until = None;
+            if broker.process.is_none() {
+                broker.start_at = broker.start_at.map(|at| at.min(now + Duration::from_millis(200)));
+            }
+        }
+        self.world.note(format_args!("all is healed"));
+    }
+
+    /// What the history and the bucket say.
+    fn judge(&mut self) -> Vec<String> {
+        let mut findings = Vec::new();
+        let options = checker::Options { final_read: true, ..checker::Options::default() };
+        let state = self.shared.state.lock();
+        let verdict = checker::check(&state.history, &options);
+        if !verdict.valid() {
+            findings.push(format!("the history is not true: {verdict}"));
+        }
+        drop(state);
+        let objects = self.world.lock().bucket.objects.clone();
+        let life = Life { machine: self.brokers.len(), number: 1 };
+        let options = ottla::verify::Options { checksums: true, ..Default::default() };
+        let log = self.plan.options_of(0).bounds.metadata.log;
+        let verify = ottla::verify::verify(objects.clone(), objects, log, options, &ottla::verify::Silent);
+        let verified = machine::apart(&self.world, life, verify);
+        match verified {
+            Ok(report) if report.is_clean() => {}
+            Ok(report) => {
+                findings.push(format!("the bucket is not what the metadata says: {:?}", report.problems))
+            }
+            Err(error) => findings.push(format!("the bucket cannot be verified: {error}")),
+        }
+        findings
+    }
+}
