@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use host::net::{ReadHalf, WriteHalf};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{
-    ApiKey, FindCoordinatorRequest, MetadataRequest, RequestHeader, ResponseHeader, TopicName,
-};
+use kafka_protocol::messages::{ApiKey, MetadataRequest, RequestHeader, ResponseHeader, TopicName};
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,14 +56,6 @@ fn version(key: i16) -> i16 {
         ApiKey::ListOffsets => 7,
         ApiKey::InitProducerId => 4,
         ApiKey::CreateTopics => 6,
-        ApiKey::FindCoordinator => 3,
-        ApiKey::JoinGroup => 5,
-        ApiKey::SyncGroup => 4,
-        ApiKey::Heartbeat => 3,
-        ApiKey::LeaveGroup => 3,
-        ApiKey::OffsetCommit => 7,
-        ApiKey::OffsetFetch => 7,
-        ApiKey::AlterPartitionReassignments => 0,
         other => unreachable!("{other:?} is not used"),
     }
 }
@@ -123,7 +113,9 @@ impl Client {
 
     /// Any broker, whatever its id: asked for what any of them knows.
     pub async fn call_any<R: Request>(&mut self, request: &R) -> Result<R::Response, Failure> {
-        let machine: MachineId = self.pick(self.brokers);
+        // Of the machines of brokers, and of those where they may be besides, behind this one.
+        let machine = self.pick(2 * self.brokers);
+        let machine: MachineId = if machine < self.brokers { machine } else { machine + 1 };
         let host = machine::address(machine).to_string();
         let mut connection = Connection::open(&host, PORT).await?;
         match tokio::time::timeout(CALL_TIMEOUT, connection.call(request)).await {
@@ -190,18 +182,5 @@ impl Client {
 
     pub fn forget_leader(&mut self, topic: &str, partition: i32) {
         self.leaders.remove(&(topic.to_owned(), partition));
-    }
-
-    /// The node that coordinates a group.
-    pub async fn coordinator(&mut self, group: &str) -> Option<i32> {
-        let request = FindCoordinatorRequest::default()
-            .with_key(StrBytes::from_string(group.to_owned()))
-            .with_key_type(0);
-        let answer = self.call_any(&request).await.ok()?;
-        if answer.error_code != 0 {
-            return None;
-        }
-        self.addresses.insert(answer.node_id.0, (answer.host.to_string(), answer.port as u16));
-        Some(answer.node_id.0)
     }
 }

@@ -24,6 +24,7 @@
 //! - **Sim3** A panic anywhere in the code under test is a finding.
 
 mod client;
+mod detect;
 mod machine;
 mod net;
 mod os;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         .arg(number("brokers", "At most so many brokers").default_value("3"))
         .arg(number("jobs", "Processes at once; all cores by default"))
         .arg(number("cpu-seconds", "Begin no further seed after so much processor time"))
+        .arg(flag("detect", "Count the seeds that each planted defect takes (with the feature planted)"))
         .arg(flag("trace", "Print everything that happens"))
         .arg(Arg::new("log").long("log").help("Print the brokers' log, as far as this filter says"))
         .arg(flag("here", "In this process").hide(true))
@@ -76,12 +78,17 @@ fn main() -> ExitCode {
             if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         None => {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+            let jobs = matches.get_one::<u64>("jobs").copied().unwrap_or(cores);
+            if matches.get_flag("detect") {
+                if !cfg!(feature = "planted") {
+                    eprintln!("build it with --features planted");
+                    return ExitCode::FAILURE;
+                }
+                return detect::run(jobs, &one);
+            }
             let seeds = matches.get_one::<u64>("seeds").copied().unwrap_or(100);
             let first = *matches.get_one::<u64>("first").expect("it has a default");
-            let jobs = matches.get_one::<u64>("jobs").copied();
-            let jobs = jobs.unwrap_or_else(|| {
-                std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
-            });
             let cpu_max = matches.get_one::<u64>("cpu-seconds").copied().map(Duration::from_secs);
             run_many(first, seeds, jobs, cpu_max, &one)
         }

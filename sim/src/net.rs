@@ -87,10 +87,6 @@ impl Network {
         }
     }
 
-    pub fn link(&mut self, from: MachineId, to: MachineId) -> &mut Link {
-        &mut self.links[from][to]
-    }
-
     fn is_cut(&self, one: MachineId, other: MachineId) -> bool {
         self.links[one][other].cut || self.links[other][one].cut
     }

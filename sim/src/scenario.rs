@@ -67,7 +67,7 @@ impl Plan {
         let topics = (0..random.random_range(1..=2))
             .map(|number| (format!("topic-{number}"), random.random_range(1..=4)))
             .collect();
-        let upload_ms = random.random_range(500..6_000);
+        let upload_ms = random.random_range(1_000..5_000);
         let options = vec![
             "--store=s3://bucket/cluster".to_owned(),
             "--wal=object".to_owned(),
@@ -87,14 +87,23 @@ impl Plan {
         Plan {
             brokers,
             topics,
-            producers: random.random_range(2..=6),
+            producers: random.random_range(3..=8),
             readers: random.random_range(1..=3),
             trouble: Duration::from_secs(random.random_range(30..60)),
-            gap: Duration::from_millis(random.random_range(1_000..8_000)),
-            aim: [0.0, 0.002, 0.01, 0.05][random.random_range(0..4)],
+            gap: Duration::from_millis(random.random_range(2_000..8_000)),
+            aim: [0.0, 0.002, 0.005, 0.02][random.random_range(0..4)],
             options,
             delete_delay: Duration::from_millis(random.random_range(2_000..10_000)),
         }
+    }
+
+    /// Each broker has a machine, and another one on which it may be started beside itself: behind the clients'.
+    fn id_of(&self, machine: MachineId) -> usize {
+        machine % (self.brokers + 1)
+    }
+
+    fn other_machine(&self, machine: MachineId) -> MachineId {
+        if machine < self.brokers { machine + self.brokers + 1 } else { machine - self.brokers - 1 }
     }
 
     fn options_of(&self, machine: MachineId) -> Options {
@@ -102,7 +111,8 @@ impl Plan {
         let mut given = vec![
             "serve".to_owned(),
             format!("--listen={address}:{PORT}"),
-            format!("--node-id={}", machine + 1),
+            format!("--node-id={}", self.id_of(machine) + 1),
+            "--takeover".to_owned(),
         ];
         given.extend(self.options.iter().cloned());
         let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
@@ -136,6 +146,8 @@ enum Undo {
 struct Run {
     world: World,
     plan: Plan,
+    /// Where each broker is to be: if it ends there, it is started there again.
+    places: Vec<MachineId>,
     random: StdRng,
     brokers: Vec<Broker>,
     clients: Process,
@@ -151,7 +163,7 @@ struct Run {
 pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
     let plan = Plan::new(&mut random, brokers_max);
-    let world = World::new(seed, plan.brokers + 1, print);
+    let world = World::new(seed, 2 * plan.brokers + 1, print);
     world.note(format_args!(
         "{} brokers, {:?}, {} producers, {} readers, aim {}, {}",
         plan.brokers,
@@ -167,17 +179,18 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
         let (shared, producers, readers) = (shared.clone(), plan.producers, plan.readers);
         Process::start(&world, Life { machine: plan.brokers, number: 0 }, load(shared, producers, readers))
     };
-    let brokers = (0..plan.brokers)
-        .map(|_| Broker {
+    let brokers = (0..=2 * plan.brokers)
+        .map(|machine| Broker {
             process: None,
             stopped_until: None,
-            start_at: Some(Duration::ZERO),
+            start_at: (machine < plan.brokers).then_some(Duration::ZERO),
             terminate: None,
             lives: 0,
         })
         .collect();
     let mut run = Run {
-        next_strike: Duration::from_secs(3),
+        places: (0..plan.brokers).collect(),
+        next_strike: Duration::from_secs(6),
         world,
         plan,
         random,
@@ -271,17 +284,18 @@ impl Run {
             }
         }
         self.world.happen();
-        let mut order: Vec<usize> = (0..=self.brokers.len()).collect();
+        let mut order: Vec<usize> = (0..self.brokers.len()).collect();
         order.shuffle(&mut self.random);
         for machine in order {
-            match self.brokers.get_mut(machine) {
-                None => self.clients.run_until(from, until),
-                Some(broker) if broker.stopped_until.is_some() => {}
-                Some(broker) => {
-                    if let Some(process) = &mut broker.process {
-                        process.run_until(from, until);
-                    }
-                }
+            if machine == self.plan.brokers {
+                self.clients.run_until(from, until);
+                continue;
+            }
+            let broker = &mut self.brokers[machine];
+            if let Some(process) = &mut broker.process
+                && broker.stopped_until.is_none()
+            {
+                process.run_until(from, until);
             }
         }
         self.world.lock().now = until;
@@ -292,8 +306,10 @@ impl Run {
             if broker.process.as_ref().is_some_and(|process| process.life() == life) {
                 broker.process = None;
                 self.world.lock().disconnect(life, true);
-                let pause = Duration::from_millis(self.random.random_range(100..2_000));
-                broker.start_at = Some(until + pause);
+                if self.places.contains(&life.machine) {
+                    let pause = Duration::from_millis(self.random.random_range(100..2_000));
+                    broker.start_at = Some(until + pause);
+                }
             }
         }
     }
@@ -333,13 +349,13 @@ impl Run {
     }
 
     fn kill(&mut self, machine: MachineId, power: bool) {
-        let least = if power { 50 } else { 500 };
-        let pause = Duration::from_millis(self.random.random_range(least..10_000));
+        let least = if power { 50 } else { 1_000 };
+        let pause = Duration::from_millis(self.random.random_range(least..4_000));
         let now = self.now();
         let broker = &mut self.brokers[machine];
         let Some(process) = broker.process.take() else { return };
         broker.stopped_until = None;
-        broker.start_at = Some(now + pause);
+        broker.start_at = self.places.contains(&machine).then_some(now + pause);
         broker.terminate = None;
         let life = process.life();
         drop(process);
@@ -348,7 +364,8 @@ impl Run {
     }
 
     fn pause(&mut self, machine: MachineId) {
-        let time = Duration::from_millis(self.random.random_range(200..12_000));
+        let most = if self.random.random() { 1_500 } else { 12_000 };
+        let time = Duration::from_millis(self.random.random_range(200..most));
         let until = self.now() + time;
         let broker = &mut self.brokers[machine];
         if broker.process.is_some() && broker.stopped_until.is_none() {
@@ -366,6 +383,29 @@ impl Run {
         self.count("late puts", &format!("{machine}: {most:?}, for {time:?}"));
     }
 
+    /// The broker is started on another machine, beside itself: whoever did it believed that it was dead.
+    fn beside(&mut self, machine: MachineId) {
+        let other = self.plan.other_machine(machine);
+        let id = self.plan.id_of(machine);
+        if self.places[id] != machine || self.brokers[other].process.is_some() {
+            return;
+        }
+        self.places[id] = other;
+        self.brokers[other].start_at = Some(self.now());
+        self.brokers[machine].start_at = None;
+        self.count("beside", &format!("{machine} on {other}"));
+        match self.random.random_range(0..4) {
+            0 => self.pause(machine),
+            1 => {
+                let until = self.now() + Duration::from_millis(self.random.random_range(300..6_000));
+                self.world.lock().bucket.weather[machine].cut = true;
+                self.undo.push((until, Undo::Weather(machine)));
+            }
+            2 => self.delay(machine),
+            _ => {}
+        }
+    }
+
     fn strike(&mut self) {
         let asked = std::mem::take(&mut self.world.lock().bucket.asked);
         for asked in asked {
@@ -378,13 +418,13 @@ impl Run {
                 "delete" => true,
                 _ => false,
             };
-            if aimed && asked.machine < self.brokers.len() && self.random.random::<f64>() < self.plan.aim {
+            if aimed && asked.machine != self.plan.brokers && self.random.random::<f64>() < self.plan.aim {
                 self.aimed(asked.machine, &format!("{} {}", asked.what, asked.key));
             }
         }
         let acknowledged = self.shared.state.lock().acknowledged;
         if acknowledged > self.heard && self.random.random::<f64>() < self.plan.aim / 2.0 {
-            let machine = self.random.random_range(0..self.brokers.len());
+            let machine = self.places[self.random.random_range(0..self.places.len())];
             self.aimed(machine, "an acknowledgement");
         }
         self.heard = acknowledged;
@@ -398,7 +438,8 @@ impl Run {
 
     fn aimed(&mut self, machine: MachineId, at: &str) {
         self.world.note(format_args!("nemesis: aims at machine {machine}, {at}"));
-        match self.random.random_range(0..5) {
+        match self.random.random_range(0..6) {
+            5 => self.beside(machine),
             0 => self.kill(machine, true),
             1 => self.kill(machine, false),
             2 => self.pause(machine),
@@ -411,11 +452,11 @@ impl Run {
     }
 
     fn any(&mut self) {
-        let brokers = self.brokers.len();
-        let machine = self.random.random_range(0..brokers);
+        let clients = self.plan.brokers;
+        let machine = self.places[self.random.random_range(0..clients)];
         let now = self.now();
-        let time = Duration::from_millis(self.random.random_range(300..10_000));
-        match self.random.random_range(0..12) {
+        let time = Duration::from_millis(self.random.random_range(300..6_000));
+        match self.random.random_range(0..14) {
             0 | 1 => self.kill(machine, true),
             2 => self.kill(machine, false),
             3 => self.pause(machine),
@@ -427,7 +468,7 @@ impl Run {
                 }
             }
             6 => {
-                let other = self.random.random_range(0..=brokers);
+                let other = self.random.random_range(0..=2 * clients);
                 if other == machine {
                     return;
                 }
@@ -438,7 +479,7 @@ impl Run {
                 self.cut(cut, now + time);
             }
             7 => {
-                let others = (0..=brokers).filter(|other| *other != machine);
+                let others = (0..=2 * clients).filter(|other| *other != machine);
                 let cut = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
                 self.cut(cut, now + time);
             }
@@ -453,10 +494,11 @@ impl Run {
                 self.undo.push((now + time, Undo::Clock(machine)));
                 self.count("clock", &format!("{machine} {offset_ms} ms"));
             }
+            10 | 11 => self.beside(machine),
             _ => {
                 let heavy = self.random.random_range(0.0..0.3);
                 let every = self.random.random::<bool>();
-                for one in 0..brokers {
+                for one in (0..=2 * clients).filter(|one| *one != clients) {
                     if every || one == machine {
                         let random = &mut self.random;
                         let mut some =
@@ -511,7 +553,7 @@ impl Run {
         let now = self.now();
         for broker in &mut self.brokers {
             broker.stopped_until = None;
-            if broker.process.is_none() {
+            if broker.process.is_none() && broker.start_at.is_some() {
                 broker.start_at = broker.start_at.map(|at| at.min(now + Duration::from_millis(200)));
             }
         }
@@ -525,11 +567,14 @@ impl Run {
         let state = self.shared.state.lock();
         let verdict = checker::check(&state.history, &options);
         if !verdict.valid() {
-            findings.push(format!("the history is not true: {verdict}"));
+            let verdict = verdict.to_string();
+            // Its first lines are counts.
+            let lines = verdict.lines().skip(4).map(str::trim).filter(|line| !line.is_empty());
+            findings.push(format!("the history is not true: {}", lines.collect::<Vec<_>>().join("; ")));
         }
         drop(state);
         let objects = self.world.lock().bucket.objects.clone();
-        let life = Life { machine: self.brokers.len(), number: 1 };
+        let life = Life { machine: self.plan.brokers, number: 1 };
         let options = ottla::verify::Options { checksums: true, ..Default::default() };
         let log = self.plan.options_of(0).bounds.metadata.log;
         let verify = ottla::verify::verify(objects.clone(), objects, log, options, &ottla::verify::Silent);

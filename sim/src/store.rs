@@ -85,7 +85,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub fn new(machines: usize, _seed: u64) -> Bucket {
+    pub fn new(machines: usize) -> Bucket {
         Bucket {
             objects: Arc::new(InMemory::new()),
             weather: vec![Weather::FAIR; machines],

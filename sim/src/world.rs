@@ -67,11 +67,11 @@ struct Trace {
 
 impl World {
     pub fn new(seed: u64, machines: usize, print: bool) -> World {
-        let mut random = StdRng::seed_from_u64(seed);
+        let random = StdRng::seed_from_u64(seed);
         World(Arc::new(Mutex::new(Inner {
             now: Duration::ZERO,
             network: Network::new(machines),
-            bucket: Bucket::new(machines, random.random()),
+            bucket: Bucket::new(machines),
             clocks: vec![Clock { rate: 1.0, wall_offset_ms: 0 }; machines],
             due: BTreeMap::new(),
             number: 0,
