@@ -202,7 +202,7 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
         strikes: BTreeMap::new(),
         heard: 0,
     };
-    run.to_the_end()
+    run.play()
 }
 
 async fn load(shared: Arc<Shared>, producers: usize, readers: usize) {
@@ -216,7 +216,7 @@ async fn load(shared: Arc<Shared>, producers: usize, readers: usize) {
 }
 
 impl Run {
-    fn to_the_end(&mut self) -> Outcome {
+    fn play(&mut self) -> Outcome {
         let trouble = self.plan.trouble;
         while self.now() < trouble {
             self.strike();

@@ -47,7 +47,8 @@ impl Builder {
         Builder { bytes, count: 0, timestamp }
     }
 
-    pub fn len(&self) -> usize {
+    /// Bytes so far.
+    pub fn size(&self) -> usize {
         self.bytes.len()
     }
 

@@ -87,7 +87,7 @@ impl Batches {
         let partition = self.partitioner.choose(key);
         // Not the exact size on the wire, but never far below it.
         let bytes = 32 + key.map_or(0, <[u8]>::len) + value.len() + self.header_bytes();
-        if self.open.get(&partition).is_some_and(|open| open.len() + bytes > BATCH_BYTES) {
+        if self.open.get(&partition).is_some_and(|open| open.size() + bytes > BATCH_BYTES) {
             self.end(partition);
             return self.push(key, value);
         }
