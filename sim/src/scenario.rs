@@ -359,7 +359,11 @@ impl Run {
         broker.terminate = None;
         let life = process.life();
         drop(process);
-        self.world.lock().disconnect(life, power);
+        {
+            let mut inner = self.world.lock();
+            inner.disconnect(life, power);
+            inner.lose_requests(life);
+        }
         self.count(if power { "kill" } else { "power cut" }, &format!("{machine} for {pause:?}"));
     }
 

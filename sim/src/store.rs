@@ -1,7 +1,7 @@
 //! The object store: exact in what it keeps, unreliable in how it is reached.
 //!
 //! A request leaves its machine, arrives after a while, takes effect at that instant, and is answered after a while. Once it
-//! has left, nothing takes it back: a machine that is killed meanwhile has still written. What goes wrong, by [`Weather`]
+//! has left, a machine that is killed meanwhile may still have written. What goes wrong, by [`Weather`]
 //! and by links:
 //!
 //! | fault | the caller sees | the store |
@@ -100,11 +100,17 @@ type Effect = Box<dyn FnOnce(&InMemory) + Send>;
 
 /// Something that the store will have done.
 pub struct Due {
+    life: Life,
     effect: Effect,
     text: String,
 }
 
 impl Due {
+    /// Who asked for it.
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
     pub fn happen(self, world: &World, at: Duration) {
         let objects = {
             let mut inner = world.lock();
@@ -159,7 +165,7 @@ impl Client {
         is_write: bool,
         effect: impl Fn(&InMemory) -> Result<T> + Send + Clone + 'static,
     ) -> Sent<T> {
-        let machine = self.life.machine;
+        let (life, machine) = (self.life, self.life.machine);
         let mut inner = self.world.lock();
         let inner: &mut Inner = &mut inner;
         let now = machine::precise().unwrap_or(inner.now);
@@ -176,7 +182,7 @@ impl Client {
             if inner.chance(0.5) { there += more } else { back += more }
         }
         let text = format!("{what} {key} by {machine}.{}", self.life.number);
-        let due = |effect: Effect, how: &str| Due { effect, text: format!("{text}{how}") };
+        let due = |effect: Effect, how: &str| Due { life, effect, text: format!("{text}{how}") };
         let forgotten = {
             let effect = effect.clone();
             move |objects: &InMemory| drop(effect(objects))

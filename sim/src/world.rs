@@ -22,6 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::machine::Life;
 use crate::net::Network;
 use crate::store::{Bucket, Due};
 
@@ -128,6 +129,17 @@ impl Inner {
     pub fn at(&mut self, time: Duration, due: Due) {
         self.number += 1;
         self.due.insert((time, self.number), due);
+    }
+
+    /// A process is gone: of its requests that had not arrived, some never will.
+    pub fn lose_requests(&mut self, life: Life) {
+        let keys: Vec<_> =
+            self.due.iter().filter(|(_, due)| due.life() == life).map(|(key, _)| *key).collect();
+        for key in keys {
+            if self.chance(0.6) {
+                self.due.remove(&key);
+            }
+        }
     }
 
     pub fn chance(&mut self, probability: f64) -> bool {
