@@ -67,10 +67,12 @@ fn main() -> ExitCode {
         .arg(flag("trace", "Print everything that happens"))
         .arg(Arg::new("log").long("log").help("Print the brokers' log, as far as this filter says"))
         .arg(flag("here", "In this process").hide(true))
+        .arg(number("print", "Print the trace").hide(true))
         .get_matches();
     let brokers = *matches.get_one::<u64>("brokers").expect("it has a default") as usize;
     let log = matches.get_one::<String>("log").cloned();
-    let one = One { brokers, trace: matches.get_flag("trace"), log };
+    let print = matches.get_one::<u64>("print") == Some(&1);
+    let one = One { brokers, trace: print || matches.get_flag("trace"), log };
     match matches.get_one::<u64>("seed") {
         Some(seed) if matches.get_flag("here") => run_here(*seed, &one),
         Some(seed) => {
@@ -108,9 +110,8 @@ impl One {
     fn command(&self, seed: u64) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.args(["--here", "--seed", &seed.to_string(), "--brokers", &self.brokers.to_string()]);
-        if self.trace {
-            command.arg("--trace");
-        }
+        // Of one length: where memory lies depends on it.
+        command.args(["--print", if self.trace { "1" } else { "0" }]);
         if let Some(log) = &self.log {
             command.args(["--log", log]);
         }
@@ -140,6 +141,8 @@ fn again(seed: u64) -> String {
 
 fn run_here(seed: u64, one: &One) -> ExitCode {
     let began = os::cpu_time();
+    // What it allocates is there whether anything is printed or not.
+    println!();
     os::simulate(seed);
     os::set_clocks(Duration::from_secs(1), world::EPOCH);
     std::panic::set_hook(Box::new(|panic| {
@@ -202,7 +205,13 @@ fn run_many(first: u64, seeds: u64, jobs: u64, cpu_max: Option<Duration>, one: &
                         one.command(seed).stdin(Stdio::null()).output().expect("this program can be run");
                     let text = String::from_utf8_lossy(&output.stdout).into_owned();
                     ran.fetch_add(1, Ordering::Relaxed);
-                    print!("{}", text.lines().next().map(|line| format!("{line}\n")).unwrap_or_default());
+                    print!(
+                        "{}",
+                        text.lines()
+                            .find(|line| line.starts_with("seed "))
+                            .map(|line| format!("{line}\n"))
+                            .unwrap_or_default()
+                    );
                     if !output.status.success() {
                         let mut all = text;
                         all.push_str(&String::from_utf8_lossy(&output.stderr));
