@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 32700 | 0 | heartbeat: [`Heartbeat`], answered with [`Answer`] |
 //! | 32701 | 0 | the state of the cluster, for people: [`state`](super::state) |
+//! | 32702 | 0 | what a partition's last leader knew of it: [`arrival`](crate::partition::arrival) |
 //!
 //! They have Kafka's frames and Kafka's request header 1 (key, version, correlation id, client id) and response header 0
 //! (correlation id); ApiVersions does not name them. What follows is little endian, in the primitives of the metadata's

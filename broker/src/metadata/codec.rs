@@ -169,6 +169,10 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map(Arc::from).map_err(|_| self.malformed("a string that is not UTF-8"))
     }
 
+    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        self.take(len)
+    }
+
     pub fn uuid(&mut self) -> Result<Uuid, Malformed> {
         Ok(Uuid::from_bytes(self.array()?))
     }

@@ -36,6 +36,7 @@ pub mod observer;
 pub mod parts;
 mod place;
 mod replace;
+mod rider;
 pub mod snapshot;
 pub mod streams;
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use alter::{GrowRejection, check_growth};
 pub use apply::{Registered, TopicRejection, Unrecovered};
 pub use image::{Image, Topic};
 pub use moves::MoveRejection;
+pub use rider::Riding;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
 use command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
@@ -253,6 +255,7 @@ pub struct Metadata {
     /// The collector's.
     clocks: Mutex<Clocks>,
     closing: CancellationToken,
+    riders: rider::Riders,
     pub(crate) tasks: Tasks,
 }
 
@@ -271,6 +274,7 @@ impl Metadata {
             opened: Instant::now(),
             clocks: Mutex::default(),
             closing: CancellationToken::new(),
+            riders: rider::Riders::default(),
             tasks: Tasks::default(),
         };
         if let Err(error) = metadata.format().await {

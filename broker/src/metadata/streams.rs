@@ -40,7 +40,7 @@ impl StreamMetadata for Metadata {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
-        self.carry_out(Command::CommitObjects { commit }).await
+        self.commit_with_riders(commit).await
     }
 
     async fn commit_recovered(

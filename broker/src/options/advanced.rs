@@ -270,6 +270,10 @@ pub static ROWS: &[Definition] = &[
     row("handover-stopped-time", millis(100, 600_000), |bounds| Field::from(&mut bounds.partition.handover.stopped_max),
         "How long the upload of what came last may take, during which nothing is appended to the partitions that leave. \
          Then they go on where they were, and it is tried again."),
+    row("handover-note-time", millis(0, 10_000), |bounds| Field::from(&mut bounds.partition.handover.note_wait),
+        "How long a partition's next leader waits for what the last one knew of it, before it reads that from the store."),
+    row("handover-note-memory", bytes(0, GIB), |bounds| Field::from(&mut bounds.partition.handover.notes_bytes_max),
+        "What a broker keeps in memory for the next leaders of partitions that it has handed over."),
     row("handover-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.mover.retry_pause),
         "The pause after the first hand-over that failed; after more of them up to ten times as long."),
     row("joining-moves", count(0, 100_000), |bounds| Field::from(&mut bounds.mover.joining_moves_max),

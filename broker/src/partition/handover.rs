@@ -5,7 +5,8 @@
 //!   prepare   checkpoints, upload of what is there                 appends go on
 //!   stop      no more appends, no more checkpoints      ──┐
 //!   finish    upload of what came meanwhile               ├─ nobody can write: three requests to the store or so
-//!   hand over one entry: they belong to the next leader ──┘
+//!   hand over one entry, with the upload's commit         │
+//!             ahead: they belong to the next leader     ──┘
 //!   close     waiting fetches and appends are told; the next leader opens
 //! ```
 //!
@@ -41,6 +42,7 @@ use uuid::Uuid;
 
 use super::log::Ends;
 use super::{CHECKPOINTS_AT_ONCE, Partition, Partitions, Slot};
+use crate::metadata::MoveRejection::NotCommitted;
 use crate::metadata::command::Handed;
 use crate::metadata::image::Image;
 use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection};
@@ -65,6 +67,10 @@ pub struct Limits {
     pub stopped_max: Duration,
     /// How long the upload before that may take. Default 30 s.
     pub prepare_max: Duration,
+    /// How long the next leader waits for the last one's notes ([`arrival`](super::arrival)). Default 250 ms.
+    pub note_wait: Duration,
+    /// What those may take in memory, bytes. Default 32 MiB.
+    pub notes_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -73,6 +79,8 @@ impl Default for Limits {
             partitions_max: 500,
             stopped_max: Duration::from_secs(5),
             prepare_max: Duration::from_secs(30),
+            note_wait: Duration::from_millis(250),
+            notes_bytes_max: 32 << 20,
         }
     }
 }
@@ -150,9 +158,7 @@ impl Partitions {
         self.prepare(&going).await?;
         let began = Instant::now();
         let stopped = self.stop(going, &mut done).await;
-        let uploaded = tokio::time::timeout(self.config.handover.stopped_max, self.upload_rest(&stopped));
-        uploaded.await.map_err(|_| HandOverError::Late("the upload of what came last"))??;
-        let results = self.decide(&stopped).await?;
+        let results = self.finish(&stopped).await?;
         for (stopped, result) in stopped.into_iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -224,6 +230,8 @@ impl Partitions {
         let gate = slot.gate.clone().lock_owned().await;
         if let Some(partition) = slot.partition.get() {
             let ends = partition.stop_taking(CancellationToken::new()).await?;
+            let asked = (leave.topic, leave.index as u32, partition.leader_epoch);
+            self.notes.keep(asked, partition.note(), self.config.handover.notes_bytes_max);
             return Some(Stopped { leave, slot, ends, _gate: None });
         }
         let image = self.metadata.image();
@@ -234,26 +242,39 @@ impl Partitions {
         Some(Stopped { leave, slot, ends, _gate: Some(gate) })
     }
 
-    async fn upload_rest(&self, stopped: &[Stopped]) -> Result<(), HandOverError> {
-        let open = stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
-        if open.into_iter().all(|partition| partition.is_committed()) {
-            return Ok(());
+    /// Uploads the rest, and gives them away with its commit or behind it.
+    async fn finish(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
+        let open = || stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
+        if open().all(|partition| partition.is_committed()) {
+            return self.decide(stopped, false).await;
         }
+        let needs = open().flat_map(|partition| partition.ends()).collect();
+        let riding = self.metadata.ride(handed(stopped), needs);
         // An upload takes only what is durable: with it everything is, and was acknowledged.
-        Ok(self.storage.flush().await?)
+        let uploaded = tokio::time::timeout(self.config.handover.stopped_max, self.storage.flush()).await;
+        // Whatever became of the upload: once it was sent, it is not ours to say that they stay (G3).
+        match self.metadata.alight(riding).await {
+            None => {
+                uploaded.map_err(|_| HandOverError::Late("the upload of what came last"))??;
+                self.decide(stopped, false).await
+            }
+            Some(Ok(results)) if !results.iter().any(|result| matches!(result, Err(NotCommitted { .. }))) => {
+                Ok(results.into_iter().map(|result| result.map_err(|why| why.to_string())).collect())
+            }
+            // It came before the commit.
+            Some(Ok(_) | Err(Error::Unknown(_))) => self.decide(stopped, true).await,
+            Some(Err(Error::Unavailable(_))) => self.decide(stopped, false).await,
+            Some(Err(error)) => Err(error.into()),
+        }
     }
 
-    /// One entry. Returns once it is known what became of each (G3).
-    async fn decide(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
-        let handed = |stopped: &Stopped| Handed {
-            topic: stopped.leave.topic,
-            partition: stopped.leave.index as u32,
-            to: stopped.leave.to,
-            log_end: stopped.ends.log,
-            checkpoint_end: stopped.ends.checkpoints,
-        };
-        let moves: Vec<Handed> = stopped.iter().map(handed).collect();
-        let mut unknown = false;
+    /// One entry. Returns once it is known what became of each (G3). `unknown` says that there may be such an entry already.
+    async fn decide(
+        &self,
+        stopped: &[Stopped],
+        mut unknown: bool,
+    ) -> Result<Vec<Result<(), String>>, HandOverError> {
+        let moves = handed(stopped);
         loop {
             match self.metadata.hand_over(moves.clone()).await {
                 Ok(results) => {
@@ -291,4 +312,15 @@ impl Partitions {
         let info = image.topic(stopped.leave.topic).and_then(|topic| topic.partitions.get(index));
         info.is_some_and(|info| image.owner(info) != self.metadata.incarnation())
     }
+}
+
+fn handed(stopped: &[Stopped]) -> Vec<Handed> {
+    let handed = |stopped: &Stopped| Handed {
+        topic: stopped.leave.topic,
+        partition: stopped.leave.index as u32,
+        to: stopped.leave.to,
+        log_end: stopped.ends.log,
+        checkpoint_end: stopped.ends.checkpoints,
+    };
+    stopped.iter().map(handed).collect()
 }

@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
 use tokio::sync::oneshot;
@@ -163,9 +163,10 @@ impl Partition {
         index: i32,
         info: &PartitionInfo,
         internal: bool,
+        note: Option<Bytes>,
     ) -> Result<Partition, OpenError> {
         let Surroundings { storage, metadata, config, tasks } = *around;
-        let opened = open::open(around, info, internal).await?;
+        let opened = open::open(around, info, internal, note).await?;
         let core = Core {
             state: opened.state,
             bytes_since_checkpoint: opened.replayed,
@@ -471,6 +472,16 @@ impl Partition {
         }
         core.standing = Standing::Leaving(decided);
         Some(Ends { log: self.log.next(), checkpoints: self.checkpoints.next() })
+    }
+
+    /// Its two streams, and where they end.
+    pub(super) fn ends(&self) -> [(s3stream::StreamId, u64); 2] {
+        [(self.log.id(), self.log.next()), (self.checkpoints.id(), self.checkpoints.next())]
+    }
+
+    /// What it knows, as a checkpoint; to be asked when it takes nothing any more.
+    pub(super) fn note(&self) -> Bytes {
+        checkpoint::encode(&self.core.lock().state, self.log_start())
     }
 
     /// It was not handed over: everything goes on.

@@ -19,6 +19,7 @@
 //! Reading order: [`batch`], [`records`], [`validate`], [`state`], [`checkpoint`], [`leader_epochs`], [`waiters`], [`log`],
 //! this file, [`retention`].
 
+pub mod arrival;
 pub mod batch;
 pub mod checkpoint;
 pub mod codec;
@@ -39,10 +40,12 @@ pub mod waiters;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use s3stream::Storage;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -147,6 +150,7 @@ pub struct Partitions {
     open: Mutex<FxHashMap<(Uuid, i32), Arc<Slot>>>,
     pub(crate) tasks: Tasks,
     closing: CancellationToken,
+    notes: arrival::Notes,
 }
 
 impl Partitions {
@@ -160,8 +164,10 @@ impl Partitions {
             open: Mutex::default(),
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
+            notes: arrival::Notes::default(),
         });
         partitions.tasks.keep("the closing of partitions that went", partitions.clone().close_deleted());
+        partitions.tasks.keep("the opening of partitions that arrive", partitions.clone().open_arriving());
         partitions
     }
 
@@ -198,7 +204,7 @@ impl Partitions {
     }
 
     async fn open(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
-        let (slot, _gate) = loop {
+        let (slot, gate) = loop {
             let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
             let gate = slot.gate.clone().lock_owned().await;
             if let Some(partition) = slot.partition.get() {
@@ -209,19 +215,31 @@ impl Partitions {
                 break (slot, gate);
             }
         };
-        // The caller's view may be older than what the wait was for.
+        self.open_gated(topic, index, &slot, gate, None).await
+    }
+
+    /// `note` is what the last leader knew, perhaps.
+    async fn open_gated(
+        &self,
+        topic: &Topic,
+        index: i32,
+        slot: &Arc<Slot>,
+        _gate: OwnedMutexGuard<()>,
+        note: Option<Bytes>,
+    ) -> Result<Arc<Partition>, GetError> {
+        // The caller's view may be older than what it has waited for.
         let image = self.metadata.image();
         let now = image.topic(topic.id).ok_or(GetError::Unknown).and_then(|topic| self.led(topic, index));
-        let info = now.inspect_err(|_| self.forget_left(topic.id, index, &slot))?;
+        let info = now.inspect_err(|_| self.forget_left(topic.id, index, slot))?;
         if image.owner(info) != self.metadata.incarnation() {
             // An earlier life of this broker led it, and what that one left is not recovered yet.
-            self.forget_left(topic.id, index, &slot);
+            self.forget_left(topic.id, index, slot);
             return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
         }
         let (storage, metadata) = (&self.storage, &self.metadata);
         let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
         let internal = topic_name::is_internal(&topic.name);
-        let opened = Partition::open(&around, topic.id, index, info, internal).await;
+        let opened = Partition::open(&around, topic.id, index, info, internal, note).await;
         match opened.map(|partition| slot.partition.get_or_init(|| Arc::new(partition))) {
             Ok(partition) => {
                 if self.metadata.image().topic(topic.id).is_none() {

@@ -82,6 +82,7 @@ pub(super) async fn open(
     around: &Surroundings<'_>,
     info: &PartitionInfo,
     internal: bool,
+    note: Option<Bytes>,
 ) -> Result<Opened, OpenError> {
     let Surroundings { storage, metadata, config, .. } = *around;
     let waiters = Arc::new(Waiters::default());
@@ -90,7 +91,14 @@ pub(super) async fn open(
     let checkpoints = storage.open_stream(info.checkpoint, None).inspect_err(|_| log.close())?;
     opening.0 = Some([log.clone(), checkpoints.clone()]);
 
-    let newest = match newest_checkpoint(&checkpoints, config, metadata).await {
+    // One that accounts for all of the log says what the store would say (N1).
+    let note = note.and_then(|note| checkpoint::decode(&note, config.limits).ok());
+    let note = note.filter(|note| note.state.log_end() == log.confirmed_end());
+    let newest = match note {
+        Some(note) => Ok(Newest::Found(note)),
+        None => newest_checkpoint(&checkpoints, config, metadata).await,
+    };
+    let newest = match newest {
         Err(OpenError::Checkpoint(detail)) if internal || config.accept_lost_checkpoints => {
             warn!(
                 checkpoints = checkpoints.id().0,

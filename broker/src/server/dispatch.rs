@@ -23,6 +23,7 @@ use crate::api::{
 use crate::broker::Broker;
 use crate::cluster::state::{self, Ask, CLUSTER_STATE};
 use crate::cluster::wire::{self, Heartbeat};
+use crate::partition::arrival::{NOTES, NotesAsk};
 
 /// A request whose header was understood and whose API and version are served.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ pub(super) fn parse(mut frame: BytesMut) -> Result<Parsed, Close> {
             Ok(Parsed::Request(Request { api: row.key, header, body: frame }))
         }
         Some(Supported { key: ApiKey::ApiVersions, .. }) => Ok(Parsed::UnknownApiVersions { correlation_id }),
-        None if matches!(key, wire::HEARTBEAT | CLUSTER_STATE) && version == wire::VERSION => {
+        None if matches!(key, wire::HEARTBEAT | CLUSTER_STATE | NOTES) && version == wire::VERSION => {
             let header = Header::take_version(wire::REQUEST_HEADER_VERSION, &mut frame);
             let Header { correlation_id, .. } = header.map_err(|_| malformed(key, version))?;
             Ok(Parsed::Peer(PeerRequest { key, correlation_id, body: frame }))
@@ -96,6 +97,9 @@ pub(super) async fn handle_peer(broker: &Broker, request: PeerRequest) -> Result
     let answer = if key == CLUSTER_STATE {
         let ask = Ask::decode(&body).map_err(|error| malformed(error.to_string()))?;
         state::answer(broker, ask).await.encode()
+    } else if key == NOTES {
+        let ask = NotesAsk::decode(&body).map_err(|error| malformed(error.to_string()))?;
+        broker.partitions.notes(&ask).encode()
     } else {
         let heartbeat = Heartbeat::decode(&body).map_err(|error| malformed(error.to_string()))?;
         broker.peers.incoming(heartbeat).encode()

@@ -240,10 +240,18 @@ async fn forty_moves_under_idempotent_load_lose_and_double_nothing() {
     Arc::into_inner(cluster).unwrap().stop().await;
 }
 
-/// G2, deterministically: the next leader, and the one after it, know what was written before they led.
+/// G2, deterministically: the next leader, and the one after it, know what was written before they led; from the last one's
+/// note, or without any, from the store.
 #[tokio::test]
 async fn a_batch_that_is_sent_again_to_the_next_leader_is_known_there() {
-    let cluster = Cluster::start(2).await;
+    known_at_the_next_leader(Duration::from_secs(60)).await;
+    known_at_the_next_leader(Duration::ZERO).await;
+}
+
+async fn known_at_the_next_leader(note_wait: Duration) {
+    let mut options = Options::default();
+    options.partitions.handover.note_wait = note_wait;
+    let cluster = Cluster::with(2, options).await;
     let topic = cluster.topic("known", &[1]).await;
     let mut client = None;
     for sequence in 0..3 {

@@ -1,0 +1,318 @@
+//! Opening a partition that another broker has just handed over, with what that broker knows of it. What the store says would be
+//! enough; but to read it takes several requests, one after the other, while nobody can write.
+//!
+//! ```text
+//!   last leader: stops ──► note: its state as a checkpoint, in memory ──► HandOver
+//!                                        ▲                                   │ hint, poll
+//!   next leader:                         └── asks for notes ◄── sees that partitions have arrived ──► opens
+//! ```
+//!
+//! API key 32702, version 0, in frames and primitives like those of [`wire`]. Request: the life that is asked (broker 4, epoch
+//! 8), then a list of topic id 16, partition 4, leader epoch of the last leader 4; at most [`ASKED_MAX`]. Answer: a list of topic
+//! id 16, partition 4, length 4 and so many bytes of a [`checkpoint`]; what is not known is not in it.
+//!
+//! - **N1** A note is asked for at the address that the metadata has for whoever led last, and is used only if it accounts for the
+//!   log up to exactly its committed end. Otherwise the store is read, as always.
+//! - **N2** Nobody waits for notes longer than [`Limits::note_wait`](super::handover::Limits::note_wait); they take no more memory
+//!   than [`Limits::notes_bytes_max`](super::handover::Limits::notes_bytes_max).
+//! - **N3** Only what was open at the last leader has a note, and only that is opened before anybody asks.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+use uuid::Uuid;
+use wal::Incarnation;
+
+use super::{Partitions, Slot};
+use crate::cluster::wire;
+use crate::metadata::codec::{Malformed, Reader, Writer};
+use crate::metadata::image::{Image, Listener, Topic};
+
+/// The API key of requests for notes.
+pub const NOTES: i16 = 32_702;
+
+/// Partitions of one request. No option: it bounds a message.
+pub const ASKED_MAX: usize = 4_000;
+
+/// One answer, bytes; what does not fit is left to the store.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// Whoever has not asked by then has opened the partition already. No option: it only gives memory back.
+const NOTE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Partitions that are opened at a time. No option: with a note none of them waits for anything.
+const OPENED_AT_ONCE: usize = 64;
+
+const ASKED_BYTES: usize = 24;
+const NOTE_BYTES_MIN: usize = 24;
+
+/// A partition of which a note is asked for: topic, number, leader epoch of the last leader.
+pub type Asked = (Uuid, u32, i32);
+
+/// What to ask a life for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotesAsk {
+    pub to: Incarnation,
+    pub partitions: Vec<Asked>,
+}
+
+/// Checkpoints, by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotesAnswer(pub Vec<(Uuid, u32, Bytes)>);
+
+impl NotesAsk {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        to.incarnation(self.to);
+        to.count(self.partitions.len());
+        for (topic, index, epoch) in &self.partitions {
+            to.uuid(*topic);
+            to.u32(*index);
+            to.i32(*epoch);
+        }
+        to.0
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<NotesAsk, Malformed> {
+        let mut from = Reader::new(bytes);
+        let to = from.incarnation()?;
+        let partitions = from.list(ASKED_BYTES, |from| Ok((from.uuid()?, from.u32()?, from.i32()?)))?;
+        if partitions.len() > ASKED_MAX {
+            return Err(from.malformed("a request for too many notes"));
+        }
+        from.end()?;
+        Ok(NotesAsk { to, partitions })
+    }
+}
+
+impl NotesAnswer {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        to.count(self.0.len());
+        for (topic, index, note) in &self.0 {
+            to.uuid(*topic);
+            to.u32(*index);
+            to.count(note.len());
+            to.0.extend_from_slice(note);
+        }
+        to.0
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<NotesAnswer, Malformed> {
+        let mut from = Reader::new(bytes);
+        let notes = from.list(NOTE_BYTES_MIN, |from| {
+            let (topic, index) = (from.uuid()?, from.u32()?);
+            let length = from.u32()? as usize;
+            Ok((topic, index, Bytes::copy_from_slice(from.bytes(length)?)))
+        })?;
+        from.end()?;
+        Ok(NotesAnswer(notes))
+    }
+}
+
+#[derive(Debug)]
+struct Note {
+    at: Instant,
+    partition: Asked,
+    checkpoint: Bytes,
+}
+
+/// What this broker noted of partitions that it has handed over, or is about to.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<VecDeque<Note>>);
+
+impl Notes {
+    /// Keeps a note, and forgets the oldest beyond `bytes_max`.
+    pub fn keep(&self, partition: Asked, checkpoint: Bytes, bytes_max: usize) {
+        let mut notes = self.0.lock();
+        notes.retain(|note| note.at.elapsed() < NOTE_AGE_MAX && note.partition != partition);
+        notes.push_back(Note { at: Instant::now(), partition, checkpoint });
+        let mut bytes: usize = notes.iter().map(|note| note.checkpoint.len()).sum();
+        while bytes > bytes_max
+            && let Some(oldest) = notes.pop_front()
+        {
+            bytes -= oldest.checkpoint.len();
+        }
+    }
+
+    fn of(&self, wanted: &[Asked]) -> NotesAnswer {
+        let notes = self.0.lock();
+        let known: HashMap<&Asked, &Bytes> =
+            notes.iter().map(|note| (&note.partition, &note.checkpoint)).collect();
+        let mut room = ANSWER_BYTES_MAX;
+        let found = wanted.iter().filter_map(|wanted| {
+            let note = known.get(wanted)?;
+            room = room.checked_sub(NOTE_BYTES_MIN + note.len())?;
+            Some((wanted.0, wanted.1, (*note).clone()))
+        });
+        NotesAnswer(found.collect())
+    }
+}
+
+/// A partition that nobody else opens now.
+type Gated = (Arc<Topic>, i32, Arc<Slot>, OwnedMutexGuard<()>);
+
+/// Partitions that one life has handed to us, and the leader epochs under which it led them.
+type Arrived = BTreeMap<Incarnation, Vec<(Arc<Topic>, usize, i32)>>;
+
+/// What `own` leads in `after` that another life, which lives still, led in `before`.
+fn arrived(before: &Image, after: &Image, own: Incarnation) -> Arrived {
+    let mut arrived = Arrived::new();
+    for topic in after.topics() {
+        let Some(old) = before.topic(topic.id).filter(|old| !Arc::ptr_eq(old, topic)) else { continue };
+        for (index, (was, is)) in old.partitions.iter().zip(topic.partitions.iter()).enumerate() {
+            if is.leader != own.broker || is.leader_epoch != was.leader_epoch + 1 {
+                continue;
+            }
+            let from = before.owner(was).filter(|from| *from != own && after.is_live(*from));
+            if let Some(from) = from.filter(|_| after.owner(is) == Some(own)) {
+                arrived.entry(from).or_default().push((topic.clone(), index, was.leader_epoch));
+            }
+        }
+    }
+    arrived
+}
+
+impl Partitions {
+    /// The notes that another broker asks for.
+    pub fn notes(&self, ask: &NotesAsk) -> NotesAnswer {
+        if self.metadata.incarnation() != Some(ask.to) {
+            return NotesAnswer::default();
+        }
+        self.notes.of(&ask.partitions)
+    }
+
+    /// As long as the broker runs.
+    pub(super) async fn open_arriving(self: Arc<Self>) {
+        let mut changed = self.metadata.changed();
+        let mut before = self.metadata.image();
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => return,
+                change = changed.changed() => if change.is_err() {
+                    // The metadata ended, and says so itself.
+                    return self.closing.cancelled().await;
+                },
+            }
+            let image = self.metadata.image();
+            if let Some(own) = self.metadata.incarnation()
+                // Otherwise there is no need to look at all topics.
+                && image.led_count(own.broker) > before.led_count(own.broker)
+            {
+                for (from, partitions) in arrived(&before, &image, own) {
+                    let Some(info) = image.broker(from.broker) else { continue };
+                    let arriving = self.clone().arrive(from, info.listener.clone(), partitions);
+                    self.tasks.spawn("the opening of partitions that arrive", arriving);
+                }
+            }
+            before = image;
+        }
+    }
+
+    async fn arrive(
+        self: Arc<Self>,
+        from: Incarnation,
+        listener: Listener,
+        all: Vec<(Arc<Topic>, usize, i32)>,
+    ) {
+        for partitions in all.chunks(ASKED_MAX) {
+            // Whoever asks for one of them meanwhile waits, and finds it open.
+            let gated: Vec<_> =
+                partitions.iter().filter_map(|(topic, index, _)| self.gate(topic, *index)).collect();
+            let asked = |(topic, index, epoch): &(Arc<Topic>, usize, i32)| (topic.id, *index as u32, *epoch);
+            let ask = NotesAsk { to: from, partitions: partitions.iter().map(asked).collect() };
+            let limit = self.config.handover.note_wait;
+            let notes = match tokio::time::timeout(limit, ask_for(&listener, &ask)).await {
+                Ok(Ok(notes)) => notes,
+                Ok(Err(error)) => {
+                    tracing::info!(broker = from.broker, %error, "no notes of partitions that were handed over");
+                    continue;
+                }
+                Err(_) => {
+                    tracing::info!(
+                        broker = from.broker,
+                        "no notes of partitions that were handed over, within {limit:?}"
+                    );
+                    continue;
+                }
+            };
+            let notes: HashMap<(Uuid, u32), Bytes> =
+                notes.0.into_iter().map(|(topic, index, note)| ((topic, index), note)).collect();
+            let open = async |(topic, index, slot, gate): Gated| {
+                let Some(note) = notes.get(&(topic.id, index as u32)) else { return };
+                // What goes wrong is reported there, and met again by whoever asks.
+                let _ = self.open_gated(&topic, index, &slot, gate, Some(note.clone())).await;
+            };
+            futures::stream::iter(gated).for_each_concurrent(OPENED_AT_ONCE, open).await;
+        }
+    }
+
+    /// The right to open a partition, unless somebody has it or it is open.
+    fn gate(&self, topic: &Arc<Topic>, index: usize) -> Option<Gated> {
+        let index = index as i32;
+        let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
+        let gate = slot.gate.clone().try_lock_owned().ok()?;
+        slot.partition.get().is_none().then(|| (topic.clone(), index, slot, gate))
+    }
+}
+
+async fn ask_for(listener: &Listener, ask: &NotesAsk) -> std::io::Result<NotesAnswer> {
+    let invalid = |what: String| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+    let stream = host::net::connect(&listener.host, listener.port).await?;
+    let (mut from, mut to) = stream.into_split();
+    to.write_all(&wire::request(NOTES, 1, "ottla", &ask.encode())).await?;
+    let length = usize::try_from(from.read_i32().await?).ok();
+    let length = length.filter(|length| *length <= ANSWER_BYTES_MAX + 64);
+    let mut frame = vec![0; length.ok_or_else(|| invalid("an answer that is too long".to_owned()))?];
+    from.read_exact(&mut frame).await?;
+    let body =
+        wire::response_body(&frame, 1).ok_or_else(|| invalid("the answer to another request".to_owned()))?;
+    NotesAnswer::decode(body).map_err(|malformed| invalid(malformed.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_are_read_back_and_what_is_cut_is_refused() {
+        let to = Incarnation { broker: 1, epoch: 2 };
+        let ask = NotesAsk { to, partitions: vec![(Uuid::from_u128(3), 4, 5), (Uuid::from_u128(6), 7, 8)] };
+        let answer = NotesAnswer(vec![
+            (Uuid::from_u128(3), 4, Bytes::from_static(b"note")),
+            (Uuid::nil(), 0, Bytes::new()),
+        ]);
+        let (asked, answered) = (ask.encode(), answer.encode());
+        assert_eq!((asked.len(), answered.len()), (12 + 4 + 48, 4 + 24 + 4 + 24));
+        assert_eq!(NotesAsk::decode(&asked), Ok(ask));
+        assert_eq!(NotesAnswer::decode(&answered), Ok(answer));
+        (0..asked.len()).for_each(|at| assert!(NotesAsk::decode(&asked[..at]).is_err()));
+        (0..answered.len()).for_each(|at| assert!(NotesAnswer::decode(&answered[..at]).is_err()));
+        let mut lying = answered.clone();
+        lying[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(NotesAnswer::decode(&lying).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn n2_notes_are_bounded_in_memory_and_time() {
+        let notes = Notes::default();
+        let asked = |index| (Uuid::nil(), index, 0);
+        for index in 0..10 {
+            notes.keep(asked(index), Bytes::from(vec![0; 100]), 350);
+        }
+        let all: Vec<Asked> = (0..10).map(asked).collect();
+        let indexes = |notes: &Notes| notes.of(&all).0.iter().map(|(_, index, _)| *index).collect::<Vec<_>>();
+        assert_eq!(indexes(&notes), [7, 8, 9]);
+        assert!(notes.of(&[(Uuid::nil(), 9, 1)]).0.is_empty(), "of another time");
+        tokio::time::advance(NOTE_AGE_MAX).await;
+        notes.keep(asked(1), Bytes::new(), 350);
+        assert_eq!(indexes(&notes), [1]);
+    }
+}
