@@ -481,9 +481,17 @@ impl<M: Machine> Actor<M> {
             }
             Ok(Created::Lost(other)) => {
                 self.losses += 1;
-                // They keep their order and their place before what was queued meanwhile.
-                for proposal in batch.into_iter().rev() {
-                    self.queue.push_front(proposal);
+                if self.is_too_old() {
+                    // The number may have been ours first, used and deleted, and what lies there a sleeper's (L5): to try
+                    // again could apply a command twice.
+                    let detail =
+                        "the view that it was made on was too old by the time its number was read back";
+                    fail(batch, &Error::Unknown(detail.to_owned()));
+                } else {
+                    // They keep their order and their place before what was queued meanwhile.
+                    for proposal in batch.into_iter().rev() {
+                        self.queue.push_front(proposal);
+                    }
                 }
                 end_if_corrupt(self.catch_up(Some(other)).await)?;
                 let pause = self.log.conflict_pause(self.losses);

@@ -479,6 +479,18 @@ async fn a_writer_that_slept_during_its_create_does_not_believe_it() {
     slept.assert_back_at_the_tail().await;
 }
 
+/// L3, L5: nor that it lost, if another sleeper's entry lies there. Its own may have been the first one, and be deleted: then
+/// its command is in the log, and must not be sent again.
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_slept_during_its_create_does_not_repeat_it() {
+    let slept = slept(2).await;
+    slept.store.inner().put(&entry_path(3), slept.ghost().encode().into()).await.unwrap();
+    let clock = slept.clock.clone();
+    slept.store.before_next_put(move || clock.add(Config::default().view_age_max + Duration::from_secs(1)));
+    slept.assert_unknown_and_nowhere(0).await;
+    slept.assert_back_at_the_tail().await;
+}
+
 /// L5: a view that is too old is loaded anew before anything is made of it, whatever seems to stand.
 #[tokio::test(start_paused = true)]
 async fn a_view_that_is_too_old_is_not_appended_to() {
