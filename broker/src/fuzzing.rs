@@ -53,8 +53,8 @@ pub mod response {
     }
 }
 
-/// What brokers say to each other: `0` and a heartbeat, `2` and a question for the state of the cluster, `3` and its answer, or
-/// anything else and the answer to a heartbeat.
+/// What brokers say to each other: `0` and a heartbeat, `2` and a question for the state of the cluster, `3` and its answer, `4` and a
+/// question for notes of partitions, `5` and its answer, or anything else and the answer to a heartbeat.
 pub mod peer {
     use uuid::Uuid;
     use wal::Incarnation;
@@ -62,6 +62,7 @@ pub mod peer {
     use super::*;
     use crate::cluster::state::{Ask, ClusterState, Member, Standing, Traffic};
     use crate::cluster::wire::{Answer, Beat, Heartbeat, Reply};
+    use crate::partition::arrival::{NotesAnswer, NotesAsk};
 
     pub fn decode(input: &Bytes) -> Option<Check> {
         let (which, bytes) = (*input.first()?, input.slice(1..));
@@ -72,6 +73,14 @@ pub mod peer {
         if which == 2 {
             let ask = Ask::decode(&bytes).ok()?;
             return Some(Box::new(move || assert_eq!(ask.encode(), bytes)));
+        }
+        if which == 4 {
+            let ask = NotesAsk::decode(&bytes).ok()?;
+            return Some(Box::new(move || assert_eq!(ask.encode(), bytes)));
+        }
+        if which == 5 {
+            let notes = NotesAnswer::decode(&bytes).ok()?;
+            return Some(Box::new(move || assert_eq!(notes.encode(), bytes)));
         }
         if which == 3 {
             let state = ClusterState::decode(&bytes).ok()?;
@@ -129,6 +138,10 @@ pub mod peer {
             traffic: vec![traffic],
         };
         seeds.push([vec![3], state.encode()].concat());
+        let ask = NotesAsk { to: life(1), partitions: vec![(Uuid::from_u128(3), 2, 1)] };
+        seeds.push([vec![4], ask.encode()].concat());
+        let notes = NotesAnswer(vec![(Uuid::from_u128(3), 2, Bytes::from_static(b"a note"))]);
+        seeds.push([vec![5], notes.encode()].concat());
         seeds
     }
 }
