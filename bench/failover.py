@@ -1,0 +1,203 @@
+"""The work of bench/failover: see there."""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+TOPIC = "failover"
+BROKERS = 3
+# Between two records of one partition.
+PACE = 0.05
+# Far beyond anything that works.
+DEADLINE = 120
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Broker:
+    def __init__(self, place, number, arguments):
+        self.log = open(f"{place}/broker-{number}.log", "ab")
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.arguments = [*arguments, "--listen", self.address]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            self.arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log
+        )
+
+    def revive(self, how):
+        if how == "STOP":
+            self.process.send_signal(signal.SIGCONT)
+        else:
+            self.process.wait()
+            self.start()
+
+
+class Load(threading.Thread):
+    """Writes to every partition all the time, and knows when each was last acknowledged for what."""
+
+    def __init__(self, bootstrap, partitions, timeout_ms):
+        super().__init__(daemon=True)
+        settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 300_000}
+        self.producer = Producer({**settings, "log_level": 0, "socket.timeout.ms": timeout_ms})
+        self.partitions = partitions
+        # For each partition: moments of acknowledgements, with the moment at which the record was given to the client.
+        self.acknowledged = [[] for _ in range(partitions)]
+        self.failures = []
+        self.ending = False
+
+    def run(self):
+        def reported(partition, given):
+            def report(error, _):
+                if error is not None:
+                    self.failures.append(str(error))
+                self.acknowledged[partition].append((time.monotonic(), given))
+
+            return report
+
+        while not self.ending:
+            given = time.monotonic()
+            for partition in range(self.partitions):
+                self.producer.produce(TOPIC, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
+            while time.monotonic() < given + PACE:
+                self.producer.poll(max(0, given + PACE - time.monotonic()))
+
+    def first_after(self, partition, moment):
+        """Seconds from `moment` to the first acknowledgement of what was given after it; None if there is none yet."""
+        acknowledged = self.acknowledged[partition]
+        return next((at - moment for at, given in list(acknowledged) if given >= moment), None)
+
+    def longest_pause(self, partition, begin, end):
+        moments = [begin, *(at for at, _ in list(self.acknowledged[partition]) if begin < at < end), end]
+        return max(after - before for before, after in zip(moments, moments[1:]))
+
+
+def leaders(admin):
+    topic = admin.list_topics(TOPIC, timeout=DEADLINE).topics[TOPIC]
+    return {partition: info.leader for partition, info in topic.partitions.items()}
+
+
+def wait_until(what, holds):
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        if time.monotonic() > deadline:
+            sys.exit(f"bench/failover: not within {DEADLINE} s: {what}")
+        time.sleep(0.02)
+
+
+def quantile(values, share):
+    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 3)
+
+
+def summary(values):
+    return {"p50": quantile(values, 0.5), "p99": quantile(values, 0.99), "max": round(max(values), 3)}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--signal", choices=["KILL", "STOP"], default="KILL")
+    parser.add_argument("--wal", choices=["object", "block"], default="object")
+    parser.add_argument("--partitions", type=int, default=30)
+    parser.add_argument("--delay-ms", default="20-100")
+    parser.add_argument("--ottla", default="target/release/ottla")
+    parser.add_argument("--client-timeout-ms", type=int)
+    parser.add_argument("--keep", help="where logs go; a directory that is deleted otherwise")
+    options = parser.parse_args()
+    children = []
+    with tempfile.TemporaryDirectory() as place:
+        place = options.keep or place
+        os.makedirs(place, exist_ok=True)
+        try:
+            measure(options, place, children)
+        finally:
+            for child in children:
+                process = child.process if isinstance(child, Broker) else child
+                process.kill()
+                process.wait()
+
+
+def measure(options, place, children):
+    store_port = free_port()
+    script = "broker/tests/clients/python/s3_server.py"
+    server = subprocess.Popen(
+        [sys.executable, script, str(store_port), "ottla", "127.0.0.1", *options.delay_ms.split("-")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    children.append(server)
+
+    def answers(port):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until("the S3 server answers", lambda: answers(store_port))
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test-secret")
+    brokers = []
+    for number in range(1, BROKERS + 1):
+        wal = "object" if options.wal == "object" else f"block://{place}/wal-{number}?capacity=64MiB"
+        store = ["--store", "s3://ottla/failover", "--s3-endpoint", f"http://127.0.0.1:{store_port}", "--s3-allow-http"]
+        arguments = [options.ottla, "serve", *store, "--wal", wal, "--node-id", str(number)]
+        brokers.append(Broker(place, number, arguments))
+        children.append(brokers[-1])
+        wait_until(f"broker {number} answers", lambda: answers(brokers[-1].port))
+    bootstrap = ",".join(broker.address for broker in brokers)
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    wait_until("all brokers serve", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
+    admin.create_topics([NewTopic(TOPIC, options.partitions, 1)])[TOPIC].result(DEADLINE)
+    # A broker that hangs keeps its connections: what was sent to it is waited for, by default for a minute.
+    timeout_ms = options.client_timeout_ms or (60_000 if options.signal == "KILL" else 1_000)
+    load = Load(bootstrap, options.partitions, timeout_ms)
+    load.start()
+    everybody = range(options.partitions)
+    all_affected, all_others = [], []
+    for number in range(options.rounds):
+        settled = time.monotonic()
+        wait_until("every partition is written", lambda: all(load.first_after(at, settled) for at in everybody))
+        # Some log to be recovered, and not always at the same moment of whatever is done at intervals.
+        time.sleep(random.uniform(2, 5))
+        led = leaders(admin)
+        # Who has most of them.
+        victim = max(range(1, BROKERS + 1), key=lambda broker: list(led.values()).count(broker))
+        affected = [at for at in everybody if led[at] == victim]
+        struck = time.monotonic()
+        brokers[victim - 1].process.send_signal(getattr(signal, f"SIG{options.signal}"))
+        wait_until("every partition is written again", lambda: all(load.first_after(at, struck) for at in affected))
+        healed = time.monotonic()
+        times = [load.first_after(at, struck) for at in affected]
+        others = [load.longest_pause(at, struck, healed) for at in everybody if at not in affected]
+        all_affected += times
+        all_others += others
+        said = {"round": number + 1, "victim": victim, "partitions": len(affected), "seconds": summary(times)}
+        print(json.dumps({**said, "others": summary(others) if others else None}), flush=True)
+        brokers[victim - 1].revive(options.signal)
+        wait_until("all brokers serve again", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
+    load.ending = True
+    load.join()
+    unfinished = load.producer.flush(DEADLINE)
+    records = sum(len(acknowledged) for acknowledged in load.acknowledged)
+    verdict = {"bench": "failover", "signal": options.signal, "wal": options.wal, "rounds": options.rounds}
+    verdict.update(delay_ms=options.delay_ms, partitions=options.partitions, seconds=summary(all_affected))
+    verdict.update(others=summary(all_others) if all_others else None, records=records)
+    print(json.dumps({**verdict, "failed": len(load.failures) + unfinished}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
