@@ -275,6 +275,17 @@ mod tests {
         Options::from_values(&gather(&matches, []).unwrap()).unwrap()
     }
 
+    /// M3: one proof is enough, and without any the answer is no.
+    #[test]
+    fn a_volume_becomes_ours_only_if_nobody_else_can_write_to_it() {
+        let nothing = Lock { held_by_machine: false, holds_everywhere: false };
+        assert!(!may_become_ours(false, nothing, false));
+        assert!(may_become_ours(true, nothing, false), "its last owner closed it");
+        assert!(may_become_ours(false, Lock { held_by_machine: true, ..nothing }, false));
+        assert!(may_become_ours(false, Lock { holds_everywhere: true, ..nothing }, false));
+        assert!(may_become_ours(false, nothing, true), "the operator says so");
+    }
+
     #[test]
     fn the_largest_batch_follows_from_the_log() {
         let limit = |given: &[&str]| batch_bytes_max(&options(given));

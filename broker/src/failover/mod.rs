@@ -135,7 +135,8 @@ struct Actor {
 /// What became of something that was tried.
 enum Ended {
     Fence(Incarnation, Result<(), metadata::Error>),
-    Recovery(Incarnation, anyhow::Result<Recovered>),
+    /// With when its fence was first seen.
+    Recovery(Incarnation, Instant, anyhow::Result<Recovered>),
 }
 
 impl Actor {
@@ -183,7 +184,7 @@ impl Actor {
                 self.tasks.spawn("a recovery", async move {
                     let recovered = recoverer.recover_left(of, known);
                     if let Some(recovered) = closing.run_until_cancelled(recovered).await {
-                        let _ = ended.send(Ended::Recovery(of, recovered)).await;
+                        let _ = ended.send(Ended::Recovery(of, known, recovered)).await;
                     }
                 });
             }
@@ -198,17 +199,16 @@ impl Actor {
                 tracing::warn!(broker = of.broker, epoch = of.epoch, %error, "could not fence it");
                 self.caretaker.fence_ended(now, of);
             }
-            Ended::Recovery(of, Ok(recovered)) => {
-                let since = self.caretaker.fenced_at(of).map(|at| now.saturating_sub(at));
+            Ended::Recovery(of, known, Ok(recovered)) => {
                 tracing::info!(
                     broker = of.broker,
                     epoch = of.epoch,
-                    since_fence = ?since.unwrap_or_default(),
+                    since_fence = ?known.elapsed(),
                     "{recovered}"
                 );
                 self.caretaker.recovery_ended(now, of);
             }
-            Ended::Recovery(of, Err(error)) => {
+            Ended::Recovery(of, _, Err(error)) => {
                 tracing::error!(
                     broker = of.broker,
                     epoch = of.epoch,
