@@ -580,7 +580,7 @@ async fn a_broker_that_is_no_longer_emptied_gets_its_share_back() {
     within(cluster.broker(1).broker.metadata.refresh()).await.unwrap();
     assert_eq!((led(1), led(2)), (8, 0));
     // An emptying that is over before the caretaker looks is none to it; after a failure it looks after a pause.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     cluster.broker(1).broker.metadata.set_draining(2, false).await.unwrap();
     tokio::time::timeout(Duration::from_secs(120), async {
         while (led(1), led(2)) != (4, 4) {

@@ -16,6 +16,14 @@ use s3stream::gc::{Aged, Look, Naming, Owner, Standing};
 
 use super::*;
 
+/// An object that a reader has found.
+struct Reading {
+    object: ObjectId,
+    until: u64,
+    /// When the process began that reads it.
+    process: u64,
+}
+
 const DELAY: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
@@ -130,7 +138,7 @@ struct World {
     put: Vec<ObjectId>,
     /// Objects that readers have found, and until when they read them. While clocks are right those of other processes
     /// count too: they go on when this one ends.
-    readers: Vec<(ObjectId, u64)>,
+    readers: Vec<Reading>,
     skewed: bool,
     collector_ahead_ms: i64,
     topics: u64,
@@ -342,7 +350,8 @@ impl World {
                 let named: Vec<ObjectId> = self.log.image.objects().map(|(id, _)| id).collect();
                 if !named.is_empty() {
                     let until = self.now() + DELAY.as_secs();
-                    self.readers.push((named[*pick as usize % named.len()], until));
+                    let object = named[*pick as usize % named.len()];
+                    self.readers.push(Reading { object, until, process: self.start });
                 }
             }
             Step::Wait { seconds } => self.log.number += u64::from(*seconds),
@@ -350,6 +359,8 @@ impl World {
                 self.log.ahead_ms = i64::from(*appenders) * 1000;
                 self.collector_ahead_ms = i64::from(*collector) * 1000;
                 self.skewed = true;
+                let own = self.start;
+                self.readers.retain(|reading| reading.process == own);
             }
             Step::CollectGarbage { crash } => self.collect_garbage(*crash),
             Step::List => self.list(),
@@ -423,9 +434,9 @@ impl World {
             }
         }
         let now = self.now();
-        self.readers.retain(|(_, until)| *until > now);
-        for (id, _) in &self.readers {
-            assert!(self.bucket.contains(id), "{id:?} is being read");
+        self.readers.retain(|reading| reading.until > now);
+        for Reading { object, .. } in &self.readers {
+            assert!(self.bucket.contains(object), "{object:?} is being read");
         }
     }
 
