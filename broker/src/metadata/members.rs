@@ -18,7 +18,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use s3stream::StreamId;
 use wal::{Incarnation, Position};
 
 use super::apply::{At, Outcome, Registered, Rejection, Unrecovered, conflict, invalid};
@@ -113,8 +112,11 @@ impl Image {
 
     pub(super) fn open_leaderships(&mut self, by: Incarnation) -> Result<Outcome, Rejection> {
         self.check_live(by)?;
+        let first = self.no_candidates();
         self.lives.get_mut(&by).expect("checked to live").opened = true;
-        self.place_orphans();
+        if first {
+            self.place_orphans(None);
+        }
         Ok(Outcome::Done)
     }
 
@@ -151,11 +153,12 @@ impl Image {
         let Some((of, _)) = self.live(broker) else {
             return Err(conflict(format!("there is no broker {broker} that lives")));
         };
+        let first = self.no_candidates();
         self.lives.get_mut(&of).expect("just found").draining = draining;
         if draining {
             self.forget_target(broker);
-        } else {
-            self.place_orphans();
+        } else if first {
+            self.place_orphans(None);
         }
         Ok(Outcome::Done)
     }
@@ -176,16 +179,18 @@ impl Image {
             // Only what has opened owns streams (I9).
             return;
         }
-        let owned: Vec<StreamId> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.owner == Some(incarnation))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in owned {
-            self.streams.get_mut(&id).expect("just listed").owner = None;
+        let mut released = Vec::new();
+        let mut streams = Vec::new();
+        for (topic, index) in self.partitions_of(incarnation) {
+            if released.last() != Some(&topic.id) {
+                released.push(topic.id);
+            }
+            streams.extend([topic.partitions[index].log, topic.partitions[index].checkpoint]);
         }
-        self.place_orphans();
+        for id in streams {
+            self.streams.get_mut(&id).expect("a partition's streams exist (I3)").owner = None;
+        }
+        self.place_orphans(Some(&released));
     }
 
     /// No partition is to move to this broker any more: it dies, leaves or is being emptied.

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use uuid::Uuid;
 use wal::Incarnation;
 
 use super::image::{Image, Led, PartitionInfo, Topic};
@@ -141,13 +142,23 @@ impl Image {
         named.iter().map(serves).collect()
     }
 
-    /// L3. Every partition that has no owner gets one, if there is anybody.
-    pub(super) fn place_orphans(&mut self) {
+    /// Nobody may take partitions. Only then can there be orphans: whatever is released otherwise is placed by the same
+    /// entry (L3).
+    pub(super) fn no_candidates(&self) -> bool {
+        self.serving().all(|(_, life)| life.draining)
+    }
+
+    /// L3. Every partition that has no owner gets one, if there is anybody. `of`: the topics, ascending, that can have
+    /// any; else they are looked for in all of them.
+    pub(super) fn place_orphans(&mut self, of: Option<&[Uuid]>) {
         let mut candidates = self.candidates();
         if candidates.is_empty() {
             return;
         }
-        let topics: Vec<Arc<Topic>> = self.topics.values().cloned().collect();
+        let topics: Vec<Arc<Topic>> = match of {
+            Some(of) => of.iter().filter_map(|id| self.topics.get(id)).cloned().collect(),
+            None => self.topics.values().cloned().collect(),
+        };
         for topic in topics {
             let mut partitions: Option<Vec<PartitionInfo>> = None;
             for (index, orphan) in topic.partitions.iter().enumerate() {
