@@ -190,7 +190,7 @@ impl Image {
         for id in streams {
             self.streams.get_mut(&id).expect("a partition's streams exist (I3)").owner = None;
         }
-        self.place_orphans(Some(&released));
+        self.place_orphans(Some((&released, incarnation.broker)));
     }
 
     /// No partition is to move to this broker any more: it dies, leaves or is being emptied.

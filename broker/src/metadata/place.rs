@@ -148,25 +148,25 @@ impl Image {
         self.serving().all(|(_, life)| life.draining)
     }
 
-    /// L3. Every partition that has no owner gets one, if there is anybody. `of`: the topics, ascending, that can have
-    /// any; else they are looked for in all of them.
-    pub(super) fn place_orphans(&mut self, of: Option<&[Uuid]>) {
+    /// L3. Every partition that has no owner gets one, if there is anybody. `released`: the topics, ascending, that can
+    /// have any, and who led those; else they are looked for everywhere.
+    pub(super) fn place_orphans(&mut self, released: Option<(&[Uuid], u32)>) {
         let mut candidates = self.candidates();
         if candidates.is_empty() {
             return;
         }
-        let topics: Vec<Arc<Topic>> = match of {
-            Some(of) => of.iter().filter_map(|id| self.topics.get(id)).cloned().collect(),
+        let topics: Vec<Arc<Topic>> = match released {
+            Some((topics, _)) => topics.iter().filter_map(|id| self.topics.get(id)).cloned().collect(),
             None => self.topics.values().cloned().collect(),
         };
         for topic in topics {
             let mut partitions: Option<Vec<PartitionInfo>> = None;
             for (index, orphan) in topic.partitions.iter().enumerate() {
-                if self.owner(orphan).is_some() {
+                if !self.is_orphan(orphan, released) {
                     continue;
                 }
                 let partitions = partitions.get_or_insert_with(|| {
-                    candidates.begin_topic(&topic.partitions, |p| self.owner(p).is_some());
+                    candidates.begin_topic(&topic.partitions, |p| !self.is_orphan(p, released));
                     topic.partitions.to_vec()
                 });
                 let aimed = orphan.target.and_then(|target| candidates.take_named(target));
@@ -177,6 +177,11 @@ impl Image {
                 self.put_partitions(&topic, partitions);
             }
         }
+    }
+
+    /// Who owns a partition is asked only where that can be nobody: it is a walk down a large map.
+    fn is_orphan(&self, partition: &PartitionInfo, released: Option<(&[Uuid], u32)>) -> bool {
+        released.is_none_or(|(_, leader)| partition.leader == leader) && self.owner(partition).is_none()
     }
 
     /// From here on `to` leads the partition, under a new leader epoch that begins at the committed end.

@@ -30,9 +30,9 @@ fn an_upload_of_a_broker_is_an_entry_whatever_it_holds() {
     // One that has given all its partitions away has nothing to upload.
     let most = 5 * 600 / cluster.upload_every();
     assert!((most - 5..=most).contains(&uploads.entries), "{}", uploads.entries);
-    // 40 bytes for each part, and an envelope of less than 200.
+    // 40 bytes for each of about 40 parts, checkpoints now and then, and an envelope of less than 200.
     let per_part = uploads.bytes as f64 / (uploads.entries * 40) as f64;
-    assert!((40.0..46.0).contains(&per_part), "{per_part}");
+    assert!((40.0..52.0).contains(&per_part), "{per_part}");
     // What is merged, trimmed, collected and moved is less than what is uploaded.
     let others: u64 =
         cluster.costs.iter().filter(|(kind, _)| **kind != "upload").map(|(_, cost)| cost.entries).sum();
