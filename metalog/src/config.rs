@@ -27,7 +27,8 @@ pub struct Config {
     /// evenly from zero up. Default 20 ms to 2 s.
     pub retry_pause: Duration,
     pub retry_pause_max: Duration,
-    /// Pauses after another replica won the number, in the same manner. Default 5 ms to 500 ms.
+    /// Pauses after another replica won the number, in the same manner: short, since a create is long
+    /// against them, and whoever waits longer than others is overtaken again and again. Default 5 ms to 50 ms.
     pub conflict_pause: Duration,
     pub conflict_pause_max: Duration,
 
@@ -71,7 +72,7 @@ impl Default for Config {
             retry_pause: Duration::from_millis(20),
             retry_pause_max: Duration::from_secs(2),
             conflict_pause: Duration::from_millis(5),
-            conflict_pause_max: Duration::from_millis(500),
+            conflict_pause_max: Duration::from_millis(50),
             entry_bytes_max: 1 << 20,
             queue_bytes_max: 16 << 20,
             queue_commands_max: 4096,
