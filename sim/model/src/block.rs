@@ -1230,10 +1230,14 @@ impl Subject for Block {
 
     fn model(scenario: usize, deep: bool, off: Off) -> Block {
         let mut bounds = USUAL[scenario];
-        if deep {
+        // The clock of a scenario goes by the one recoverer that it has.
+        if deep && bounds.ticks > 0 {
+            (bounds.records, bounds.polls) = (2, 3);
+        } else if deep {
             bounds.records = (bounds.records + 1).min(RECORDS as u8 - 1);
             bounds.recoverers = 2;
-            bounds.recoverers_die = 1;
+            // Where the other one is there for the next life, this one has to live.
+            bounds.recoverers_die = u8::from(bounds.next_life == 0);
         }
         Block { bounds, off }
     }
