@@ -184,7 +184,8 @@ pub async fn enqueue(
     }
 
     let storage = broker.partitions.storage();
-    let mut placing = Placing { storage, deadline, now_ms, sizes, next: 0, admission: None, asked: false };
+    let mut placing =
+        Placing { broker, storage, deadline, now_ms, sizes, next: 0, admission: None, asked: false };
     let mut topics = Vec::with_capacity(checked.len());
     let mut endpoints = Vec::new();
     for (name, id, checked) in checked {
@@ -268,6 +269,7 @@ fn compression(config: &TopicConfig) -> Option<Target> {
 /// batches is not to wait for everybody else once for each. It may take several turns all the same: all of them together may
 /// be more than the log ever has room for, and those that have their places are on their way out of it.
 struct Placing<'a> {
+    broker: &'a Broker,
     storage: &'a Storage,
     deadline: Instant,
     now_ms: i64,
@@ -306,6 +308,10 @@ impl Placing<'_> {
                 }
                 Err(AppendError::Leaving { decided, .. }) => {
                     return Err(Unplaced::Leaving { partition, decided });
+                }
+                // What a deposed leader knows of producers is old, and no retry follows such an answer.
+                Err(AppendError::Refused(_)) if !self.broker.speaks_for(&partition) => {
+                    return Err(ResponseError::NotLeaderOrFollower.into());
                 }
                 Err(why) => {
                     return Err(Unplaced::Failed(Failure {

@@ -595,3 +595,15 @@ async fn behaviour_16_hostile_produce_requests_harm_nobody() {
     assert_eq!(bystander.produced("topic", 0, &plain(1)).await, 0);
     broker.stop().await;
 }
+
+/// A deposed leader's memory of producers is old: its refusals would stop a producer that did nothing wrong.
+#[tokio::test]
+async fn a_broker_without_the_right_to_acknowledge_refuses_no_sequence() {
+    let broker = TestBroker::start().await;
+    broker.topic("topic", 1, &[]).await;
+    let mut client = broker.connect().await;
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 0, 3)).await, 0);
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 9, 1)).await, 45);
+    broker.broker.right.revoke("another broker leads");
+    assert_eq!(error(&mut client, "topic", &idempotent(7, 0, 9, 1)).await, 6);
+}
