@@ -22,7 +22,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 
 use crate::client::PORT;
 use crate::machine::{self, Life, Process};
-use crate::store::Weather;
+use crate::store::{Stumble, Weather};
 use crate::workload::{self, Shared};
 use crate::world::{MachineId, STEP, World};
 
@@ -141,6 +141,8 @@ enum Undo {
     Weather(MachineId),
     Delay(MachineId),
     Clock(MachineId),
+    /// It ends here.
+    Stumble(MachineId),
 }
 
 struct Run {
@@ -410,6 +412,15 @@ impl Run {
         }
     }
 
+    /// One slot is slow, those behind it are not, and then the broker is killed.
+    fn stumble(&mut self, machine: MachineId) {
+        let time = Duration::from_millis(self.random.random_range(300..900));
+        self.world.lock().bucket.stumbling[machine] = Some(Stumble { time, key: None });
+        let killed = self.now() + time.mul_f64(self.random.random_range(0.4..0.95));
+        self.undo.push((killed, Undo::Stumble(machine)));
+        self.count("stumble", &machine.to_string());
+    }
+
     fn strike(&mut self) {
         let asked = std::mem::take(&mut self.world.lock().bucket.asked);
         for asked in asked {
@@ -442,8 +453,9 @@ impl Run {
 
     fn aimed(&mut self, machine: MachineId, at: &str) {
         self.world.note(format_args!("nemesis: aims at machine {machine}, {at}"));
-        match self.random.random_range(0..6) {
+        match self.random.random_range(0..7) {
             5 => self.beside(machine),
+            6 => self.stumble(machine),
             0 => self.kill(machine, true),
             1 => self.kill(machine, false),
             2 => self.pause(machine),
@@ -460,7 +472,7 @@ impl Run {
         let machine = self.places[self.random.random_range(0..clients)];
         let now = self.now();
         let time = Duration::from_millis(self.random.random_range(300..6_000));
-        match self.random.random_range(0..14) {
+        match self.random.random_range(0..15) {
             0 | 1 => self.kill(machine, true),
             2 => self.kill(machine, false),
             3 => self.pause(machine),
@@ -499,6 +511,7 @@ impl Run {
                 self.count("clock", &format!("{machine} {offset_ms} ms"));
             }
             10 | 11 => self.beside(machine),
+            12 => self.stumble(machine),
             _ => {
                 let heavy = self.random.random_range(0.0..0.3);
                 let every = self.random.random::<bool>();
@@ -537,9 +550,17 @@ impl Run {
         let (due, rest) = std::mem::take(&mut self.undo).into_iter().partition(|(at, _)| *at <= now);
         self.undo = rest;
         let due: Vec<(Duration, Undo)> = due;
-        for (_, undo) in due {
+        for (at, undo) in due {
             let mut inner = self.world.lock();
             match undo {
+                Undo::Stumble(machine) => {
+                    inner.bucket.stumbling[machine] = None;
+                    drop(inner);
+                    // Unless all is healed.
+                    if at <= now && now != Duration::MAX {
+                        self.kill(machine, true);
+                    }
+                }
                 Undo::Links(links) => {
                     for (from, to) in links {
                         inner.set_cut(from, to, false);

@@ -82,6 +82,15 @@ pub struct Bucket {
     pub requests: u64,
     /// PUTs of these machines that leave from now on arrive this much later.
     pub delayed: Vec<Duration>,
+    /// One slot of such a machine, the next that it writes, takes this much longer, however often it is tried.
+    pub stumbling: Vec<Option<Stumble>>,
+}
+
+/// A slot that is slow while those behind it are not.
+#[derive(Clone, Debug)]
+pub struct Stumble {
+    pub time: Duration,
+    pub key: Option<String>,
 }
 
 impl Bucket {
@@ -92,6 +101,7 @@ impl Bucket {
             asked: Vec::new(),
             requests: 0,
             delayed: vec![Duration::ZERO; machines],
+            stumbling: vec![None; machines],
         }
     }
 }
@@ -176,6 +186,13 @@ impl Client {
         let mut back = inner.between(weather.least, weather.most);
         if is_write {
             there += inner.bucket.delayed[machine];
+        }
+        if let Some(stumble) = &mut inner.bucket.stumbling[machine]
+            && what == "put"
+            && key.as_ref().starts_with("wal/")
+            && *stumble.key.get_or_insert_with(|| key.to_string()) == key.as_ref()
+        {
+            there += stumble.time;
         }
         if inner.chance(weather.slow) {
             let more = inner.between(Duration::from_millis(200), Duration::from_secs(8));

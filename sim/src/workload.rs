@@ -162,7 +162,7 @@ pub async fn create_topics(shared: Arc<Shared>, configs: Vec<(String, String)>) 
 
 enum Sending {
     Acknowledged(Option<i64>),
-    Refused(i16),
+    Refused(i16, String),
     Again { unknown: bool },
 }
 
@@ -226,11 +226,11 @@ pub async fn producer(shared: Arc<Shared>, process: u32) {
                     drop(state);
                     *sequence += count as i32;
                 }
-                Sending::Refused(code) => {
+                Sending::Refused(code, why) => {
                     // K2. Duplicates are looked for by the checker.
                     if matches!(code, 45 | 47 | 59) {
                         shared.finding(format!(
-                            "producer {} was refused with error {code} on {place:?} at sequence {sequence}{}",
+                            "producer {} was refused with error {code} on {place:?} at sequence {sequence}{}: {why}",
                             producer.id,
                             if unknown { ", repeating itself" } else { "" }
                         ));
@@ -291,7 +291,14 @@ async fn attempt(client: &mut Client, topics: &[String], place: &Place, batch: &
                     client.forget_leader(&place.topic, place.partition);
                     Sending::Again { unknown: true }
                 }
-                code => Sending::Refused(code),
+                code => {
+                    let why = answer
+                        .error_message
+                        .as_ref()
+                        .map(|why| format!("{why} by {leader}"))
+                        .unwrap_or_default();
+                    Sending::Refused(code, why)
+                }
             }
         }
     }
