@@ -131,7 +131,11 @@ impl Shared {
 
     /// Offsets below `to` are gone, for whoever reads.
     pub fn advance_start(&self, to: u64) {
-        self.state.lock().tail.trim(to);
+        let mut state = self.state.lock();
+        // What is closed may belong to somebody else by now, and have grown beyond what was confirmed here.
+        if state.open {
+            state.tail.trim(to);
+        }
     }
 
     /// The records of a block's slice, for upload.

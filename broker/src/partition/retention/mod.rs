@@ -38,7 +38,7 @@ use super::{Partitions, wall_clock_ms};
 use crate::api::topic_name::is_internal;
 use crate::clocks::Clocks;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
-use crate::metadata::image::{PartitionInfo, Stream, Topic};
+use crate::metadata::image::{Image, PartitionInfo, Stream, Topic};
 
 use plan::{Policy, plan};
 
@@ -166,6 +166,13 @@ impl Pass<'_> {
         policy: &Policy,
     ) -> Result<(), s3stream::Error> {
         let limits = &self.of.config.retention;
+        // The pass takes long, and partitions move meanwhile.
+        let is_ours = |image: &Image| {
+            image.stream(info.log).is_some_and(|log| log.owner == self.of.metadata.incarnation())
+        };
+        if !is_ours(&self.of.metadata.image()) {
+            return Ok(());
+        }
         let open = self.of.opened(topic.id, index);
         if let Some(partition) = &open {
             if self.now.believed {
@@ -185,6 +192,9 @@ impl Pass<'_> {
             // Anew each time: what was trimmed so far is gone from it.
             let image = self.of.metadata.image();
             let Some(log) = image.stream(info.log) else { return Ok(()) };
+            if log.owner != self.of.metadata.incarnation() {
+                return Ok(());
+            }
             let mut bytes = log.parts().bytes();
             if policy.bytes_max.is_some() && open.is_some() {
                 bytes += self.of.storage.uncommitted_bytes(info.log, log.committed_end);
