@@ -211,7 +211,7 @@ impl Partitions {
                 return Ok(partition.clone());
             }
             // It may have been handed over, and forgotten, during the wait.
-            if self.open.lock().get(&(topic.id, index)).is_some_and(|now| Arc::ptr_eq(now, &slot)) {
+            if self.holds(topic.id, index, &slot) {
                 break (slot, gate);
             }
         };
@@ -242,6 +242,11 @@ impl Partitions {
         let opened = Partition::open(&around, topic.id, index, info, internal, note).await;
         match opened.map(|partition| slot.partition.get_or_init(|| Arc::new(partition))) {
             Ok(partition) => {
+                if !self.holds(topic.id, index, slot) {
+                    // It left, or its topic went, while it was opened: nobody would find it any more.
+                    partition.close_left();
+                    return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
+                }
                 if self.metadata.image().topic(topic.id).is_none() {
                     // Deleted meanwhile, perhaps after the last look for deleted ones.
                     self.forget(topic.id, index);
@@ -288,6 +293,11 @@ impl Partitions {
         }
     }
 
+    /// Whether this slot is the one that everybody finds.
+    fn holds(&self, topic: Uuid, index: i32, slot: &Arc<Slot>) -> bool {
+        self.open.lock().get(&(topic, index)).is_some_and(|now| Arc::ptr_eq(now, slot))
+    }
+
     /// Closes what is not led here any more. Only this slot: there may be a newer one.
     fn forget_left(&self, topic: Uuid, index: i32, slot: &Arc<Slot>) {
         let mut open = self.open.lock();
@@ -311,21 +321,30 @@ impl Partitions {
                     return self.closing.cancelled().await;
                 },
             }
-            let image = self.metadata.image();
-            let gone: Vec<_> =
-                self.open.lock().keys().filter(|(topic, _)| image.topic(*topic).is_none()).copied().collect();
-            for (topic, index) in gone {
-                self.forget(topic, index);
-            }
-            for (topic, index, slot) in self.left(&image) {
+            self.close_gone();
+            for (topic, index, slot) in self.left() {
                 self.forget_left(topic, index, &slot);
             }
         }
     }
 
-    /// What is open here although another broker leads it as of `image`, or this one again since.
-    fn left(&self, image: &Image) -> Vec<(Uuid, i32, Arc<Slot>)> {
+    /// Closes the partitions of topics that are deleted.
+    fn close_gone(&self) {
         let open = self.open.lock();
+        // As new as every view by which something was opened: those are older than the lock.
+        let image = self.metadata.image();
+        let gone: Vec<_> = open.keys().filter(|(topic, _)| image.topic(*topic).is_none()).copied().collect();
+        drop(open);
+        for (topic, index) in gone {
+            self.forget(topic, index);
+        }
+    }
+
+    /// What is open here although another broker leads it by now, or this one again since.
+    fn left(&self) -> Vec<(Uuid, i32, Arc<Slot>)> {
+        let open = self.open.lock();
+        // As above.
+        let image = self.metadata.image();
         let slots = open.iter().filter_map(|((topic, index), slot)| {
             let info = usize::try_from(*index).ok().and_then(|at| image.topic(*topic)?.partitions.get(at))?;
             let epoch = slot.partition.get().map_or(info.leader_epoch, |partition| partition.leader_epoch);
