@@ -126,8 +126,11 @@ struct Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        if let Some(partition) = self.slot.partition.get() {
-            partition.stay();
+        // One whose outcome was not known may have left after all, and even come back: as another, of a later epoch.
+        match self.slot.partition.get() {
+            Some(partition) if partition.is_led() => partition.stay(),
+            Some(partition) => partition.close_left(),
+            None => {}
         }
     }
 }
@@ -214,11 +217,15 @@ impl Partitions {
     async fn stop(&self, going: Vec<Leave>, done: &mut HandedOver) -> Vec<Stopped> {
         let mut stopped = Vec::with_capacity(going.len());
         // Side by side: some may wait for a checkpoint.
-        let stopping = join_all(going.iter().map(|leave| self.stop_one(*leave))).await;
-        for (leave, one) in going.into_iter().zip(stopping) {
+        let stopping = going
+            .iter()
+            .map(|leave| tokio::time::timeout(self.config.handover.stopped_max / 4, self.stop_one(*leave)));
+        for (leave, one) in going.iter().copied().zip(join_all(stopping).await) {
             match one {
-                Some(one) => stopped.push(one),
-                None => done.stayed.push((leave, "it is being closed".to_owned())),
+                Ok(Some(one)) => stopped.push(one),
+                // The others are not to wait for it.
+                Err(_) => done.stayed.push((leave, "it is being opened, or writes a checkpoint".to_owned())),
+                Ok(None) => done.stayed.push((leave, "it is being closed".to_owned())),
             }
         }
         stopped
@@ -234,10 +241,17 @@ impl Partitions {
             self.notes.keep(asked, partition.note(), self.config.handover.notes_bytes_max);
             return Some(Stopped { leave, slot, ends, _gate: None });
         }
+        // It may have left, or been closed, during the wait.
+        if !self.holds(leave.topic, leave.index, &slot) {
+            return None;
+        }
         let image = self.metadata.image();
         let info = image.topic(leave.topic)?.partitions.get(usize::try_from(leave.index).ok()?)?;
-        // Of one that was not open nothing is on its way.
-        let end = |stream| image.stream(stream).map(|stream| stream.committed_end);
+        // Of one that is not open nothing is on its way, unless it was closed a moment ago.
+        let end = |stream| {
+            let committed_end = image.stream(stream)?.committed_end;
+            (self.storage.uncommitted_bytes(stream, committed_end) == 0).then_some(committed_end)
+        };
         let ends = Ends { log: end(info.log)?, checkpoints: end(info.checkpoint)? };
         Some(Stopped { leave, slot, ends, _gate: Some(gate) })
     }

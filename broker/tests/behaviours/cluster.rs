@@ -424,8 +424,8 @@ fn leave(topic: &Topic, to: u32) -> [Leave; 1] {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_that_fails_leaves_the_partition_where_it_was() {
     let mut options = Options::default();
-    options.partitions.handover.prepare_max = Duration::from_millis(300);
-    options.partitions.handover.stopped_max = Duration::from_millis(300);
+    options.partitions.handover.prepare_max = Duration::from_secs(2);
+    options.partitions.handover.stopped_max = Duration::from_secs(2);
     let cluster = Cluster::with(2, options).await;
     let topic = cluster.topic("stays", &[1]).await;
     let mut client = cluster.connect(1).await;
