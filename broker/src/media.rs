@@ -174,7 +174,15 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
     let Target::Block { path, .. } = uri.target()? else { return Ok(()) };
     let owner = last.incarnation;
     // Of a volume that came from elsewhere a start of this machine was told so before it registered.
-    let machine = image.broker(owner.broker).map(|info| &*info.machine);
+    // Where that broker registered last is where this life ran only if that was this life, or one with the same volume.
+    let same_volume = |epoch| {
+        let life = image.life(Incarnation { broker: owner.broker, epoch });
+        life.is_some_and(|life| is_same(&Uri(life.wal_uri.to_string()), uri))
+    };
+    let machine = image
+        .broker(owner.broker)
+        .filter(|info| info.epoch == owner.epoch || same_volume(info.epoch))
+        .map(|info| &*info.machine);
     let shut_out = Lock {
         held_by_machine: machine == Some(&media.machine),
         holds_everywhere: is_regular_file(&path) && is_one_machines(&path),
