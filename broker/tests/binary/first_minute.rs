@@ -258,7 +258,7 @@ fn a_command_line_that_is_not_understood_is_exit_code_two() {
     // Understood, but it makes no sense.
     for (line, named) in [
         (&["serve", "--log-cache", "lots"][..], "--log-cache"),
-        (&["serve", "--lease", "1s"], "--lease"),
+        (&["serve", "--lease", "1s"], "a third of lease"),
         (&["serve", "--store", "ftp://x"], "file:PATH"),
         (&["serve", "--kafka", "num.partitions=0"], "num.partitions"),
         (&["serve", "--kafka", "no.such.thing=1"], "no.such.thing"),
