@@ -138,7 +138,7 @@ In words:
   once; the other configs of the broker are options of the start ([config-kafka.md](config-kafka.md)). Groups, clients'
   metrics and loggers have no configs: `kafka-configs` says so, and for users, clients and addresses (quotas, SCRAM) that
   the broker does not support it.
-- **Several brokers.** One broker per store. A second process with the same id replaces a dead one.
+- **Replicas.** A partition has one leader and no followers: the store keeps the copies. Any broker takes over from a dead one.
 - **Security.** No TLS, no authentication, no ACLs. The broker listens on loopback unless told otherwise.
 - **Quotas.** None; throttle times are always 0.
 - **Old clients.** Record batches of format 2 only (Kafka 0.11 and later), as in Kafka 4.
