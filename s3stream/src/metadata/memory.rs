@@ -157,6 +157,16 @@ impl MemoryMetadata {
         view.epochs.push(EpochStart { epoch: view.epoch, start: view.committed_end });
     }
 
+    /// The stream goes from its owner, who lives, to `to`.
+    pub fn hand_over(&self, id: StreamId, to: Incarnation) {
+        let mut state = self.state.lock();
+        assert!(!state.incarnations[&to].fenced, "{to:?} is fenced");
+        state.incarnations.get_mut(&to).expect("looked at it").opened = true;
+        let view = &mut state.streams.get_mut(&id).expect("there is such a stream").view;
+        view.owner = Some(to);
+        view.epoch += 1;
+    }
+
     /// All objects that some stream names.
     pub fn named_objects(&self) -> BTreeSet<ObjectId> {
         let state = self.state.lock();

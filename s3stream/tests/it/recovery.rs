@@ -104,6 +104,17 @@ async fn what_this_build_does_not_know_is_not_skipped() {
     }
 }
 
+/// Nothing of it may be on its way when a stream is handed over; if something is, everything else is recovered all the same.
+#[tokio::test]
+async fn records_of_a_stream_that_belongs_to_somebody_else_hold_up_nothing() {
+    let dead = dead(2, &[(0, 0, 2), (1, 0, 1), (0, 2, 3), (1, 1, 2)]).await;
+    let by = dead.world.metadata.register(2);
+    dead.world.metadata.hand_over(dead.streams[0], by);
+    dead.recover(by).await.expect("completes");
+    assert_eq!(dead.ends(), [0, 2]);
+    assert_eq!(dead.world.metadata.unrecovered(), []);
+}
+
 #[tokio::test]
 async fn records_of_deleted_streams_are_skipped() {
     let dead = dead(2, &[(0, 0, 2), (1, 0, 1), (0, 5, 6), (1, 1, 2)]).await;
