@@ -309,11 +309,15 @@ impl Placing<'_> {
                 Err(AppendError::Leaving { decided, .. }) => {
                     return Err(Unplaced::Leaving { partition, decided });
                 }
-                // What a deposed leader knows of producers is old, and no retry follows such an answer.
-                Err(AppendError::Refused(_)) if !self.broker.speaks_for(&partition) => {
-                    return Err(ResponseError::NotLeaderOrFollower.into());
-                }
                 Err(why) => {
+                    // What a deposed leader knows of producers is old, and no retry follows such an answer. A right that has
+                    // not run out yet is not enough: others lead by the time they have fenced this one.
+                    if matches!(why, AppendError::Refused(_))
+                        && (self.broker.metadata.refresh().await.is_err()
+                            || !self.broker.speaks_for(&partition))
+                    {
+                        return Err(ResponseError::NotLeaderOrFollower.into());
+                    }
                     return Err(Unplaced::Failed(Failure {
                         message: Some(why.to_string()),
                         ..error::of_append(&why).into()
