@@ -13,7 +13,7 @@
 //! - **N2** A fence is for good. It needs no reason and no proof: to be wrong costs a move of partitions, never a record
 //!   (O1, B1).
 //! - **N3** What a fenced incarnation owns stays its own until its recovery is complete (O2). The entry that completes it,
-//!   or that says that there is nothing to recover, also places what it owned ([`place`](super::place)).
+//!   or that says that there is nothing to recover, also places what it owned (`place`).
 
 use std::sync::Arc;
 use std::time::Duration;

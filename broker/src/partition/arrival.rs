@@ -9,7 +9,7 @@
 //!
 //! API key 32702, version 0, in frames and primitives like those of [`wire`]. Request: the life that is asked (broker 4, epoch
 //! 8), then a list of topic id 16, partition 4, leader epoch of the last leader 4; at most [`ASKED_MAX`]. Answer: a list of topic
-//! id 16, partition 4, length 4 and so many bytes of a [`checkpoint`]; what is not known is not in it.
+//! id 16, partition 4, length 4 and so many bytes of a `checkpoint`; what is not known is not in it.
 //!
 //! - **N1** A note is asked for at the address that the metadata has for whoever led last, and is used only if it accounts for the
 //!   log up to exactly its committed end. Otherwise the store is read, as always.
