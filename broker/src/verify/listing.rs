@@ -1,8 +1,8 @@
 //! The bucket's keys against the metadata's names, both ways.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStoreExt};
 use s3stream::ObjectId;
@@ -17,6 +17,8 @@ use crate::metadata::ImageRef;
 
 /// Unnamed objects that are judged on one state together.
 const PAGE_OBJECTS: usize = 1_000;
+/// Objects of at most [`SEAL_BYTES_MAX`] that are read at once.
+const SMALL_READS_MAX: usize = 16;
 /// Larger slots are no seals.
 const SEAL_BYTES_MAX: u64 = 4 << 10;
 
@@ -80,6 +82,7 @@ impl Run {
             return Ok(());
         }
         let image = self.observer.refresh().await?;
+        let seals = self.seals(&image, &page).await?;
         for (id, size) in page {
             let standing = image.standing(image.number(), id);
             let verdict = judge(id, &standing);
@@ -87,11 +90,7 @@ impl Run {
                 self.named_since(&image, id, size);
                 continue;
             }
-            // A log is sealed only once its writer is fenced.
-            let may_be_seal = matches!(id, ObjectId::Slot { .. })
-                && standing.naming == Naming::Unnamed
-                && verdict != Verdict::Keep(Alive::WritersOwn);
-            if may_be_seal && self.is_seal(id, size).await? {
+            if seals.contains(&id) {
                 self.report.seals.add(size);
                 continue;
             }
@@ -184,10 +183,23 @@ impl Run {
         Err(Error::Store(last))
     }
 
-    async fn is_seal(&self, id: ObjectId, size: u64) -> Result<bool, Error> {
-        if size > SEAL_BYTES_MAX {
-            return Ok(false);
-        }
+    /// Which of these are seals. The bucket of a cluster that has failed over holds thousands that could be.
+    async fn seals(&self, image: &ImageRef, page: &[(ObjectId, u64)]) -> Result<HashSet<ObjectId>, Error> {
+        let candidates = page.iter().filter(|(id, size)| {
+            let standing = image.standing(image.number(), *id);
+            // A log is sealed only once its writer is fenced.
+            matches!(id, ObjectId::Slot { .. })
+                && *size <= SEAL_BYTES_MAX
+                && standing.naming == Naming::Unnamed
+                && judge(*id, &standing) != Verdict::Keep(Alive::WritersOwn)
+        });
+        let looks = futures::stream::iter(candidates.map(|(id, _)| *id))
+            .map(|id| async move { Ok(self.is_seal(id).await?.then_some(id)) })
+            .buffer_unordered(SMALL_READS_MAX);
+        looks.try_filter_map(async |seal| Ok(seal)).try_collect().await
+    }
+
+    async fn is_seal(&self, id: ObjectId) -> Result<bool, Error> {
         let key = object_key(id);
         let read = async { self.store.get_opts(&key, GetOptions::default()).await?.bytes().await };
         match timeout(self.options.request_timeout, read).await {
