@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::{ArgMatches, Command};
+use futures::StreamExt;
 use tracing_subscriber::EnvFilter;
 
 use crate::options::{Options, arguments, gather};
@@ -32,21 +33,33 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     start_logging(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        let running = startup::start(options).await?;
-        let signals = startup::signals()?;
-        // A broker serves also where nobody reads what it says.
-        let _ = writeln!(std::io::stdout(), "{}", running.banner());
-        running.until_stopped(signals).await
-    });
+    let outcome = runtime.block_on(serve(options));
     // Whatever still blocks a thread (a store that does not answer) must not hold up the exit.
     runtime.shutdown_background();
-    if let Err(error) = &outcome
-        && let Some(deposed) = error.downcast_ref::<rejoin::Deposed>()
-    {
-        let error = rejoin::again(deposed);
-        tracing::error!("could not start again: {error}");
-    }
+    outcome
+}
+
+/// From the start to the end, whoever asks for it, and whenever.
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let mut signals = startup::signals()?;
+    let running = tokio::select! {
+        running = startup::start(options) => running?,
+        Some(name) = signals.next() => {
+            // A life that it may have begun has served nobody, and is recovered like that of a crash.
+            tracing::info!("{name} during the start: stopped");
+            return Ok(());
+        }
+    };
+    // A broker serves also where nobody reads what it says.
+    let _ = writeln!(std::io::stdout(), "{}", running.banner());
+    let outcome = running.until_stopped(&mut signals).await;
+    let Some(deposed) = outcome.as_ref().err().and_then(|error| error.downcast_ref::<rejoin::Deposed>())
+    else {
+        return outcome;
+    };
+    let Some(again) = rejoin::pause(deposed, &mut signals).await else { return Ok(()) };
+    let error = again.start();
+    tracing::error!("could not start again: {error}");
     outcome
 }
 

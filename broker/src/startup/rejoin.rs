@@ -4,14 +4,17 @@
 //!   revoked first, and the process is replaced by one that knows nothing of its state (`exec`), with the same arguments.
 //! - **J2** Not in a loop: a life that was short is followed by a pause that grows.
 //! - **J3** Only who was fenced by others does so. One whose id another process has taken ends, as it was told to.
+//! - **J4** Whoever is told to stop while it waits does not begin anew.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::metadata::image::Image;
+use futures::{Stream, StreamExt};
 use wal::Incarnation;
+
+use crate::metadata::image::Image;
 
 /// What ended a broker that is to begin anew.
 #[derive(Debug, thiserror::Error)]
@@ -35,23 +38,49 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// J2: the pause, and what to tell the successor.
-fn pause(short_lives: u32, lived: Duration) -> (Duration, u32) {
+fn next_life(short_lives: u32, lived: Duration) -> (Duration, u32) {
     if lived >= LONG_LIFE {
         return (PAUSE, 0);
     }
     ((PAUSE * (1 << short_lives.min(16))).min(PAUSE_MAX), short_lives.saturating_add(1))
 }
 
-/// Replaces this process by a new one of itself. Returns only if that cannot be done.
-pub fn again(deposed: &Deposed) -> std::io::Error {
+/// A new process in place of this one.
+#[derive(Debug)]
+pub struct Again {
+    short_lives: u32,
+}
+
+/// J2: waits before the next life begins. `None` if one of the `signals` said meanwhile that there shall be none (J4).
+pub async fn pause(
+    deposed: &Deposed,
+    mut signals: impl Stream<Item = &'static str> + Unpin,
+) -> Option<Again> {
     let short_lives = std::env::var(LIVES).ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-    let (pause, short_lives) = pause(short_lives, deposed.lived);
+    let (pause, short_lives) = next_life(short_lives, deposed.lived);
     tracing::warn!("{deposed}; starting again as a new incarnation in {pause:?}");
-    std::thread::sleep(pause);
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_else(|| OsString::from("ottla"));
-    // The very program that runs, also when its file was replaced meanwhile.
-    Command::new("/proc/self/exe").arg0(name).args(arguments).env(LIVES, short_lives.to_string()).exec()
+    tokio::select! {
+        biased;
+        Some(name) = signals.next() => {
+            tracing::info!("{name}: not starting again");
+            None
+        }
+        () = tokio::time::sleep(pause) => Some(Again { short_lives }),
+    }
+}
+
+impl Again {
+    /// Replaces this process by a new one of itself. Returns only if that cannot be done.
+    pub fn start(self) -> std::io::Error {
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_else(|| OsString::from("ottla"));
+        // The very program that runs, also when its file was replaced meanwhile.
+        Command::new("/proc/self/exe")
+            .arg0(name)
+            .args(arguments)
+            .env(LIVES, self.short_lives.to_string())
+            .exec()
+    }
 }
 
 #[cfg(test)]
@@ -64,12 +93,25 @@ mod tests {
         let mut lives = 0;
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            let (pause, next) = pause(lives, second);
+            let (pause, next) = next_life(lives, second);
             pauses.push(pause.as_millis());
             lives = next;
         }
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
-        assert_eq!(pause(lives, LONG_LIFE), (PAUSE, 0));
-        assert_eq!(pause(u32::MAX, second), (PAUSE_MAX, u32::MAX));
+        assert_eq!(next_life(lives, LONG_LIFE), (PAUSE, 0));
+        assert_eq!(next_life(u32::MAX, second), (PAUSE_MAX, u32::MAX));
+    }
+    /// J4. Of the same moment too: a signal that came while the broker ended was meant for good.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_told_to_stop_does_not_begin_anew() {
+        let deposed = Deposed { own: Incarnation { broker: 1, epoch: 2 }, lived: LONG_LIFE };
+        assert!(pause(&deposed, futures::stream::iter(["SIGTERM"])).await.is_none());
+        let later = futures::stream::once(Box::pin(async {
+            tokio::time::sleep(PAUSE / 2).await;
+            "SIGTERM"
+        }));
+        assert!(pause(&deposed, later).await.is_none());
+        assert!(pause(&deposed, futures::stream::pending()).await.is_some());
+        assert!(pause(&deposed, futures::stream::empty()).await.is_some());
     }
 }

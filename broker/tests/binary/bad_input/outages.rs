@@ -36,11 +36,14 @@ fn behind_a_gate(storage: Storage) -> (Ottla, Gate) {
 }
 
 #[test]
-fn a_store_that_is_down_at_start_is_waited_for() {
+fn a_store_that_is_down_at_start_is_waited_for_until_it_is_there_or_somebody_says_stop() {
     let (mut broker, gate) = behind_a_gate(Storage::BucketObject);
     broker.begin();
     broker.wait_until_logged("does not answer");
     assert!(broker.output().is_empty(), "it is not ready: {}", broker.output());
+    // Whoever is told to stop does so in order, also while it waits.
+    broker.stop();
+    broker.begin();
     gate.turn(Door::Open);
     broker.wait_until_ready();
     run(&mut broker.cli(&["produce", "t", "v"]));
