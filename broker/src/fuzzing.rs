@@ -487,6 +487,7 @@ pub mod history {
     use wal::{Incarnation, Position};
 
     use super::*;
+    use crate::metadata::NoteHash;
     use crate::metadata::apply::At;
     use crate::metadata::command::{
         Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
@@ -604,7 +605,14 @@ pub mod history {
             },
             Command::HandOver {
                 by: next,
-                moves: vec![Handed { topic: id, partition: 0, to: 2, log_end: 12, checkpoint_end: 0 }],
+                moves: vec![Handed {
+                    topic: id,
+                    partition: 0,
+                    to: 2,
+                    log_end: 12,
+                    checkpoint_end: 0,
+                    note: Some(NoteHash::of(b"note")),
+                }],
             },
             Command::SetDraining { by: next, broker: 1, draining: true },
             Command::Fence { by: next, of: by },

@@ -36,9 +36,8 @@
 //! | suspects: count, then broker and epoch of each; ascending; at most [`SUSPECTS_MAX`] | 4 + 12 each |
 //!
 //! Nobody is authenticated yet: whoever reaches the listener can say anything here. It can make a broker poll the metadata
-//! log, keep a dead broker from being missed, or have one suspected; it can harm no data (`detector`). Notes (key 32702) are
-//! another matter: a partition's next leader believes what its last one says of producers and of where the log begins. Until
-//! brokers authenticate each other, the network between them has to be one that is trusted.
+//! log, keep a dead broker from being missed, or have one suspected; it can harm no data (`detector`). A note (key 32702) is
+//! believed only if the metadata log has its hash, whoever says it.
 
 use bytes::{Buf, BufMut, BytesMut};
 use uuid::Uuid;

@@ -8,6 +8,7 @@
 //! | list | `u32` count, elements |
 //! | UUID | 16 |
 //! | incarnation | broker `u32`, epoch `u64` |
+//! | hash | 16 |
 //! | object id | kind `u8` (0 data, 1 slot), incarnation, counter or slot `u64` |
 //!
 //! A decoder never allocates for a count that the remaining bytes cannot hold, and a decoded value must use up all of
@@ -18,6 +19,8 @@ use std::sync::Arc;
 use s3stream::ObjectId;
 use uuid::Uuid;
 use wal::Incarnation;
+
+use super::note_hash::{NOTE_HASH_BYTES, NoteHash};
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +85,10 @@ impl Writer {
     pub fn incarnation(&mut self, value: Incarnation) {
         self.u32(value.broker);
         self.u64(value.epoch);
+    }
+
+    pub fn hash(&mut self, value: NoteHash) {
+        self.0.extend_from_slice(&value.0);
     }
 
     pub fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
@@ -175,6 +182,10 @@ impl<'a> Reader<'a> {
 
     pub fn uuid(&mut self) -> Result<Uuid, Malformed> {
         Ok(Uuid::from_bytes(self.array()?))
+    }
+
+    pub fn hash(&mut self) -> Result<NoteHash, Malformed> {
+        Ok(NoteHash(self.array::<NOTE_HASH_BYTES>()?))
     }
 
     pub fn incarnation(&mut self) -> Result<Incarnation, Malformed> {

@@ -16,9 +16,10 @@ use wal::{Incarnation, Position};
 
 use super::codec::{Malformed, Reader, Writer};
 use super::image::{Config, Listener};
+use super::note_hash::NoteHash;
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const COMMAND_VERSION: u8 = 2;
 
@@ -177,6 +178,8 @@ pub struct Handed {
     /// Where its log and its checkpoints end, of which everything must be committed (H1).
     pub log_end: u64,
     pub checkpoint_end: u64,
+    /// Of what it will tell the next leader when that asks.
+    pub note: Option<NoteHash>,
 }
 
 /// Where a partition is to move.
@@ -209,6 +212,7 @@ mod tag {
     pub const SET_DRAINING: u8 = 18;
     pub const HAND_OVER: u8 = 19;
     pub const REASSIGN: u8 = 20;
+    pub const HAND_OVER_WITH_NOTES: u8 = 21;
 }
 
 impl Command {
@@ -330,16 +334,11 @@ impl Command {
                 to.bool(*draining);
             }
             Command::HandOver { by, moves } => {
-                to.u8(tag::HAND_OVER);
+                let with_notes = moves.iter().any(|handed| handed.note.is_some());
+                to.u8(if with_notes { tag::HAND_OVER_WITH_NOTES } else { tag::HAND_OVER });
                 to.incarnation(*by);
                 to.count(moves.len());
-                for handed in moves {
-                    to.uuid(handed.topic);
-                    to.u32(handed.partition);
-                    to.u32(handed.to);
-                    to.u64(handed.log_end);
-                    to.u64(handed.checkpoint_end);
-                }
+                moves.iter().for_each(|handed| write_handed(&mut to, handed, with_notes));
             }
             Command::Reassign { by, moves } => {
                 to.u8(tag::REASSIGN);
@@ -424,15 +423,17 @@ impl Command {
             }
             tag::HAND_OVER => Command::HandOver {
                 by: from.incarnation()?,
-                moves: from.list(40, |from| {
-                    Ok(Handed {
-                        topic: from.uuid()?,
-                        partition: from.u32()?,
-                        to: from.u32()?,
-                        log_end: from.u64()?,
-                        checkpoint_end: from.u64()?,
-                    })
-                })?,
+                moves: from.list(HANDED_BYTES_MIN, |from| read_handed(from, false))?,
+            },
+            tag::HAND_OVER_WITH_NOTES => Command::HandOver {
+                by: from.incarnation()?,
+                moves: {
+                    let moves = from.list(HANDED_BYTES_MIN + 1, |from| read_handed(from, true))?;
+                    if moves.iter().all(|handed| handed.note.is_none()) {
+                        return Err(from.malformed("a hand-over with notes that has none"));
+                    }
+                    moves
+                },
             },
             tag::REASSIGN => Command::Reassign {
                 by: from.incarnation()?,
@@ -492,6 +493,31 @@ fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
         partitions: from.u32()?,
         configs: read_configs(from)?,
         leaders: read_ids(from)?,
+    })
+}
+
+/// Topic 16, partition 4, to 4, two ends of 8.
+const HANDED_BYTES_MIN: usize = 40;
+
+fn write_handed(to: &mut Writer, handed: &Handed, with_notes: bool) {
+    to.uuid(handed.topic);
+    to.u32(handed.partition);
+    to.u32(handed.to);
+    to.u64(handed.log_end);
+    to.u64(handed.checkpoint_end);
+    if with_notes {
+        to.option(handed.note, |to, note| to.hash(note));
+    }
+}
+
+fn read_handed(from: &mut Reader<'_>, with_notes: bool) -> Result<Handed, Malformed> {
+    Ok(Handed {
+        topic: from.uuid()?,
+        partition: from.u32()?,
+        to: from.u32()?,
+        log_end: from.u64()?,
+        checkpoint_end: from.u64()?,
+        note: if with_notes { from.option(|from| from.hash())? } else { None },
     })
 }
 

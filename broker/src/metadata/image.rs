@@ -30,6 +30,7 @@ use s3stream::metadata::{EpochStart, Located, StreamPart, StreamView};
 use uuid::Uuid;
 use wal::{Incarnation, Position};
 
+use super::note_hash::NoteHash;
 pub use super::parts::{Part, Parts};
 
 pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
@@ -121,6 +122,8 @@ pub struct PartitionInfo {
     pub checkpoint: StreamId,
     /// The broker that it is to move to.
     pub target: Option<u32>,
+    /// Of what its last leader knew, if that handed it over to this one.
+    pub note: Option<NoteHash>,
 }
 
 impl PartitionInfo {
@@ -132,6 +135,7 @@ impl PartitionInfo {
             log: create_stream(),
             checkpoint: create_stream(),
             target: None,
+            note: None,
         }
     }
 }

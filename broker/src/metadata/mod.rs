@@ -32,6 +32,7 @@ pub mod image;
 mod lease;
 pub mod members;
 pub mod moves;
+mod note_hash;
 pub mod observer;
 pub mod parts;
 mod place;
@@ -59,6 +60,7 @@ pub use alter::{GrowRejection, check_growth};
 pub use apply::{Registered, TopicRejection, Unrecovered};
 pub use image::{Image, Topic};
 pub use moves::MoveRejection;
+pub use note_hash::NoteHash;
 pub use rider::Riding;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};

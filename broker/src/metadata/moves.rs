@@ -99,6 +99,7 @@ impl Image {
         let to = self.receiver(handed.to).filter(|to| *to != by);
         let to = to.ok_or(MoveRejection::NoReceiver(handed.to))?;
         self.open_partition(partition, to);
+        partition.note = handed.note;
         Ok(())
     }
 

@@ -188,6 +188,7 @@ impl Image {
     pub(super) fn open_partition(&mut self, partition: &mut PartitionInfo, to: Incarnation) {
         partition.leader = to.broker;
         partition.leader_epoch += 1;
+        partition.note = None;
         if partition.target == Some(to.broker) {
             partition.target = None;
         }

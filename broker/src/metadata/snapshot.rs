@@ -1,7 +1,7 @@
 //! The bytes of an [`Image`]: what a snapshot of the metadata log holds. The log's own snapshot object puts a checksum
 //! around them.
 //!
-//! A version byte (2), then the fields of the image in the order of its declaration, maps in ascending order of their
+//! A version byte (3), then the fields of the image in the order of its declaration, maps in ascending order of their
 //! keys as lists of key and value, without the derived ones. `docs/formats/metadata.md` has the table. The order of the
 //! maps makes the bytes a function of the state: two replicas at the same entry have the same snapshot.
 
@@ -18,7 +18,9 @@ use super::image::{
     BrokerInfo, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Parts, Stream, Topic,
 };
 
-const SNAPSHOT_VERSION: u8 = 2;
+const SNAPSHOT_VERSION: u8 = 3;
+/// Without notes of partitions.
+const SNAPSHOT_VERSION_2: u8 = 2;
 
 impl Image {
     pub fn encode(&self) -> Vec<u8> {
@@ -75,7 +77,8 @@ impl Image {
     /// [`image`](super::image) that cost a pass are checked.
     pub fn decode(bytes: &[u8]) -> Result<Image, Malformed> {
         let mut from = Reader::new(bytes);
-        if from.u8()? != SNAPSHOT_VERSION {
+        let version = from.u8()?;
+        if ![SNAPSHOT_VERSION, SNAPSHOT_VERSION_2].contains(&version) {
             return Err(from.malformed("a snapshot of an unknown version"));
         }
         let mut image = Image::empty();
@@ -95,7 +98,7 @@ impl Image {
         for (incarnation, life) in from.list(45, |from| Ok((from.incarnation()?, read_life(from)?)))? {
             image.lives.insert_mut(incarnation, life);
         }
-        for topic in from.list(34, read_topic)? {
+        for topic in from.list(34, |from| read_topic(from, version))? {
             image.put_topic(Arc::new(topic));
         }
         for (id, stream) in from.list(41, |from| Ok((StreamId(from.u64()?), read_stream(from)?)))? {
@@ -284,10 +287,11 @@ fn write_topic(to: &mut Writer, topic: &Topic) {
         to.u64(partition.log.0);
         to.u64(partition.checkpoint.0);
         to.option(partition.target, |to, target| to.u32(target));
+        to.option(partition.note, |to, note| to.hash(note));
     }
 }
 
-fn read_topic(from: &mut Reader<'_>) -> Result<Topic, Malformed> {
+fn read_topic(from: &mut Reader<'_>, version: u8) -> Result<Topic, Malformed> {
     Ok(Topic {
         id: from.uuid()?,
         name: from.string()?,
@@ -301,6 +305,7 @@ fn read_topic(from: &mut Reader<'_>) -> Result<Topic, Malformed> {
                     log: StreamId(from.u64()?),
                     checkpoint: StreamId(from.u64()?),
                     target: from.option(|from| from.u32())?,
+                    note: if version == SNAPSHOT_VERSION { from.option(|from| from.hash())? } else { None },
                 })
             })?
             .into(),

@@ -2,36 +2,44 @@
 //! enough; but to read it takes several requests, one after the other, while nobody can write.
 //!
 //! ```text
-//!   last leader: stops ──► note: its state as a checkpoint, in memory ──► HandOver
+//!   last leader: stops ──► note: its state as a checkpoint, in memory ──► HandOver, with the note's hash
 //!                                        ▲                                   │ hint, poll
 //!   next leader:                         └── asks for notes ◄── sees that partitions have arrived ──► opens
 //! ```
 //!
+//! A note: the bytes of log behind the newest checkpoint of the store 8, then a `checkpoint` of now.
+//!
 //! API key 32702, version 0, in frames and primitives like those of [`wire`]. Request: the life that is asked (broker 4, epoch
 //! 8), then a list of topic id 16, partition 4, leader epoch of the last leader 4; at most [`ASKED_MAX`]. Answer: a list of topic
-//! id 16, partition 4, length 4 and so many bytes of a `checkpoint`; what is not known is not in it.
+//! id 16, partition 4, length 4 and so many bytes of a note; what is not known is not in it. Both lists ascend strictly by topic
+//! and partition.
 //!
-//! - **N1** A note is asked for at the address that the metadata has for whoever led last, and is used only if it accounts for the
-//!   log up to exactly its committed end. Otherwise the store is read, as always.
+//! - **N1** A note is used only if the entry that gave the partition to its leader has the note's hash: so it is what the last
+//!   leader knew when it stopped, whoever says it, and whatever the network did. It must also account for the log up to exactly its
+//!   committed end. Otherwise the store is read, as always: a note that lies costs the time of that.
 //! - **N2** Nobody waits for notes longer than [`Limits::note_wait`](super::handover::Limits::note_wait); they take no more memory
 //!   than [`Limits::notes_bytes_max`](super::handover::Limits::notes_bytes_max).
-//! - **N3** Only what was open at the last leader has a note, and only that is opened before anybody asks.
+//! - **N3** What lies behind the newest checkpoint of the store is counted across any number of moves, so that the next
+//!   checkpoint comes when it is due.
+//! - **N4** Only what was open at the last leader has a note, and only that is opened before anybody asks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
+use tracing::warn;
 use uuid::Uuid;
 use wal::Incarnation;
 
 use super::{Partitions, Slot};
 use crate::cluster::wire;
+use crate::metadata::NoteHash;
 use crate::metadata::codec::{Malformed, Reader, Writer};
 use crate::metadata::image::{Image, Listener, Topic};
 
@@ -63,7 +71,7 @@ pub struct NotesAsk {
     pub partitions: Vec<Asked>,
 }
 
-/// Checkpoints, by partition.
+/// Notes, by partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotesAnswer(pub Vec<(Uuid, u32, Bytes)>);
 
@@ -84,8 +92,10 @@ impl NotesAsk {
         let mut from = Reader::new(bytes);
         let to = from.incarnation()?;
         let partitions = from.list(ASKED_BYTES, |from| Ok((from.uuid()?, from.u32()?, from.i32()?)))?;
-        if partitions.len() > ASKED_MAX {
-            return Err(from.malformed("a request for too many notes"));
+        if partitions.len() > ASKED_MAX
+            || !partitions.is_sorted_by(|one, next| (one.0, one.1) < (next.0, next.1))
+        {
+            return Err(from.malformed("a request for too many notes, or not in ascending order"));
         }
         from.end()?;
         Ok(NotesAsk { to, partitions })
@@ -112,40 +122,69 @@ impl NotesAnswer {
             let length = from.u32()? as usize;
             Ok((topic, index, Bytes::copy_from_slice(from.bytes(length)?)))
         })?;
+        if !notes.is_sorted_by(|one, next| (one.0, one.1) < (next.0, next.1)) {
+            return Err(from.malformed("notes that are not in ascending order"));
+        }
         from.end()?;
         Ok(NotesAnswer(notes))
     }
 }
 
+/// What a partition's leader knows when it has stopped, and what identifies that.
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    pub hash: NoteHash,
+    bytes: Bytes,
+}
+
+impl Note {
+    /// Of a state as a `checkpoint`, with so many bytes of log behind the newest one of the store (N3).
+    pub fn new(behind_checkpoint: u64, checkpoint: &[u8]) -> Note {
+        let mut bytes = BytesMut::with_capacity(8 + checkpoint.len());
+        bytes.put_u64_le(behind_checkpoint);
+        bytes.put_slice(checkpoint);
+        Note::of(bytes.freeze())
+    }
+
+    fn of(bytes: Bytes) -> Note {
+        Note { hash: NoteHash::of(&bytes), bytes }
+    }
+
+    /// What [`new`](Note::new) was given; `None` if it was not made by that.
+    pub fn parts(&self) -> Option<(u64, &[u8])> {
+        let (behind, checkpoint) = self.bytes.split_first_chunk()?;
+        Some((u64::from_le_bytes(*behind), checkpoint))
+    }
+}
+
 #[derive(Debug)]
-struct Note {
+struct Kept {
     at: Instant,
     partition: Asked,
-    checkpoint: Bytes,
+    note: Bytes,
 }
 
 /// What this broker noted of partitions that it has handed over, or is about to.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<VecDeque<Note>>);
+pub(super) struct Notes(Mutex<VecDeque<Kept>>);
 
 impl Notes {
     /// Keeps a note, and forgets the oldest beyond `bytes_max`.
-    pub fn keep(&self, partition: Asked, checkpoint: Bytes, bytes_max: usize) {
+    pub fn keep(&self, partition: Asked, note: Note, bytes_max: usize) {
         let mut notes = self.0.lock();
-        notes.retain(|note| note.at.elapsed() < NOTE_AGE_MAX && note.partition != partition);
-        notes.push_back(Note { at: Instant::now(), partition, checkpoint });
-        let mut bytes: usize = notes.iter().map(|note| note.checkpoint.len()).sum();
+        notes.retain(|kept| kept.at.elapsed() < NOTE_AGE_MAX && kept.partition != partition);
+        notes.push_back(Kept { at: Instant::now(), partition, note: note.bytes });
+        let mut bytes: usize = notes.iter().map(|kept| kept.note.len()).sum();
         while bytes > bytes_max
             && let Some(oldest) = notes.pop_front()
         {
-            bytes -= oldest.checkpoint.len();
+            bytes -= oldest.note.len();
         }
     }
 
     fn of(&self, wanted: &[Asked]) -> NotesAnswer {
         let notes = self.0.lock();
-        let known: HashMap<&Asked, &Bytes> =
-            notes.iter().map(|note| (&note.partition, &note.checkpoint)).collect();
+        let known: HashMap<&Asked, &Bytes> = notes.iter().map(|kept| (&kept.partition, &kept.note)).collect();
         let mut room = ANSWER_BYTES_MAX;
         let found = wanted.iter().filter_map(|wanted| {
             let note = known.get(wanted)?;
@@ -243,14 +282,28 @@ impl Partitions {
                     continue;
                 }
             };
-            let notes: HashMap<(Uuid, u32), Bytes> =
-                notes.0.into_iter().map(|(topic, index, note)| ((topic, index), note)).collect();
-            let open = async |(topic, index, slot, gate): Gated| {
-                let Some(note) = notes.get(&(topic.id, index as u32)) else { return };
+            let mut notes: HashMap<(Uuid, u32), Note> =
+                notes.0.into_iter().map(|(topic, index, note)| ((topic, index), Note::of(note))).collect();
+            let image = self.metadata.image();
+            // Whatever has no note, or one that lies, waits for nobody here.
+            let opening: Vec<_> = gated
+                .into_iter()
+                .filter_map(|gated| {
+                    let note = notes.remove(&(gated.0.id, gated.1 as u32))?;
+                    let info = image.topic(gated.0.id)?.partitions.get(gated.1 as usize)?;
+                    let is_right = info.note == Some(note.hash);
+                    if !is_right {
+                        let (topic, partition) = (&gated.0.name, gated.1);
+                        warn!(broker = from.broker, %topic, partition, "a note is not what its leader made of it");
+                    }
+                    is_right.then_some((gated, note))
+                })
+                .collect();
+            let open = async |((topic, index, slot, gate), note): (Gated, Note)| {
                 // What goes wrong is reported there, and met again by whoever asks.
-                let _ = self.open_gated(&topic, index, &slot, gate, Some(note.clone())).await;
+                let _ = self.open_gated(&topic, index, &slot, gate, Some(note)).await;
             };
-            futures::stream::iter(gated).for_each_concurrent(OPENED_AT_ONCE, open).await;
+            futures::stream::iter(opening).for_each_concurrent(OPENED_AT_ONCE, open).await;
         }
     }
 
@@ -286,11 +339,11 @@ mod tests {
         let to = Incarnation { broker: 1, epoch: 2 };
         let ask = NotesAsk { to, partitions: vec![(Uuid::from_u128(3), 4, 5), (Uuid::from_u128(6), 7, 8)] };
         let answer = NotesAnswer(vec![
-            (Uuid::from_u128(3), 4, Bytes::from_static(b"note")),
             (Uuid::nil(), 0, Bytes::new()),
+            (Uuid::from_u128(3), 4, Bytes::from_static(b"note")),
         ]);
         let (asked, answered) = (ask.encode(), answer.encode());
-        assert_eq!((asked.len(), answered.len()), (12 + 4 + 48, 4 + 24 + 4 + 24));
+        assert_eq!((asked.len(), answered.len()), (12 + 4 + 48, 4 + 24 + 24 + 4));
         assert_eq!(NotesAsk::decode(&asked), Ok(ask));
         assert_eq!(NotesAnswer::decode(&answered), Ok(answer));
         (0..asked.len()).for_each(|at| assert!(NotesAsk::decode(&asked[..at]).is_err()));
@@ -298,6 +351,12 @@ mod tests {
         let mut lying = answered.clone();
         lying[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(NotesAnswer::decode(&lying).is_err());
+        // Nothing is asked for twice, or said twice.
+        let twice = (Uuid::nil(), 0);
+        let ask = NotesAsk { to, partitions: vec![(twice.0, twice.1, 1), (twice.0, twice.1, 2)] };
+        assert!(NotesAsk::decode(&ask.encode()).is_err());
+        let answer = NotesAnswer(vec![(twice.0, twice.1, Bytes::new()), (twice.0, twice.1, Bytes::new())]);
+        assert!(NotesAnswer::decode(&answer.encode()).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -305,14 +364,14 @@ mod tests {
         let notes = Notes::default();
         let asked = |index| (Uuid::nil(), index, 0);
         for index in 0..10 {
-            notes.keep(asked(index), Bytes::from(vec![0; 100]), 350);
+            notes.keep(asked(index), Note::new(7, &[0; 92]), 350);
         }
         let all: Vec<Asked> = (0..10).map(asked).collect();
         let indexes = |notes: &Notes| notes.of(&all).0.iter().map(|(_, index, _)| *index).collect::<Vec<_>>();
         assert_eq!(indexes(&notes), [7, 8, 9]);
         assert!(notes.of(&[(Uuid::nil(), 9, 1)]).0.is_empty(), "of another time");
         tokio::time::advance(NOTE_AGE_MAX).await;
-        notes.keep(asked(1), Bytes::new(), 350);
+        notes.keep(asked(1), Note::new(0, &[]), 350);
         assert_eq!(indexes(&notes), [1]);
     }
 }

@@ -45,7 +45,7 @@ use super::{CHECKPOINTS_AT_ONCE, Partition, Partitions, Slot};
 use crate::metadata::MoveRejection::NotCommitted;
 use crate::metadata::command::Handed;
 use crate::metadata::image::Image;
-use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection};
+use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
 
 /// How long to wait before it is tried again to learn what became of an entry. No option: the log's own time-outs lie before
 /// it.
@@ -120,6 +120,8 @@ struct Stopped {
     leave: Leave,
     slot: Arc<Slot>,
     ends: Ends,
+    /// Of what the next leader will be told of it.
+    note: Option<NoteHash>,
     /// Of one that is not open: nobody opens it meanwhile.
     _gate: Option<OwnedMutexGuard<()>>,
 }
@@ -238,8 +240,10 @@ impl Partitions {
         if let Some(partition) = slot.partition.get() {
             let ends = partition.stop_taking(CancellationToken::new()).await?;
             let asked = (leave.topic, leave.index as u32, partition.leader_epoch);
-            self.notes.keep(asked, partition.note(), self.config.handover.notes_bytes_max);
-            return Some(Stopped { leave, slot, ends, _gate: None });
+            let note = partition.note();
+            let hash = note.hash;
+            self.notes.keep(asked, note, self.config.handover.notes_bytes_max);
+            return Some(Stopped { leave, slot, ends, note: Some(hash), _gate: None });
         }
         // It may have left, or been closed, during the wait.
         if !self.holds(leave.topic, leave.index, &slot) {
@@ -253,7 +257,7 @@ impl Partitions {
             (self.storage.uncommitted_bytes(stream, committed_end) == 0).then_some(committed_end)
         };
         let ends = Ends { log: end(info.log)?, checkpoints: end(info.checkpoint)? };
-        Some(Stopped { leave, slot, ends, _gate: Some(gate) })
+        Some(Stopped { leave, slot, ends, note: None, _gate: Some(gate) })
     }
 
     /// Uploads the rest, and gives them away with its commit or behind it.
@@ -335,6 +339,7 @@ fn handed(stopped: &[Stopped]) -> Vec<Handed> {
         to: stopped.leave.to,
         log_end: stopped.ends.log,
         checkpoint_end: stopped.ends.checkpoints,
+        note: stopped.note,
     };
     stopped.iter().map(handed).collect()
 }

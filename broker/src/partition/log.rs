@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use s3stream::{Admission, Appending, ReadError, Storage, Stream, StreamRecord};
 use tokio::sync::oneshot;
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::arrival::Note;
 use super::batch::{self, BatchHeader};
 use super::open::{self, OpenError, Surroundings};
 use super::state::{Producer, Refused, State, Verdict};
@@ -163,13 +164,13 @@ impl Partition {
         index: i32,
         info: &PartitionInfo,
         internal: bool,
-        note: Option<Bytes>,
+        note: Option<Note>,
     ) -> Result<Partition, OpenError> {
         let Surroundings { storage, metadata, config, tasks } = *around;
         let opened = open::open(around, info, internal, note).await?;
         let core = Core {
             state: opened.state,
-            bytes_since_checkpoint: opened.replayed,
+            bytes_since_checkpoint: opened.behind_checkpoint,
             checkpointing: false,
             standing: Standing::Open,
         };
@@ -479,9 +480,15 @@ impl Partition {
         [(self.log.id(), self.log.next()), (self.checkpoints.id(), self.checkpoints.next())]
     }
 
-    /// What it knows, as a checkpoint; to be asked when it takes nothing any more.
-    pub(super) fn note(&self) -> Bytes {
-        checkpoint::encode(&self.core.lock().state, self.log_start())
+    /// What it knows; to be asked when it takes nothing any more.
+    pub(super) fn note(&self) -> Note {
+        let core = self.core.lock();
+        Note::new(core.bytes_since_checkpoint, &checkpoint::encode(&core.state, self.log_start()))
+    }
+
+    /// Bytes of the log that no checkpoint accounts for.
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        self.core.lock().bytes_since_checkpoint
     }
 
     /// It was not handed over: everything goes on.

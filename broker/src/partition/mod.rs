@@ -40,7 +40,6 @@ pub mod waiters;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -225,7 +224,7 @@ impl Partitions {
         index: i32,
         slot: &Arc<Slot>,
         _gate: OwnedMutexGuard<()>,
-        note: Option<Bytes>,
+        note: Option<arrival::Note>,
     ) -> Result<Arc<Partition>, GetError> {
         // The caller's view may be older than what it has waited for.
         let image = self.metadata.image();

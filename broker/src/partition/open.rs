@@ -19,6 +19,7 @@ use bytes::Bytes;
 use s3stream::{ReadError, Storage, Stream, StreamRecord};
 use tracing::warn;
 
+use super::arrival::Note;
 use super::batch::BatchHeader;
 use super::checkpoint::{self, Checkpoint};
 use super::state::State;
@@ -75,6 +76,8 @@ pub(super) struct Opened {
     pub state: State,
     /// Bytes of log.
     pub replayed: u64,
+    /// Bytes of log behind the newest checkpoint.
+    pub behind_checkpoint: u64,
 }
 
 /// Opens the streams of a partition that the metadata has under this incarnation, and rebuilds its state.
@@ -82,7 +85,7 @@ pub(super) async fn open(
     around: &Surroundings<'_>,
     info: &PartitionInfo,
     internal: bool,
-    note: Option<Bytes>,
+    note: Option<Note>,
 ) -> Result<Opened, OpenError> {
     let Surroundings { storage, metadata, config, .. } = *around;
     let waiters = Arc::new(Waiters::default());
@@ -92,11 +95,14 @@ pub(super) async fn open(
     opening.0 = Some([log.clone(), checkpoints.clone()]);
 
     // One that accounts for all of the log says what the store would say (N1).
-    let note = note.and_then(|note| checkpoint::decode(&note, config.limits).ok());
-    let note = note.filter(|note| note.state.log_end() == log.confirmed_end());
-    let newest = match note {
-        Some(note) => Ok(Newest::Found(note)),
-        None => newest_checkpoint(&checkpoints, config, metadata).await,
+    let note = note.filter(|note| info.note == Some(note.hash));
+    let note = note.as_ref().and_then(Note::parts).and_then(|(behind, bytes)| {
+        let checkpoint = checkpoint::decode(bytes, config.limits).ok()?;
+        (checkpoint.state.log_end() == log.confirmed_end()).then_some((behind, checkpoint))
+    });
+    let (behind, newest) = match note {
+        Some((behind, checkpoint)) => (behind, Ok(Newest::Found(checkpoint))),
+        None => (0, newest_checkpoint(&checkpoints, config, metadata).await),
     };
     let newest = match newest {
         Err(OpenError::Checkpoint(detail)) if internal || config.accept_lost_checkpoints => {
@@ -128,7 +134,8 @@ pub(super) async fn open(
     }
     waiters.begin_at(state.log_end());
     opening.0 = None;
-    Ok(Opened { log, checkpoints, waiters, state, replayed })
+    let behind_checkpoint = behind + replayed;
+    Ok(Opened { log, checkpoints, waiters, state, replayed, behind_checkpoint })
 }
 
 /// Appends a checkpoint, and waits until it is durable.

@@ -32,7 +32,7 @@ use crate::support::{
 use crate::testing;
 
 /// Brokers 1, 2, … on one store.
-struct Cluster {
+pub struct Cluster {
     store: FaultStore,
     brokers: Vec<TestBroker>,
     movers: Vec<Arc<Mover>>,
@@ -41,15 +41,21 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start(count: u32) -> Cluster {
+    pub async fn start(count: u32) -> Cluster {
         Cluster::with(count, Options::default()).await
     }
 
-    async fn with(count: u32, options: Options) -> Cluster {
+    pub async fn with(count: u32, options: Options) -> Cluster {
+        Cluster::of(count, options, |disk| disk).await
+    }
+
+    /// With what `place` makes of each broker's disk.
+    pub async fn of(count: u32, options: Options, place: impl Fn(Disk) -> Disk) -> Cluster {
         let store = FaultStore::in_memory(7);
         let mut brokers = Vec::new();
         for node in 1..=count {
-            brokers.push(TestBroker::on(&Disk::of(node, Arc::new(store.clone())), options.clone()).await);
+            let disk = place(Disk::of(node, Arc::new(store.clone())));
+            brokers.push(TestBroker::on(&disk, options.clone()).await);
         }
         let movers = brokers
             .iter()
@@ -84,12 +90,12 @@ impl Cluster {
         Cluster { store, brokers, movers, _hints: hints }
     }
 
-    fn broker(&self, node: u32) -> &TestBroker {
+    pub fn broker(&self, node: u32) -> &TestBroker {
         &self.brokers[node as usize - 1]
     }
 
     /// A topic whose partitions are led by these.
-    async fn topic(&self, name: &str, leaders: &[u32]) -> Arc<Topic> {
+    pub async fn topic(&self, name: &str, leaders: &[u32]) -> Arc<Topic> {
         let partitions = leaders.len() as u32;
         let spec =
             TopicSpec { name: name.into(), partitions, configs: Vec::new(), leaders: leaders.to_vec() };
@@ -108,7 +114,7 @@ impl Cluster {
     }
 
     /// Has a partition move, and returns once it has.
-    async fn move_to(&self, topic: &Topic, index: usize, to: u32) {
+    pub async fn move_to(&self, topic: &Topic, index: usize, to: u32) {
         let aim = Reassigned { topic: topic.id, partition: index as u32, target: Some(to) };
         self.brokers[0].broker.metadata.reassign(vec![aim]).await.unwrap().remove(0).unwrap();
         within(async {
@@ -123,7 +129,7 @@ impl Cluster {
         self.broker(node).connect().await
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.movers.iter().for_each(|mover| mover.stop());
         for broker in self.brokers {
             let partitions = broker.broker.partitions.clone();
@@ -136,7 +142,7 @@ impl Cluster {
 const NOT_LEADER: i16 = 6;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 
-fn batch(producer_id: i64, sequence: i32) -> Vec<u8> {
+pub fn batch(producer_id: i64, sequence: i32) -> Vec<u8> {
     let batch = testing::batch(1, |spec| {
         (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (producer_id, 0, sequence);
     });
@@ -144,7 +150,7 @@ fn batch(producer_id: i64, sequence: i32) -> Vec<u8> {
 }
 
 /// Produces to whoever leads, until it is taken; the base offset.
-async fn write(
+pub async fn write(
     cluster: &Cluster,
     client: &mut Option<(u32, Client)>,
     topic: &Topic,
@@ -167,7 +173,7 @@ async fn write(
 }
 
 /// All batches of a partition: base offset, and base sequence.
-async fn read_all(cluster: &Cluster, topic: &Topic, index: usize) -> Vec<(i64, i32)> {
+pub async fn read_all(cluster: &Cluster, topic: &Topic, index: usize) -> Vec<(i64, i32)> {
     let mut client = cluster.connect(cluster.leader(topic, index)).await;
     let (mut found, mut offset) = (Vec::new(), 0);
     loop {

@@ -24,6 +24,7 @@ mod hostile;
 mod leader_epochs;
 mod list_offsets;
 mod log_start;
+mod notes;
 mod partition_state;
 mod peers;
 mod produce;

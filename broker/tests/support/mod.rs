@@ -49,6 +49,8 @@ pub struct Disk {
     /// Whose it is, and where it listens.
     pub node: u32,
     pub port: Arc<Port>,
+    /// Where the others are told that it listens, if that is another port.
+    pub advertised: Option<u16>,
 }
 
 impl Disk {
@@ -59,7 +61,7 @@ impl Disk {
     /// That of broker `node`, in a cluster on `store`.
     pub fn of(node: u32, store: Arc<dyn ObjectStore>) -> Disk {
         let wal = MemoryMedium::new(&format!("test-{node}"), Default::default());
-        Disk { store, wal, node, port: Arc::new(Port::reserve()) }
+        Disk { store, wal, node, port: Arc::new(Port::reserve()), advertised: None }
     }
 
     /// The same bucket with an empty WAL: after an orderly end nothing is in it.
@@ -104,7 +106,10 @@ impl TestBroker {
         let store: Arc<dyn ObjectStore> = disk.store.clone();
         let metadata = Metadata::open(store.clone(), options.metadata).await.expect("open the metadata");
         let address = SocketAddr::from(([127, 0, 0, 1], disk.port.number()));
-        let listener = Listener { host: address.ip().to_string().into(), port: address.port() };
+        let listener = Listener {
+            host: address.ip().to_string().into(),
+            port: disk.advertised.unwrap_or(address.port()),
+        };
         let registered = metadata
             .register(Registering {
                 id: disk.node,

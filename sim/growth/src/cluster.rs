@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metalog::entry::{Entry, Nonce};
+use ottla::metadata::NoteHash;
 use ottla::metadata::apply::{At, Outcome};
 use ottla::metadata::command::{Command, FORMAT_VERSION, Handed, NewTopic, Registration};
 use ottla::metadata::image::{Image, Listener};
@@ -439,6 +440,7 @@ impl Cluster {
                 to,
                 log_end: end(partition.log),
                 checkpoint_end: end(partition.checkpoint),
+                note: Some(NoteHash::of(&topic.id.into_bytes())),
             }
         })
         .collect()

@@ -93,7 +93,30 @@ fn commands() -> Vec<(&'static str, Command)> {
             "hand-over",
             Command::HandOver {
                 by,
-                moves: vec![Handed { topic: id, partition: 1, to: 2, log_end: 3, checkpoint_end: 4 }],
+                moves: vec![Handed {
+                    topic: id,
+                    partition: 1,
+                    to: 2,
+                    log_end: 3,
+                    checkpoint_end: 4,
+                    note: None,
+                }],
+            },
+        ),
+        (
+            "hand-over-with-notes",
+            Command::HandOver {
+                by,
+                moves: [None, Some(NoteHash::of(b"note"))]
+                    .map(|note| Handed {
+                        topic: id,
+                        partition: 1,
+                        to: 2,
+                        log_end: 3,
+                        checkpoint_end: 4,
+                        note,
+                    })
+                    .to_vec(),
             },
         ),
         (
@@ -129,6 +152,9 @@ fn image() -> Image {
     let id = log.image.topic_named("a").unwrap().id;
     let moves = vec![Reassigned { topic: id, partition: 1, target: Some(2) }];
     log.apply(Command::Reassign { by: other, moves }).unwrap();
+    let (topic, note) = (log.image.topic_named("b.c").unwrap().id, Some(NoteHash::of(b"note")));
+    let moves = vec![Handed { topic, partition: 1, to: 2, log_end: 0, checkpoint_end: 0, note }];
+    log.apply(Command::HandOver { by: old, moves }).unwrap();
     log.apply(Command::SetDraining { by: other, broker: 1, draining: true }).unwrap();
     let new = log.register(1).incarnation;
     log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
@@ -166,6 +192,20 @@ fn golden_snapshot() {
     let bytes = image().encode();
     golden("snapshot", &bytes);
     assert_eq!(Image::decode(&bytes).unwrap().encode(), bytes);
+}
+
+/// What an earlier program wrote.
+#[test]
+fn a_snapshot_of_version_2_is_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metadata/tests/golden/snapshot-2.hex");
+    let digits: String = std::fs::read_to_string(path).unwrap().split_whitespace().collect();
+    let bytes: Vec<u8> = (0..digits.len() / 2)
+        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let image = Image::decode(&bytes).unwrap();
+    assert_eq!((bytes[0], image.topics().count(), image.check()), (2, 2, Ok(())));
+    assert!(image.topics().all(|topic| topic.partitions.iter().all(|partition| partition.note.is_none())));
+    assert_eq!(Image::decode(&image.encode()).unwrap().encode(), image.encode());
 }
 
 #[test]
@@ -219,7 +259,7 @@ fn counts_are_checked_before_anything_is_allocated() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..21u8) {
+    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..22u8) {
         let mut framed = vec![2, tag];
         framed.extend_from_slice(&bytes);
         for bytes in [&bytes[..], &framed[..]] {

@@ -20,6 +20,7 @@ use wal::{Incarnation, Position};
 use super::apply::{At, Outcome, Registered, Rejection};
 use super::command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
 use super::image::{Config, Image, Listener, Topic};
+use super::note_hash::NoteHash;
 
 /// An image and the number of its last entry. Every command takes the way through its bytes.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ fn cluster() -> (Log, [Incarnation; 3], Uuid) {
 }
 
 fn handed(topic: Uuid, partition: u32, to: u32, log_end: u64) -> Handed {
-    Handed { topic, partition, to, log_end, checkpoint_end: 0 }
+    Handed { topic, partition, to, log_end, checkpoint_end: 0, note: None }
 }
 
 fn moved(outcome: Result<Outcome, Rejection>) -> Vec<Result<(), MoveRejection>> {
