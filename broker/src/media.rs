@@ -134,7 +134,7 @@ impl Media {
         let (cluster, config, name) = (self.cluster, self.block.clone(), uri.clone());
         let opened = host::work::blocking(move || {
             ensure!(
-                at.exists(),
+                exists(&at),
                 "{name} is not here ({} does not exist), and it may hold records that were acknowledged and are nowhere \
                  else. Attach the volume (--wal-attach names a command that does), or restore the file",
                 at.display()
@@ -172,6 +172,9 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
     let Some(last) = ours.last_owner else { return Ok(()) };
     let uri = ours.medium.uri();
     let Target::Block { path, .. } = uri.target()? else { return Ok(()) };
+    if host::planted("format-early") {
+        return Ok(());
+    }
     let owner = last.incarnation;
     // Of a volume that came from elsewhere a start of this machine was told so before it registered.
     // Where that broker registered last is where this life ran only if that was this life, or one with the same volume.
@@ -245,13 +248,29 @@ pub(crate) fn is_same(one: &Uri, other: &Uri) -> bool {
 
 /// What tells a file, or a device, from every other one of this host.
 fn file_id(path: &Path) -> Option<(bool, u64, u64)> {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = host::simulated::current() {
+        return machine.look(path).map(|found| (!found.is_file, 0, found.id));
+    }
     let metadata = std::fs::metadata(path).ok()?;
     let is_device = metadata.file_type().is_block_device();
     Some(if is_device { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
 }
 
+fn exists(path: &Path) -> bool {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = host::simulated::current() {
+        return machine.look(path).is_some();
+    }
+    path.exists()
+}
+
 /// A device's lock says nothing where several machines can attach it.
 fn is_regular_file(path: &Path) -> bool {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = host::simulated::current() {
+        return machine.look(path).is_some_and(|found| found.is_file);
+    }
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
@@ -262,6 +281,10 @@ const LOCAL_FILE_SYSTEMS: [u64; 6] =
 
 /// Whether a lock on this file is known to every process of every machine that can write to it.
 fn is_one_machines(path: &Path) -> bool {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = host::simulated::current() {
+        return machine.look(path).is_some_and(|found| found.is_one_machines);
+    }
     rustix::fs::statfs(path).is_ok_and(|found| LOCAL_FILE_SYSTEMS.contains(&(found.f_type as u64)))
 }
 

@@ -12,8 +12,8 @@
 //! - **H1** Without the feature `simulated` each call is the operating system's, with nothing in between.
 //! - **H2** With it, code that runs on a thread without a simulated machine finds the real one.
 //!
-//! What is not here: the object store and the volumes, which have traits of their own; and the environment, files of
-//! options and signals, which belong to the command line.
+//! What is not here: the object store, which has a trait of its own, and real volumes, which `wal` opens itself (a simulated
+//! machine has volumes as well); and the environment, files of options and signals, which belong to the command line.
 
 pub mod clock;
 pub mod net;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
 /// Runs what blocks or computes for long on a thread where it holds up nobody.
 ///
 /// # Errors
@@ -36,8 +38,92 @@ pub fn waiter(name: &str, waiting: impl Future<Output = ()> + Send + 'static) ->
         .map(drop)
 }
 
+/// Runs to its end, on a thread that may block, what blocks in production and waits in a simulation. Returns as [`blocking`].
+///
+/// # Errors
+/// As [`blocking`].
+///
+/// # Panics
+/// If `work` does.
+pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
+    #[cfg(feature = "simulated")]
+    if crate::simulated::current().is_some() {
+        tokio::task::yield_now().await;
+        return Ok(work.await);
+    }
+    blocking(move || futures::executor::block_on(work)).await
+}
+
+/// Runs `body` on a thread of its own. What blocks a thread there is awaited, so that it holds up nobody where a simulation has
+/// one thread: a [`Condition`], a device.
+pub fn thread<F: Future<Output = ()> + 'static>(
+    name: &str,
+    body: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<()> {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = crate::simulated::current() {
+        machine.thread(Box::new(move || Box::pin(body())));
+        return Ok(());
+    }
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || futures::executor::block_on(body()))
+        .map(drop)
+}
+
+/// A condition variable. Waiting for it blocks the [`thread`].
+#[derive(Debug, Default)]
+pub struct Condition {
+    condvar: Condvar,
+    #[cfg(feature = "simulated")]
+    notify: tokio::sync::Notify,
+}
+
+impl Condition {
+    pub fn new() -> Condition {
+        Condition::default()
+    }
+
+    pub fn notify_one(&self) {
+        #[cfg(feature = "simulated")]
+        if crate::simulated::current().is_some() {
+            self.notify.notify_one();
+            return;
+        }
+        self.condvar.notify_one();
+    }
+
+    pub fn notify_all(&self) {
+        #[cfg(feature = "simulated")]
+        if crate::simulated::current().is_some() {
+            self.notify.notify_waiters();
+            return;
+        }
+        self.condvar.notify_all();
+    }
+
+    /// Gives `guard`, of `mutex`, away until somebody notifies, or for no reason.
+    pub async fn wait<'a, T>(&self, mutex: &'a Mutex<T>, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        #[cfg(feature = "simulated")]
+        if crate::simulated::current().is_some() {
+            let notified = self.notify.notified();
+            tokio::pin!(notified);
+            // From here on it hears of everything that is said.
+            notified.as_mut().enable();
+            drop(guard);
+            notified.await;
+            return mutex.lock();
+        }
+        debug_assert!(std::ptr::eq(MutexGuard::mutex(&guard), mutex), "the guard is of this mutex");
+        self.condvar.wait(&mut guard);
+        guard
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test]
@@ -46,5 +132,29 @@ mod tests {
         assert_ne!(blocking(|| std::thread::current().id()).await.unwrap(), here);
         let broken = tokio::spawn(async { blocking(|| panic!("it is broken")).await.unwrap() });
         assert!(broken.await.unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn a_thread_waits_for_a_condition() {
+        struct Shared {
+            state: Mutex<u32>,
+            changed: Condition,
+        }
+        let shared = Arc::new(Shared { state: Mutex::new(0), changed: Condition::new() });
+        let other = shared.clone();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let body = move || async move {
+            let mut state = other.state.lock();
+            while *state == 0 {
+                state = other.changed.wait(&other.state, state).await;
+            }
+            *state += 1;
+            done.send(()).unwrap();
+        };
+        thread("waits", body).unwrap();
+        *shared.state.lock() = 1;
+        shared.changed.notify_all();
+        is_done.recv().unwrap();
+        assert_eq!(*shared.state.lock(), 2);
     }
 }

@@ -15,15 +15,19 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, LocalBoxFuture};
-use host::simulated::{self, Machine};
+use host::simulated::{self, Found, Machine, Volume};
 use object_store::ObjectStore;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use crate::device;
 use crate::net;
 use crate::os;
 use crate::store::Client;
@@ -119,6 +123,58 @@ impl Machine for Simulated {
 
     fn store(&self, timeout: Duration) -> Arc<dyn ObjectStore> {
         Arc::new(Client::new(self.world.clone(), self.life, timeout))
+    }
+
+    fn thread(&self, body: Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>) {
+        drop(tokio::spawn(Here(body())));
+    }
+
+    fn look(&self, path: &Path) -> Option<Found> {
+        self.world.lock().disks.look(self.life.machine, path)
+    }
+
+    fn volume(&self, path: &Path, own: bool) -> io::Result<Arc<dyn Volume>> {
+        device::open(&self.world, self.life, path, own)
+    }
+
+    fn is_unlocked(&self, path: &Path) -> io::Result<bool> {
+        self.world.lock().disks.is_unlocked(self.life.machine, path)
+    }
+
+    fn attach(&self, uri: &str) -> BoxFuture<'static, io::Result<Option<PathBuf>>> {
+        let (world, machine) = (self.world.clone(), self.life.machine);
+        let path = uri.strip_prefix("block://").unwrap_or(uri).split('?').next().unwrap_or_default();
+        let path = PathBuf::from(path);
+        let time = {
+            let mut inner = world.lock();
+            let most = Duration::from_millis(if inner.chance(0.7) { 100 } else { 3_000 });
+            inner.between(Duration::from_millis(10), most)
+        };
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            let mut inner = world.lock();
+            if inner.disks.attach(machine, &path) {
+                inner.note(format_args!("{} is attached to machine {machine}", path.display()));
+                Ok(None)
+            } else {
+                Err(io::Error::other("there is no such volume"))
+            }
+        })
+    }
+}
+
+/// A process has one thread, and what it runs never leaves it.
+struct Here(LocalBoxFuture<'static, ()>);
+
+// SAFETY: it is made on the thread that the simulation runs on, which is the only one that ever polls it: each runtime is a
+// `current_thread` one, run by `Process::run_until` alone, and no process is handed to another thread.
+unsafe impl Send for Here {}
+
+impl Future for Here {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(context)
     }
 }
 

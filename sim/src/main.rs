@@ -12,19 +12,21 @@
 //!   client     a small Kafka client
 //!   machine    processes on machines: the real broker, one runtime a life
 //!   net        connections, latency, cuts, resets
+//!   device     volumes of block WALs: torn and lost writes, locks, late writes
 //!   store      the bucket, exact, and the ways to it, which are not
 //!   world      time, chance, order, the trace
 //!   os         the C library's clock and random numbers
 //! ```
 //!
 //! - **Sim1** The code under test is what is released: `ottla::startup::start` with options, and Kafka's protocol. What is
-//!   simulated is the machine (`host`) and the object store.
+//!   simulated is the machine (`host`), its volumes and the object store.
 //! - **Sim2** Same seed, same trace: no thread, no clock, no address and no random number of the real machine decides
 //!   anything. A seed's process has one thread, and its addresses are not randomized.
 //! - **Sim3** A panic anywhere in the code under test is a finding.
 
 mod client;
 mod detect;
+mod device;
 mod machine;
 mod net;
 mod os;

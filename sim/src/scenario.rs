@@ -10,6 +10,7 @@
 //! way, or stopped for longer than its lease while its PUTs are held back, so that it wakes beside its successor.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use rand::rngs::StdRng;
 use rand::{SeedableRng, seq::SliceRandom};
 
 use crate::client::PORT;
+use crate::device::{self, Kind};
 use crate::machine::{self, Life, Process};
 use crate::store::{Stumble, Weather};
 use crate::workload::{self, Shared};
@@ -47,6 +49,8 @@ pub struct Outcome {
 /// What is different from one seed to the next.
 struct Plan {
     brokers: usize,
+    wals: Vec<Wal>,
+    block_wal: wal::block::Config,
     topics: Vec<(String, i32)>,
     producers: usize,
     readers: usize,
@@ -61,6 +65,16 @@ struct Plan {
     delete_delay: Duration,
 }
 
+/// What a broker's log is on, wherever it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wal {
+    Object,
+    /// A file: only the machine that it is on can recover it.
+    File,
+    /// A volume that any machine can have attached.
+    Volume,
+}
+
 impl Plan {
     fn new(random: &mut StdRng, brokers_max: usize) -> Plan {
         let brokers = [1, 2, 3, 3, 3][random.random_range(0..5)].min(brokers_max);
@@ -70,7 +84,6 @@ impl Plan {
         let upload_ms = random.random_range(1_000..5_000);
         let options = vec![
             "--store=s3://bucket/cluster".to_owned(),
-            "--wal=object".to_owned(),
             format!("--upload-interval={upload_ms}ms"),
             format!("--lease={}ms", random.random_range(3_000..5_000)),
             "--metadata-poll=300ms".to_owned(),
@@ -83,9 +96,30 @@ impl Plan {
             "--partition-checkpoint-interval=64KiB".to_owned(),
             format!("--metadata-snapshot-entries={}", random.random_range(20..200)),
             "--kafka=offsets.topic.num.partitions=2".to_owned(),
+            "--kafka=message.max.bytes=131072".to_owned(),
         ];
+        let one = [Wal::File, Wal::Volume, Wal::Volume][random.random_range(0..3)];
+        let mix = random.random_range(0..10);
+        let wals: Vec<Wal> = (0..brokers)
+            .map(|_| match mix {
+                0..5 => Wal::Object,
+                5..8 => one,
+                _ => [Wal::Object, Wal::File, Wal::Volume][random.random_range(0..3)],
+            })
+            .collect();
+        let block_wal = wal::block::Config {
+            writes_in_flight_max: random.random_range(1..=6),
+            in_flight_bytes_max: random.random_range(0..512) << 10,
+            frame_bytes_max: 256 << 10,
+            frame_bytes_target: 64 << 10,
+            gather_bytes: random.random_range(0..8) << 10,
+            pending_bytes_max: 1 << 20,
+            ..wal::block::Config::default()
+        };
         Plan {
             brokers,
+            wals,
+            block_wal,
             topics,
             producers: random.random_range(3..=8),
             readers: random.random_range(1..=3),
@@ -106,7 +140,22 @@ impl Plan {
         if machine < self.brokers { machine + self.brokers + 1 } else { machine - self.brokers - 1 }
     }
 
-    fn options_of(&self, machine: MachineId) -> Options {
+    /// Makes the volume that a machine begins with.
+    fn disk_of(&self, world: &World, random: &mut StdRng, machine: MachineId) -> Option<Disk> {
+        let (kind, path) = match self.wals.get(self.id_of(machine))? {
+            Wal::Object => return None,
+            Wal::File => (Kind::Local, "/wal".to_owned()),
+            Wal::Volume => (Kind::Shared, format!("/dev/volume-{machine}")),
+        };
+        let size = random.random_range(1_300_000..5_000_000 / 4096 * 4096);
+        let sector = [512, 4096][random.random_range(0..2)];
+        let (size, fua) = (size / 4096 * 4096, random.random());
+        world.lock().disks.add(kind, &path, machine, size, sector, fua);
+        world.note(format_args!("{kind:?} {path} of machine {machine}: {size} bytes, {sector}, fua {fua}"));
+        Some(Disk { path, detached: false })
+    }
+
+    fn options_of(&self, machine: MachineId, disk: Option<&Disk>) -> Options {
         let address = machine::address(machine);
         let mut given = vec![
             "serve".to_owned(),
@@ -114,12 +163,25 @@ impl Plan {
             format!("--node-id={}", self.id_of(machine) + 1),
             "--takeover".to_owned(),
         ];
+        match disk {
+            None => given.push("--wal=object".to_owned()),
+            Some(disk) => {
+                given.push(format!("--wal=block://{}", disk.path));
+                if disk.detached {
+                    given.push("--wal-detached".to_owned());
+                }
+            }
+        }
+        if self.wals.contains(&Wal::Volume) {
+            given.push("--wal-attach=attach".to_owned());
+        }
         given.extend(self.options.iter().cloned());
         let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
         let values = gather(&matches, []).expect("the simulation's options");
         let mut options = Options::from_values(&values).expect("the simulation's options");
         // Less than an operator may say: it is longer than a read here.
         options.bounds.object_wal.delete_delay = self.delete_delay;
+        options.bounds.block_wal = self.block_wal.clone();
         options
     }
 }
@@ -127,8 +189,17 @@ impl Plan {
 /// Who came to an end, and how.
 type Ended = Arc<Mutex<Vec<(Life, Result<(), String>)>>>;
 
+/// The volume that a machine's broker is started with.
+#[derive(Clone)]
+struct Disk {
+    path: String,
+    /// The operator has detached it from every other machine, and says so.
+    detached: bool,
+}
+
 struct Broker {
     process: Option<Process>,
+    disk: Option<Disk>,
     stopped_until: Option<Duration>,
     start_at: Option<Duration>,
     terminate: Option<tokio::sync::oneshot::Sender<()>>,
@@ -141,6 +212,9 @@ enum Undo {
     Weather(MachineId),
     Delay(MachineId),
     Clock(MachineId),
+    Disk(MachineId),
+    /// The operator makes sure that the volume of a broker that was moved here is nobody else's.
+    Detach(MachineId),
     /// It ends here.
     Stumble(MachineId),
 }
@@ -167,8 +241,9 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let plan = Plan::new(&mut random, brokers_max);
     let world = World::new(seed, 2 * plan.brokers + 1, print);
     world.note(format_args!(
-        "{} brokers, {:?}, {} producers, {} readers, aim {}, {}",
+        "{} brokers, {:?}, {:?}, {} producers, {} readers, aim {}, {}",
         plan.brokers,
+        plan.wals,
         plan.topics,
         plan.producers,
         plan.readers,
@@ -184,6 +259,7 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let brokers = (0..=2 * plan.brokers)
         .map(|machine| Broker {
             process: None,
+            disk: plan.disk_of(&world, &mut random, machine),
             stopped_until: None,
             start_at: (machine < plan.brokers).then_some(Duration::ZERO),
             terminate: None,
@@ -307,7 +383,11 @@ impl Run {
             let broker = &mut self.brokers[life.machine];
             if broker.process.as_ref().is_some_and(|process| process.life() == life) {
                 broker.process = None;
-                self.world.lock().disconnect(life, true);
+                {
+                    let mut inner = self.world.lock();
+                    inner.disconnect(life, true);
+                    inner.leave_disks(life, false);
+                }
                 if self.places.contains(&life.machine) {
                     let pause = Duration::from_millis(self.random.random_range(100..2_000));
                     broker.start_at = Some(until + pause);
@@ -317,7 +397,11 @@ impl Run {
     }
 
     fn start(&mut self, machine: MachineId) {
-        let options = self.plan.options_of(machine);
+        let disk = self.brokers[machine].disk.as_ref();
+        let options = self.plan.options_of(machine, disk);
+        if let Some(disk) = disk {
+            self.world.lock().disks.attach(machine, Path::new(&disk.path));
+        }
         let (terminate, terminated) = tokio::sync::oneshot::channel::<()>();
         let broker = &mut self.brokers[machine];
         broker.start_at = None;
@@ -365,6 +449,7 @@ impl Run {
             let mut inner = self.world.lock();
             inner.disconnect(life, power);
             inner.lose_requests(life);
+            inner.leave_disks(life, power);
         }
         self.count(if power { "kill" } else { "power cut" }, &format!("{machine} for {pause:?}"));
     }
@@ -393,8 +478,21 @@ impl Run {
     fn beside(&mut self, machine: MachineId) {
         let other = self.plan.other_machine(machine);
         let id = self.plan.id_of(machine);
-        if self.places[id] != machine || self.brokers[other].process.is_some() {
+        let is_file = self.plan.wals[id] == Wal::File;
+        if self.places[id] != machine || self.brokers[other].process.is_some() || is_file {
             return;
+        }
+        if self.plan.wals[id] == Wal::Volume {
+            // With the volume, or with one of its own.
+            let path = if self.random.random() {
+                self.brokers[machine].disk.as_ref().map(|disk| disk.path.clone()).unwrap_or_default()
+            } else {
+                format!("/dev/volume-{other}")
+            };
+            self.world.note(format_args!("machine {other} is to have {path}"));
+            self.brokers[other].disk = Some(Disk { path, detached: false });
+            let time = Duration::from_millis(self.random.random_range(300..8_000));
+            self.undo.push((self.now() + time, Undo::Detach(other)));
         }
         self.places[id] = other;
         self.brokers[other].start_at = Some(self.now());
@@ -410,6 +508,35 @@ impl Run {
             2 => self.delay(machine),
             _ => {}
         }
+    }
+
+    /// A broker that reaches its clients and its log, and neither the store nor the other brokers.
+    fn island(&mut self, machine: MachineId) {
+        let until = self.now() + Duration::from_millis(self.random.random_range(1_000..9_000));
+        let clients = self.plan.brokers;
+        let others = (0..=2 * clients).filter(|other| *other != machine && *other != clients);
+        let links = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+        self.cut(links, until);
+        self.world.lock().bucket.weather[machine].cut = true;
+        self.undo.push((until, Undo::Weather(machine)));
+        self.count("island", &machine.to_string());
+    }
+
+    /// A disk on which nothing is done for a while.
+    fn hang(&mut self, machine: MachineId) {
+        let time = Duration::from_millis(self.random.random_range(100..8_000));
+        let until = self.now() + time;
+        self.world.lock().disks.weather[machine].hangs_until = until;
+        self.count("disk hangs", &format!("{machine} for {time:?}"));
+    }
+
+    /// A disk that fails now and then, or always.
+    fn fail(&mut self, machine: MachineId) {
+        let until = self.now() + Duration::from_millis(self.random.random_range(100..5_000));
+        let failing = [0.01, 0.1, 1.0][self.random.random_range(0..3)];
+        self.world.lock().disks.weather[machine].failing = failing;
+        self.undo.push((until, Undo::Disk(machine)));
+        self.count("disk fails", &format!("{machine} {failing}"));
     }
 
     /// One slot is slow, those behind it are not, and then the broker is killed.
@@ -437,6 +564,12 @@ impl Run {
                 self.aimed(asked.machine, &format!("{} {}", asked.what, asked.key));
             }
         }
+        let written = std::mem::take(&mut self.world.lock().disks.written);
+        for machine in written {
+            if self.random.random::<f64>() < self.plan.aim / 4.0 {
+                self.aimed(machine, "a write to its volume");
+            }
+        }
         let acknowledged = self.shared.state.lock().acknowledged;
         if acknowledged > self.heard && self.random.random::<f64>() < self.plan.aim / 2.0 {
             let machine = self.places[self.random.random_range(0..self.places.len())];
@@ -453,7 +586,14 @@ impl Run {
 
     fn aimed(&mut self, machine: MachineId, at: &str) {
         self.world.note(format_args!("nemesis: aims at machine {machine}, {at}"));
-        match self.random.random_range(0..7) {
+        let kinds = if self.brokers[machine].disk.is_some() { 10 } else { 7 };
+        match self.random.random_range(0..kinds) {
+            7 => self.island(machine),
+            8 => self.hang(machine),
+            9 => {
+                self.hang(machine);
+                self.kill(machine, false);
+            }
             5 => self.beside(machine),
             6 => self.stumble(machine),
             0 => self.kill(machine, true),
@@ -472,7 +612,11 @@ impl Run {
         let machine = self.places[self.random.random_range(0..clients)];
         let now = self.now();
         let time = Duration::from_millis(self.random.random_range(300..6_000));
-        match self.random.random_range(0..15) {
+        let kinds = if self.brokers[machine].disk.is_some() { 19 } else { 15 };
+        match self.random.random_range(0..kinds) {
+            15 => self.hang(machine),
+            16 => self.fail(machine),
+            17 | 18 => self.island(machine),
             0 | 1 => self.kill(machine, true),
             2 => self.kill(machine, false),
             3 => self.pause(machine),
@@ -568,6 +712,18 @@ impl Run {
                 }
                 Undo::Weather(machine) => inner.bucket.weather[machine] = Weather::FAIR,
                 Undo::Delay(machine) => inner.bucket.delayed[machine] = Duration::ZERO,
+                Undo::Disk(machine) => inner.disks.weather[machine].failing = 0.0,
+                Undo::Detach(machine) => {
+                    let id = self.plan.id_of(machine);
+                    let Some(disk) = &mut self.brokers[machine].disk else { continue };
+                    if self.places[id] == machine {
+                        inner.note(format_args!("{} is machine {machine}'s alone", disk.path));
+                        for other in (0..=2 * self.plan.brokers).filter(|other| *other != machine) {
+                            inner.detach(other, Path::new(&disk.path));
+                        }
+                        disk.detached = true;
+                    }
+                }
                 Undo::Clock(machine) => inner.clocks[machine].wall_offset_ms = 0,
             }
         }
@@ -576,6 +732,9 @@ impl Run {
     fn heal(&mut self) {
         self.undo(Duration::MAX);
         let now = self.now();
+        for weather in &mut self.world.lock().disks.weather {
+            *weather = device::Weather::FAIR;
+        }
         for broker in &mut self.brokers {
             broker.stopped_until = None;
             if broker.process.is_none() && broker.start_at.is_some() {
@@ -601,7 +760,7 @@ impl Run {
         let objects = self.world.lock().bucket.objects.clone();
         let life = Life { machine: self.plan.brokers, number: 1 };
         let options = ottla::verify::Options { checksums: true, ..Default::default() };
-        let log = self.plan.options_of(0).bounds.metadata.log;
+        let log = self.plan.options_of(0, None).bounds.metadata.log;
         let verify = ottla::verify::verify(objects.clone(), objects, log, options, &ottla::verify::Silent);
         let verified = machine::apart(&self.world, life, verify);
         match verified {

@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::machine::{self, Life};
-use crate::world::{Inner, MachineId, World};
+use crate::world::{self, Inner, MachineId, World};
 
 /// How the store is to be reached from a machine.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +199,8 @@ impl Client {
             if inner.chance(0.5) { there += more } else { back += more }
         }
         let text = format!("{what} {key} by {machine}.{}", self.life.number);
-        let due = |effect: Effect, how: &str| Due { life, effect, text: format!("{text}{how}") };
+        let due =
+            |effect: Effect, how: &str| world::Due::Store(Due { life, effect, text: format!("{text}{how}") });
         let forgotten = {
             let effect = effect.clone();
             move |objects: &InMemory| drop(effect(objects))

@@ -22,9 +22,10 @@ use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::device::{self, Disks};
 use crate::machine::Life;
 use crate::net::Network;
-use crate::store::{Bucket, Due};
+use crate::store::{self, Bucket};
 
 /// Nothing travels faster.
 pub const STEP: Duration = Duration::from_millis(5);
@@ -45,10 +46,17 @@ pub struct Inner {
     pub random: StdRng,
     pub network: Network,
     pub bucket: Bucket,
+    pub disks: Disks,
     pub clocks: Vec<Clock>,
     due: BTreeMap<(Duration, u64), Due>,
     number: u64,
     trace: Trace,
+}
+
+/// What will happen at its time.
+pub enum Due {
+    Store(store::Due),
+    Disk(device::Due),
 }
 
 /// A machine's clocks against the world's.
@@ -73,6 +81,7 @@ impl World {
             now: Duration::ZERO,
             network: Network::new(machines),
             bucket: Bucket::new(machines),
+            disks: Disks::new(machines),
             clocks: vec![Clock { rate: 1.0, wall_offset_ms: 0 }; machines],
             due: BTreeMap::new(),
             number: 0,
@@ -108,7 +117,10 @@ impl World {
                 }
             };
             let ((at, _), due) = due;
-            due.happen(self, at);
+            match due {
+                Due::Store(due) => due.happen(self, at),
+                Due::Disk(due) => due.happen(self, at),
+            }
         }
     }
 }
@@ -133,8 +145,8 @@ impl Inner {
 
     /// A process is gone: of its requests that had not arrived, some never will.
     pub fn lose_requests(&mut self, life: Life) {
-        let keys: Vec<_> =
-            self.due.iter().filter(|(_, due)| due.life() == life).map(|(key, _)| *key).collect();
+        let is_its = |due: &Due| matches!(due, Due::Store(due) if due.life() == life);
+        let keys: Vec<_> = self.due.iter().filter(|(_, due)| is_its(due)).map(|(key, _)| *key).collect();
         for key in keys {
             if self.chance(0.6) {
                 self.due.remove(&key);

@@ -35,6 +35,11 @@ impl Attach {
     /// Brings the volume `uri` of the life `of` here. Where it is now, if the command says so.
     pub async fn run(&self, of: Incarnation, uri: &Uri) -> anyhow::Result<Option<PathBuf>> {
         tracing::info!(broker = of.broker, epoch = of.epoch, %uri, command = self.command, "attaching the volume");
+        #[cfg(feature = "simulated")]
+        if let Some(machine) = host::simulated::current() {
+            let attached = tokio::time::timeout(self.timeout, machine.attach(&uri.0)).await;
+            return attached.context("wal-attach: in time")?.context("wal-attach");
+        }
         let mut child = Command::new("/bin/sh")
             .arg("-c")
             .arg(&self.command)

@@ -19,6 +19,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+#[cfg(feature = "simulated")]
+use futures::future::BoxFuture;
+#[cfg(feature = "simulated")]
+use host::simulated;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
@@ -44,6 +49,16 @@ pub trait Device: Send + Sync + fmt::Debug + 'static {
 
     /// Writes all of `bytes`; durable when it returns. After an error nothing is known about the range.
     fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// The same where it takes simulated time; `None` on a device that blocks.
+    #[cfg(feature = "simulated")]
+    fn write_simulated<'a>(
+        &'a self,
+        _bytes: &'a [u8],
+        _offset: u64,
+    ) -> Option<BoxFuture<'a, io::Result<()>>> {
+        None
+    }
 }
 
 /// How a [`FileDevice`] is opened.
@@ -59,12 +74,20 @@ pub enum Access {
 /// A raw block device, or a file.
 #[derive(Debug)]
 pub struct FileDevice {
-    file: File,
+    handle: Handle,
     path: PathBuf,
     block_bytes: usize,
     size_bytes: u64,
     fua: bool,
     direct: bool,
+}
+
+/// What a device is reached by. The operating system blocks; a simulated one is awaited.
+#[derive(Debug)]
+enum Handle {
+    System(File),
+    #[cfg(feature = "simulated")]
+    Simulated(std::sync::Arc<dyn simulated::Volume>),
 }
 
 /// The size of a file that is made without being told one.
@@ -77,6 +100,10 @@ impl FileDevice {
     /// # Errors
     /// [`Error::Refused`] if it is in use, not there, or nothing that a WAL can be on.
     pub fn open(path: &Path, access: Access) -> Result<FileDevice, Error> {
+        #[cfg(feature = "simulated")]
+        if let Some(machine) = simulated::current() {
+            return FileDevice::open_simulated(&*machine, path, access);
+        }
         match std::fs::metadata(path) {
             Ok(found) if found.file_type().is_block_device() || found.is_file() => {
                 FileDevice::open_existing(path, access, found.file_type().is_block_device())
@@ -92,6 +119,28 @@ impl FileDevice {
             },
             Err(error) => Err(refuse(path, format!("cannot be looked at: {error}"))),
         }
+    }
+
+    /// A simulated machine's volumes are there from the beginning, zeroed.
+    #[cfg(feature = "simulated")]
+    fn open_simulated(
+        machine: &dyn simulated::Machine,
+        path: &Path,
+        access: Access,
+    ) -> Result<FileDevice, Error> {
+        let volume = machine.volume(path, access != Access::Read).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => refuse(path, "does not exist"),
+            io::ErrorKind::WouldBlock => refuse(path, "is in use by another process"),
+            _ => failed(path, "open", &error),
+        })?;
+        Ok(FileDevice {
+            path: path.to_owned(),
+            block_bytes: volume.block_bytes(),
+            size_bytes: volume.size_bytes(),
+            fua: volume.fua(),
+            direct: true,
+            handle: Handle::Simulated(volume),
+        })
     }
 
     fn open_existing(path: &Path, access: Access, is_device: bool) -> Result<FileDevice, Error> {
@@ -145,21 +194,27 @@ impl FileDevice {
         let metadata = file.metadata().map_err(|error| failed(path, "look at", &error))?;
         let number = if is_device { metadata.rdev() } else { metadata.dev() };
         let fua = has_fua(number);
-        Ok(FileDevice { file, path: path.to_owned(), block_bytes, size_bytes, fua, direct })
+        let handle = Handle::System(file);
+        Ok(FileDevice { handle, path: path.to_owned(), block_bytes, size_bytes, fua, direct })
     }
 
     /// Reserves the space, and writes zeroes for as long as `zeroing_max` allows: a write to a block that was written
     /// before needs no change of the file system's metadata, and costs about half.
     fn preallocated(mut self, capacity: u64, zeroing_max: Duration) -> Result<FileDevice, Error> {
+        let file = match &self.handle {
+            Handle::System(file) => file,
+            #[cfg(feature = "simulated")]
+            Handle::Simulated(_) => return Ok(self),
+        };
         let capacity = capacity.next_multiple_of(self.block_bytes as u64);
-        let zeroing_until = match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, capacity) {
+        let zeroing_until = match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, capacity) {
             Ok(()) => Some(Instant::now() + zeroing_max),
             // No such thing on this file system: only zeroes that are written reserve space.
             Err(Errno::OPNOTSUPP) => None,
             Err(error) => {
                 let error = io::Error::from(error);
                 // Whatever was made of it is nobody's yet.
-                let _ = self.file.set_len(0);
+                let _ = file.set_len(0);
                 return Err(failed(&self.path, &format!("reserve {capacity} bytes for"), &error));
             }
         };
@@ -167,29 +222,50 @@ impl FileDevice {
         let mut offset = 0;
         while offset < capacity && zeroing_until.is_none_or(|until| Instant::now() < until) {
             let step = (capacity - offset).min(zeroes.len() as u64);
-            self.write(&zeroes[..step as usize], offset, ReadWriteFlags::empty())
+            write_all(file, &zeroes[..step as usize], offset, ReadWriteFlags::empty())
                 .map_err(|error| failed(&self.path, "write zeroes to", &error))?;
             offset += step;
         }
-        self.file.sync_all().map_err(|error| failed(&self.path, "sync", &error))?;
+        file.sync_all().map_err(|error| failed(&self.path, "sync", &error))?;
         self.size_bytes = capacity;
         Ok(self)
     }
 
-    /// All of `bytes`, through interruptions and short writes.
-    fn write(&self, mut bytes: &[u8], mut offset: u64, flags: ReadWriteFlags) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::pwritev2(&self.file, &[IoSlice::new(bytes)], offset, flags) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    bytes = &bytes[written..];
-                    offset += written as u64;
-                }
+    async fn write(&self, bytes: &[u8], offset: u64, durable: bool) -> io::Result<()> {
+        match &self.handle {
+            Handle::System(file) => {
+                let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+                write_all(file, bytes, offset, flags)
+            }
+            #[cfg(feature = "simulated")]
+            Handle::Simulated(volume) => volume.write(bytes, offset, durable).await,
+        }
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        let file = match &self.handle {
+            Handle::System(file) => file,
+            #[cfg(feature = "simulated")]
+            Handle::Simulated(volume) => return volume.flush().await,
+        };
+        loop {
+            match rustix::fs::fdatasync(file) {
+                // Interrupted before it began; an error of the device itself is never tried again.
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                result => return Ok(result?),
             }
         }
-        Ok(())
+    }
+
+    async fn put(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.fua {
+            return self.write(bytes, offset, true).await;
+        }
+        self.write(bytes, offset, false).await?;
+        if host::planted("ack-before-flush") {
+            return Ok(());
+        }
+        self.flush().await
     }
 
     pub(super) fn describe(&self) -> String {
@@ -218,8 +294,13 @@ impl Device for FileDevice {
     }
 
     fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        let file = match &self.handle {
+            Handle::System(file) => file,
+            #[cfg(feature = "simulated")]
+            Handle::Simulated(volume) => return volume.read(buffer, offset),
+        };
         while !buffer.is_empty() {
-            match rustix::io::pread(&self.file, &mut *buffer, offset) {
+            match rustix::io::pread(file, &mut *buffer, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => {
                     buffer = &mut buffer[read..];
@@ -233,18 +314,34 @@ impl Device for FileDevice {
     }
 
     fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if self.fua {
-            return self.write(bytes, offset, ReadWriteFlags::DSYNC);
+        #[cfg(feature = "simulated")]
+        if let Handle::Simulated(volume) = &self.handle {
+            return volume.write_now(bytes, offset);
         }
-        self.write(bytes, offset, ReadWriteFlags::empty())?;
-        loop {
-            match rustix::fs::fdatasync(&self.file) {
-                // Interrupted before it began; an error of the device itself is never tried again.
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
+        self.put(bytes, offset).now_or_never().expect("the operating system blocks")
+    }
+
+    #[cfg(feature = "simulated")]
+    fn write_simulated<'a>(&'a self, bytes: &'a [u8], offset: u64) -> Option<BoxFuture<'a, io::Result<()>>> {
+        let is_simulated = matches!(self.handle, Handle::Simulated(_));
+        is_simulated.then(|| self.put(bytes, offset).boxed())
+    }
+}
+
+/// All of `bytes`, through interruptions and short writes.
+fn write_all(file: &File, mut bytes: &[u8], mut offset: u64, flags: ReadWriteFlags) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwritev2(file, &[IoSlice::new(bytes)], offset, flags) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
             }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
 }
 
 /// With O_DIRECT, or without where the file system has none (and then says so in the log).
@@ -283,6 +380,10 @@ fn open_direct(path: &Path, write: bool, flags: OFlags) -> Result<(File, bool), 
 /// # Errors
 /// [`Error::Refused`] where it cannot be opened.
 pub fn is_unlocked(path: &Path) -> Result<bool, Error> {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = simulated::current() {
+        return machine.is_unlocked(path).map_err(|error| refuse(path, format!("cannot be locked: {error}")));
+    }
     let file =
         File::open(path).map_err(|error| refuse(path, format!("cannot be opened to look at it: {error}")))?;
     // Shared, and given back at once: two who look do not meet, and an owner that comes meanwhile tries again.

@@ -289,7 +289,7 @@ impl BlockMedium {
     }
 
     /// Writes both superblocks for the new owner (V3) and starts the log. Blocks.
-    fn start_log(
+    async fn start_log(
         volume: Volume,
         config: &Config,
         owner: Incarnation,
@@ -332,9 +332,9 @@ impl BlockMedium {
             reach: geometry.reach(),
             ..found
         };
-        volume.write_superblock(&superblock)?;
+        volume.write_superblock(&superblock).await?;
         superblock.sequence += 1;
-        volume.write_superblock(&superblock)?;
+        volume.write_superblock(&superblock).await?;
         BlockWal::start(volume, superblock, geometry, right)
     }
 }
@@ -380,8 +380,8 @@ impl Medium for BlockMedium {
         let (volume, config) = (self.volume.clone(), self.config.clone());
         let claims_no_owner = vacated.claims_no_owner();
         let expected = self.last_owner().map(|last| last.incarnation);
-        let wal = blocking(move || {
-            BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right)
+        let wal = apart(async move {
+            BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right).await
         })
         .await?;
         *self.fresh.lock() = false;
@@ -395,6 +395,16 @@ impl Medium for BlockMedium {
 async fn blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let done = host::work::blocking(run).await;
-    done.unwrap_or_else(|error| Err(Error::Failed(format!("a thread of the write-ahead log died: {error}"))))
+    host::work::blocking(run).await.unwrap_or_else(|error| Err(died(&error)))
+}
+
+/// The same, where a simulated device has to be waited for.
+async fn apart<T: Send + 'static>(
+    run: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    host::work::apart(run).await.unwrap_or_else(|error| Err(died(&error)))
+}
+
+fn died(error: &std::io::Error) -> Error {
+    Error::Failed(format!("a thread of the write-ahead log died: {error}"))
 }

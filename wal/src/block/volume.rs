@@ -1,5 +1,6 @@
 //! A device with its superblocks: reading, formatting, refusing.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -113,9 +114,9 @@ impl Volume {
             durable: 0,
             reach: 0,
         };
-        self.write_superblock(&superblock)?;
+        self.write_superblock_now(&superblock)?;
         let second = Superblock { sequence: 1, ..superblock };
-        self.write_superblock(&second)?;
+        self.write_superblock_now(&second)?;
         Ok(second)
     }
 
@@ -131,12 +132,28 @@ impl Volume {
     }
 
     /// Durable when it returns. An error is final: the log has failed.
-    pub(super) fn write_superblock(&self, superblock: &Superblock) -> Result<(), Error> {
-        let mut buffer = AlignedBuffer::zeroed(superblock.block_bytes as usize);
-        buffer[..SLOT_BYTES].copy_from_slice(&superblock.encode());
-        self.device
-            .write_durable(&buffer, slot_offset(superblock.sequence))
-            .map_err(|error| Error::Failed(format!("could not write a superblock of {}: {error}", self.uri)))
+    pub(super) async fn write_superblock(&self, superblock: &Superblock) -> Result<(), Error> {
+        let written = self.write(&encoded(superblock), slot_offset(superblock.sequence)).await;
+        written.map_err(|error| self.superblock_failed(&error))
+    }
+
+    /// The same, before the volume has an owner.
+    fn write_superblock_now(&self, superblock: &Superblock) -> Result<(), Error> {
+        let written = self.device.write_durable(&encoded(superblock), slot_offset(superblock.sequence));
+        written.map_err(|error| self.superblock_failed(&error))
+    }
+
+    fn superblock_failed(&self, error: &io::Error) -> Error {
+        Error::Failed(format!("could not write a superblock of {}: {error}", self.uri))
+    }
+
+    /// Durable when it resolves. Blocks, but on a simulated device.
+    pub(super) async fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(feature = "simulated")]
+        if let Some(written) = self.device.write_simulated(bytes, offset) {
+            return written.await;
+        }
+        self.device.write_durable(bytes, offset)
     }
 
     /// Reads `bytes` at `offset` of the device, both multiples of its block. An error is never taken for an end.
@@ -155,4 +172,10 @@ impl Volume {
     pub(super) fn corrupt(&self, position: u64, detail: &str) -> Error {
         Error::Corrupt { location: format!("{}, position {position}", self.uri), detail: detail.to_owned() }
     }
+}
+
+fn encoded(superblock: &Superblock) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::zeroed(superblock.block_bytes as usize);
+    buffer[..SLOT_BYTES].copy_from_slice(&superblock.encode());
+    buffer
 }

@@ -25,7 +25,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use host::work::Condition;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::aligned::AlignedBuffer;
@@ -53,9 +54,9 @@ pub(super) struct Shared {
     releaser: Releaser,
     state: Mutex<State>,
     /// A frame may be ready, or the log ends.
-    frames: Condvar,
+    frames: Condition,
     /// A trim is wanted, or the log ends.
-    keeping: Condvar,
+    keeping: Condition,
     /// Changes when room may have come back, or a trim is done.
     room: watch::Sender<()>,
     /// True once no thread touches the device any more.
@@ -100,6 +101,13 @@ impl Drop for Queued<'_> {
     }
 }
 
+/// What a thread does.
+#[derive(Clone, Copy)]
+enum Role {
+    Write,
+    Keep,
+}
+
 /// A frame on its way to the device.
 struct Job {
     frame: Frame<()>,
@@ -128,17 +136,17 @@ impl BlockWal {
                 idle: 0,
                 ending: Ending::No,
             }),
-            frames: Condvar::new(),
-            keeping: Condvar::new(),
+            frames: Condition::new(),
+            keeping: Condition::new(),
             room: watch::Sender::new(()),
             ended: watch::Sender::new(false),
         });
         // From here on the drop of the handle ends whatever was started.
         let wal = BlockWal { shared, turnstile: tokio::sync::Mutex::new(()), queued: AtomicUsize::new(0) };
-        wal.spawn("wal-keep", Shared::keep)?;
+        wal.spawn("wal-keep", Role::Keep)?;
         for index in 0..geometry.writes_max {
             wal.shared.state.lock().writers += 1;
-            if let Err(error) = wal.spawn(&format!("wal-write-{index}"), Shared::write_frames) {
+            if let Err(error) = wal.spawn(&format!("wal-write-{index}"), Role::Write) {
                 wal.shared.state.lock().writers -= 1;
                 return Err(error);
             }
@@ -146,15 +154,16 @@ impl BlockWal {
         Ok(wal)
     }
 
-    fn spawn(&self, name: &str, run: fn(&Shared)) -> Result<(), Error> {
+    fn spawn(&self, name: &str, role: Role) -> Result<(), Error> {
         let shared = self.shared.clone();
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                let _guard = FailOnPanic(&shared);
-                run(&shared);
-            })
-            .map(drop)
+        let body = move || async move {
+            let _guard = FailOnPanic(&shared);
+            match role {
+                Role::Write => shared.write_frames().await,
+                Role::Keep => shared.keep().await,
+            }
+        };
+        host::work::thread(name, body)
             .map_err(|error| Error::Failed(format!("cannot start a thread of the write-ahead log: {error}")))
     }
 
@@ -346,12 +355,12 @@ impl Shared {
     }
 
     /// A writer thread.
-    fn write_frames(&self) {
+    async fn write_frames(&self) {
         let Geometry { block, ring, frame_target, frame_max, .. } = *self.state.lock().layout.geometry();
         // What a frame usually takes: its last record may go beyond the target. A larger one gets a buffer for itself.
         let usual = (2 * frame_target).min(frame_max).next_multiple_of(block);
         let mut buffer = AlignedBuffer::zeroed(usual);
-        while let Some(job) = self.next_job() {
+        while let Some(job) = self.next_job().await {
             let bytes = job.frame.bytes(block);
             if bytes > buffer.len() {
                 buffer = AlignedBuffer::zeroed(bytes);
@@ -361,7 +370,7 @@ impl Shared {
             let Job { frame, pending, ticket, .. } = job;
             // The copy is made; what was appended need not be kept for the write.
             drop(frame);
-            match self.volume.device.write_durable(&buffer[..bytes], offset) {
+            match self.volume.write(&buffer[..bytes], offset).await {
                 Ok(()) => self.written(ticket, pending),
                 Err(error) => self.fail(
                     self.state.lock(),
@@ -396,7 +405,7 @@ impl Shared {
     }
 
     /// Waits for a frame. `None` ends the thread.
-    fn next_job(&self) -> Option<Job> {
+    async fn next_job(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
             if let Some(error) = self.releaser.failure() {
@@ -420,7 +429,7 @@ impl Shared {
                 return Some(job);
             }
             state.idle += 1;
-            self.frames.wait(&mut state);
+            state = self.frames.wait(&self.state, state).await;
             state.idle -= 1;
         }
     }
@@ -446,9 +455,9 @@ impl Shared {
     }
 
     /// The keeper thread: superblocks, one at a time; trims that come meanwhile share the next one.
-    fn keep(&self) {
-        while let Some(next) = self.next_superblock() {
-            let written = self.volume.write_superblock(&next);
+    async fn keep(&self) {
+        while let Some(next) = self.next_superblock().await {
+            let written = self.volume.write_superblock(&next).await;
             let mut state = self.state.lock();
             match written {
                 Ok(()) => {
@@ -465,7 +474,7 @@ impl Shared {
     }
 
     /// Waits until a superblock is to be written. `None`, once no writer is left, ends the thread.
-    fn next_superblock(&self) -> Option<Superblock> {
+    async fn next_superblock(&self) -> Option<Superblock> {
         let mut state = self.state.lock();
         loop {
             let durable = self.releaser.durable_end().0;
@@ -488,7 +497,7 @@ impl Shared {
             if ended && !matches!(state.ending, Ending::No) {
                 return None;
             }
-            self.keeping.wait(&mut state);
+            state = self.keeping.wait(&self.state, state).await;
         }
     }
 }
