@@ -102,21 +102,34 @@ impl Condition {
         self.condvar.notify_all();
     }
 
-    /// Gives `guard`, of `mutex`, away until somebody notifies, or for no reason.
-    pub async fn wait<'a, T>(&self, mutex: &'a Mutex<T>, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    /// Attempts until that gives something. An attempt has `mutex` locked; where it gives the guard back, the next one comes
+    /// after a notification, or for no reason.
+    pub async fn wait_until<'a, T, R>(
+        &self,
+        mutex: &'a Mutex<T>,
+        mut attempt: impl FnMut(MutexGuard<'a, T>) -> Result<R, MutexGuard<'a, T>>,
+    ) -> R {
         #[cfg(feature = "simulated")]
         if crate::simulated::current().is_some() {
-            let notified = self.notify.notified();
-            tokio::pin!(notified);
-            // From here on it hears of everything that is said.
-            notified.as_mut().enable();
-            drop(guard);
-            notified.await;
-            return mutex.lock();
+            loop {
+                let notified = self.notify.notified();
+                tokio::pin!(notified);
+                // From here on it hears of everything that is said.
+                notified.as_mut().enable();
+                if let Ok(done) = attempt(mutex.lock()) {
+                    return done;
+                }
+                notified.await;
+            }
         }
-        debug_assert!(std::ptr::eq(MutexGuard::mutex(&guard), mutex), "the guard is of this mutex");
-        self.condvar.wait(&mut guard);
-        guard
+        let mut guard = mutex.lock();
+        loop {
+            match attempt(guard) {
+                Ok(done) => return done,
+                Err(given_back) => guard = given_back,
+            }
+            self.condvar.wait(&mut guard);
+        }
     }
 }
 
@@ -144,11 +157,14 @@ mod tests {
         let other = shared.clone();
         let (done, is_done) = std::sync::mpsc::channel();
         let body = move || async move {
-            let mut state = other.state.lock();
-            while *state == 0 {
-                state = other.changed.wait(&other.state, state).await;
-            }
-            *state += 1;
+            let attempt = other.changed.wait_until(&other.state, |mut state| {
+                if *state == 0 {
+                    return Err(state);
+                }
+                *state += 1;
+                Ok(())
+            });
+            attempt.await;
             done.send(()).unwrap();
         };
         thread("waits", body).unwrap();

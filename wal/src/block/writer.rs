@@ -405,17 +405,20 @@ impl Shared {
     }
 
     /// Waits for a frame. `None` ends the thread.
-    async fn next_job(&self) -> Option<Job> {
-        let mut state = self.state.lock();
-        loop {
+    async fn next_job<'a>(&'a self) -> Option<Job> {
+        let mut idle = false;
+        let attempt = |mut state: MutexGuard<'a, State>| {
+            if std::mem::take(&mut idle) {
+                state.idle -= 1;
+            }
             if let Some(error) = self.releaser.failure() {
                 // Fenced, or failed by another thread: nothing is written any more.
                 self.fail(state, error);
-                return None;
+                return Ok(None);
             }
             match &state.ending {
-                Ending::Abandoned | Ending::Failed(_) => return None,
-                Ending::Closing if state.layout.is_idle() => return None,
+                Ending::Abandoned | Ending::Failed(_) => return Ok(None),
+                Ending::Closing if state.layout.is_idle() => return Ok(None),
                 _ => {}
             }
             let durable = self.releaser.durable_end().0;
@@ -426,12 +429,13 @@ impl Shared {
                 if more {
                     self.frames.notify_one();
                 }
-                return Some(job);
+                return Ok(Some(job));
             }
             state.idle += 1;
-            state = self.frames.wait(&self.state, state).await;
-            state.idle -= 1;
-        }
+            idle = true;
+            Err(state)
+        };
+        self.frames.wait_until(&self.state, attempt).await
     }
 
     /// Fixes the frame's place in the order of releases; under the lock, like the take.
@@ -474,9 +478,8 @@ impl Shared {
     }
 
     /// Waits until a superblock is to be written. `None`, once no writer is left, ends the thread.
-    async fn next_superblock(&self) -> Option<Superblock> {
-        let mut state = self.state.lock();
-        loop {
+    async fn next_superblock<'a>(&'a self) -> Option<Superblock> {
+        let attempt = |state: MutexGuard<'a, State>| {
             let durable = self.releaser.durable_end().0;
             let next = Superblock {
                 sequence: state.superblock.sequence + 1,
@@ -492,12 +495,13 @@ impl Shared {
                 Ending::Abandoned | Ending::Failed(_) => false,
             };
             if wanted && self.releaser.failure().is_none() {
-                return Some(next);
+                return Ok(Some(next));
             }
             if ended && !matches!(state.ending, Ending::No) {
-                return None;
+                return Ok(None);
             }
-            state = self.keeping.wait(&self.state, state).await;
-        }
+            Err(state)
+        };
+        self.keeping.wait_until(&self.state, attempt).await
     }
 }
