@@ -42,17 +42,22 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 /// From the start to the end, whoever asks for it, and whenever.
 async fn serve(options: Options) -> anyhow::Result<()> {
     let mut signals = startup::signals()?;
-    let running = tokio::select! {
-        running = startup::start(options) => running?,
+    let started = tokio::select! {
+        started = startup::start(options) => started,
         Some(name) = signals.next() => {
             // A life that it may have begun has served nobody, and is recovered like that of a crash.
             tracing::info!("{name} during the start: stopped");
             return Ok(());
         }
     };
-    // A broker serves also where nobody reads what it says.
-    let _ = writeln!(std::io::stdout(), "{}", running.banner());
-    let outcome = running.until_stopped(&mut signals).await;
+    let outcome = match started {
+        Ok(running) => {
+            // A broker serves also where nobody reads what it says.
+            let _ = writeln!(std::io::stdout(), "{}", running.banner());
+            running.until_stopped(&mut signals).await
+        }
+        Err(error) => Err(error),
+    };
     let Some(deposed) = outcome.as_ref().err().and_then(|error| error.downcast_ref::<rejoin::Deposed>())
     else {
         return outcome;

@@ -82,7 +82,12 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
         Err(error) => {
             // What was registered stays in the log as it is; the next start deals with it.
             let _ = metadata.close(false).await;
-            Err(error)
+            // A start that took long, or was stopped for a while, may have been taken for dead (J3).
+            let own = metadata.incarnation();
+            Err(match own.and_then(|own| rejoin::deposed(&metadata.image(), own, began.elapsed())) {
+                Some(deposed) => error.context(deposed),
+                None => error,
+            })
         }
     }
 }

@@ -3,7 +3,7 @@
 //! - **J1** From the moment at which it learns of the fence it acknowledges, serves and deletes nothing: its right to is
 //!   revoked first, and the process is replaced by one that knows nothing of its state (`exec`), with the same arguments.
 //! - **J2** Not in a loop: a life that was short is followed by a pause that grows.
-//! - **J3** Only who was fenced by others does so. One whose id another process has taken ends, as it was told to.
+//! - **J3** Only who was fenced by others does so, be it during its start. One whose id another process has taken ends, as it was told to.
 //! - **J4** Whoever is told to stop while it waits does not begin anew.
 
 use std::ffi::OsString;

@@ -1,5 +1,8 @@
 //! Three brokers of one store: one dies, one hangs and wakes up, under the load of an idempotent producer.
 
+use faults::{Fault, Operation, Rule};
+
+use crate::faults::store::behind_a_proxy;
 use crate::load::Load;
 use crate::process::{Ottla, Storage};
 
@@ -62,4 +65,22 @@ fn a_taken_id_is_refused() {
     let log = second.wait_for_failure();
     assert!(log.contains("broker 7 of s3://") && log.contains("is alive at"), "{log}");
     first.stop();
+}
+
+/// J3: whoever is taken for dead before it serves begins anew as well, and does not leave.
+#[test]
+fn a_broker_that_is_taken_for_dead_during_its_start_begins_anew() {
+    let mut first = Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE);
+    first.start();
+    let (_, proxy) = behind_a_proxy(Storage::BucketObject);
+    // It can register, and nothing else.
+    proxy.add(Rule::new(Operation::Put, Fault::Fail).under("meta/log").after(1));
+    let mut second = first.fellow().with(&["--s3-endpoint", &proxy.endpoint()]);
+    second.begin();
+    first.wait_until_logged("fencing: it");
+    proxy.heal();
+    second.wait_until_logged("starting again as a new incarnation");
+    second.wait_until_ready();
+    first.stop();
+    second.stop();
 }
