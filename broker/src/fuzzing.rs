@@ -99,6 +99,7 @@ pub mod peer {
             let beat = Beat {
                 from: life(1),
                 number: 9,
+                wall_ms: -3,
                 ailing: count == 0,
                 leaving: count == 1,
                 blind: count == 20,

@@ -1,6 +1,6 @@
 //! Two clocks: one that only goes on, and the one on the wall.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// CLOCK_BOOTTIME: monotonic, and it counts suspension.
 pub fn boottime() -> Duration {
@@ -18,8 +18,7 @@ pub fn wall() -> Duration {
     if let Some(machine) = crate::simulated::current() {
         return machine.wall();
     }
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    u64::try_from(now.tv_sec).map_or(Duration::ZERO, |seconds| Duration::new(seconds, now.tv_nsec as u32))
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The same in milliseconds.

@@ -27,6 +27,7 @@ use wal::Incarnation;
 use super::peers::Shared;
 use super::wire::{self, Answer};
 use super::{Config, Told};
+use crate::clocks::skew_ms;
 use crate::metadata::image::Listener;
 
 /// Failures in a row after which the pause doubles, and so on. No option: it only shapes what the pauses bound.
@@ -99,12 +100,15 @@ impl Link {
             let news = *self.news.borrow_and_update();
             correlation_id = correlation_id.wrapping_add(1);
             let limit = self.shared.config.request_timeout;
+            let asked_ms = host::clock::wall_ms();
             let asked = timeout(limit, self.ask(&mut from, &mut to, correlation_id)).await;
             match asked.unwrap_or(Err(Failure::Silent(limit))) {
                 Ok(answer) => {
+                    let skew_ms = skew_ms(asked_ms, answer.beat.wall_ms, host::clock::wall_ms());
                     if let Err(failure) = self.shared.answered(self.to, &self.address, answer, Told(news)) {
                         return failure;
                     }
+                    self.shared.saw_clock(self.to, skew_ms);
                 }
                 Err(failure) => return failure,
             }

@@ -23,9 +23,13 @@ use super::detector::{Detector, Member, Verdict, Verdicts};
 use super::link::{Failure, Link};
 use super::wire::{Answer, Beat, Heartbeat, Reply};
 use super::{Config, Told};
+use crate::clocks::SKEW_MAX;
 use crate::metadata::image::Listener;
 use crate::metadata::{Metadata, cluster_id};
 use crate::tasks::Tasks;
+
+/// How often people are told that two clocks are apart, as long as they are. No option: it is only about the log.
+const CLOCK_TOLD_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// This broker among the others. See the [module](super).
 #[derive(Debug)]
@@ -78,6 +82,8 @@ struct LinkState {
     failure: Option<(Instant, String)>,
     /// It said that it does not reach this broker.
     misses_us: bool,
+    /// When people were told that its clock and ours are apart, as long as they are.
+    clock_told: Option<Instant>,
 }
 
 impl Peers {
@@ -234,6 +240,7 @@ impl Watch {
         shared.detector.lock().members(shared.now(), members);
         let mut links = shared.links.lock();
         links.retain(|life, _| image.is_live(*life));
+        shared.metadata.skews.keep(|life| image.is_live(life));
         for (life, _, info) in lives() {
             links.entry(life).or_insert_with(|| {
                 let running = closing.child_token();
@@ -253,6 +260,7 @@ impl Watch {
                     told: Told(0),
                     failure: None,
                     misses_us: false,
+                    clock_told: None,
                 }
             });
         }
@@ -304,6 +312,7 @@ impl Shared {
         Beat {
             from: self.own,
             number: self.metadata.image().number(),
+            wall_ms: host::clock::wall_ms(),
             ailing: !self.right.holds(),
             leaving: self.leaving.load(Ordering::SeqCst),
             blind,
@@ -388,6 +397,28 @@ impl Shared {
         link.misses_us = misses_us;
     }
 
+    /// The clock of `life` is ahead of ours by so much.
+    pub fn saw_clock(&self, life: Incarnation, skew_ms: i64) {
+        let mut links = self.links.lock();
+        let Some(link) = links.get_mut(&life) else { return };
+        self.metadata.skews.saw(life, skew_ms);
+        let skew = Duration::from_millis(skew_ms.unsigned_abs());
+        let Incarnation { broker, epoch } = life;
+        if skew <= SKEW_MAX {
+            if link.clock_told.take().is_some() {
+                info!("the clock of broker {broker} (epoch {epoch}) agrees with this broker's again");
+            }
+        } else if link.clock_told.is_none_or(|told| told.elapsed() >= CLOCK_TOLD_INTERVAL) {
+            link.clock_told = Some(Instant::now());
+            let which = if skew_ms > 0 { "ahead of" } else { "behind" };
+            warn!(
+                "the clock of broker {broker} (epoch {epoch}) is {} {which} this broker's: records get wrong \
+                 timestamps, and retention goes by them; both should be set by one time service (NTP)",
+                roughly(skew)
+            );
+        }
+    }
+
     pub fn told(&self, life: Incarnation) -> Option<Told> {
         self.links.lock().get(&life).map(|link| link.told)
     }
@@ -420,6 +451,16 @@ fn shown(address: &Listener) -> String {
     crate::options::HostPort { host: address.host.to_string(), port: address.port }.to_string()
 }
 
+/// A time in two units.
+fn roughly(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match (seconds / 3600, seconds % 3600 / 60) {
+        (0, 0) => format!("{:.1} s", time.as_secs_f64()),
+        (0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (hours, minutes) => format!("{hours} h {minutes} min"),
+    }
+}
+
 /// Tells people what has changed.
 fn say(before: &Verdicts, now: &Verdicts) {
     for (life, verdict) in now.iter().filter(|(life, verdict)| before.of(*life) != Some(*verdict)) {
@@ -431,5 +472,19 @@ fn say(before: &Verdicts, now: &Verdicts) {
     }
     for (life, _) in before.iter().filter(|(life, _)| now.of(*life).is_none()) {
         info!("broker {} (epoch {}) is no longer suspected", life.broker, life.epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let told = |seconds| roughly(Duration::from_secs_f64(seconds));
+        assert_eq!(told(7.25), "7.2 s");
+        assert_eq!(told(61.9), "1 min 1 s");
+        assert_eq!(told(5.0 * 3600.0 - 0.5), "4 h 59 min");
+        assert_eq!(roughly(Duration::from_millis(u64::MAX)), "5124095576030 h 25 min");
     }
 }

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | from: broker, epoch | 4 + 8 |
 //! | number of the last metadata entry that it knows of | 8 |
+//! | its wall clock, in milliseconds since the Unix epoch | 8 |
 //! | flags: 1 ailing, 2 leaving, 4 blind, 8 unreached; others must be 0 | 1 |
 //! | suspects: count, then broker and epoch of each; ascending; at most [`SUSPECTS_MAX`] | 4 + 12 each |
 //!
@@ -61,7 +62,7 @@ pub const SUSPECTS_MAX: usize = 1_024;
 pub const MESSAGE_BYTES_MAX: usize = 2 + 16 + 12 + BEAT_BYTES_MIN + SUSPECTS_MAX * INCARNATION_BYTES;
 
 const INCARNATION_BYTES: usize = 12;
-const BEAT_BYTES_MIN: usize = INCARNATION_BYTES + 8 + 1 + 4;
+const BEAT_BYTES_MIN: usize = INCARNATION_BYTES + 8 + 8 + 1 + 4;
 
 /// Correlation id.
 const RESPONSE_HEADER_BYTES: usize = 4;
@@ -82,6 +83,8 @@ pub struct Beat {
     pub from: Incarnation,
     /// Of the last entry of the metadata log that it knows of: a hint to whoever is behind.
     pub number: u64,
+    /// What its wall clock shows.
+    pub wall_ms: i64,
     /// It cannot reach the store.
     pub ailing: bool,
     /// It is about to close its listener.
@@ -140,6 +143,7 @@ impl Beat {
         assert!(self.suspects.len() <= SUSPECTS_MAX, "whoever makes a beat bounds it");
         to.incarnation(self.from);
         to.u64(self.number);
+        to.i64(self.wall_ms);
         let flags = [
             (self.ailing, flag::AILING),
             (self.leaving, flag::LEAVING),
@@ -152,7 +156,7 @@ impl Beat {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Beat, Malformed> {
-        let (who, number, flags) = (from.incarnation()?, from.u64()?, from.u8()?);
+        let (who, number, wall_ms, flags) = (from.incarnation()?, from.u64()?, from.i64()?, from.u8()?);
         if flags > flag::AILING | flag::LEAVING | flag::BLIND | flag::UNREACHED {
             return Err(from.malformed("unknown flags of a beat"));
         }
@@ -164,6 +168,7 @@ impl Beat {
         Ok(Beat {
             from: who,
             number,
+            wall_ms,
             ailing: is(flag::AILING),
             leaving: is(flag::LEAVING),
             blind: is(flag::BLIND),
@@ -254,6 +259,7 @@ mod tests {
         Beat {
             from: life(3, 0x1122),
             number: 0x0102_0304,
+            wall_ms: 0x0a0b_0c0d,
             ailing: true,
             leaving: false,
             blind: true,
@@ -269,7 +275,8 @@ mod tests {
     #[test]
     fn the_encodings_stay_as_they_are() {
         let cluster = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
-        let said = "030000002211000000000000040302010000000005020000000100000005000000000000000200000009\
+        let said = "0300000022110000000000000403020100000000\
+                    0d0c0b0a0000000005020000000100000005000000000000000200000009\
                     00000000000000";
         let request = Heartbeat { cluster, to: life(7, 8), beat: beat() };
         assert_eq!(
@@ -304,7 +311,7 @@ mod tests {
         assert!(bytes.len() <= MESSAGE_BYTES_MAX);
         assert_eq!(Answer::decode(&bytes), Ok(whole));
         // One more, by hand: the encoder refuses to.
-        let at = 2 + 16 + INCARNATION_BYTES + 9;
+        let at = 2 + 16 + INCARNATION_BYTES + 17;
         let mut more = bytes.clone();
         more[at..at + 4].copy_from_slice(&(SUSPECTS_MAX as u32 + 1).to_le_bytes());
         more.extend(u32::MAX.to_le_bytes());
@@ -324,13 +331,13 @@ mod tests {
         fn what_is_written_is_read_back_and_nothing_else_is(
             ids in proptest::collection::btree_set((any::<u32>(), any::<u64>()), 0..20),
             (from, to) in ((any::<u32>(), any::<u64>()), (any::<u32>(), any::<u64>())),
-            number in any::<u64>(),
+            (number, wall_ms) in (any::<u64>(), any::<i64>()),
             flags in any::<[bool; 4]>(),
             (cut, flip) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
         ) {
             let suspects = ids.into_iter().map(|(broker, epoch)| life(broker, epoch)).collect();
             let [ailing, leaving, blind, unreached] = flags;
-            let beat = Beat { from: life(from.0, from.1), number, ailing, leaving, blind, unreached, suspects };
+            let beat = Beat { from: life(from.0, from.1), number, wall_ms, ailing, leaving, blind, unreached, suspects };
             let heartbeat = Heartbeat { cluster: Uuid::from_u128(7), to: life(to.0, to.1), beat };
             let bytes = heartbeat.encode();
             prop_assert_eq!(Heartbeat::decode(&bytes), Ok(heartbeat));

@@ -267,7 +267,11 @@ async fn run(setting: Setting, messages: mpsc::Receiver<Message>, loaded: watch:
 
 impl Actor {
     fn now(&self) -> Now {
-        Now { tick_ms: self.started.elapsed().as_millis() as u64, wall_ms: host::clock::wall_ms() }
+        Now {
+            tick_ms: self.started.elapsed().as_millis() as u64,
+            wall_ms: host::clock::wall_ms(),
+            outvoted: self.surroundings.clock_is_outvoted(),
+        }
     }
 
     async fn serve(

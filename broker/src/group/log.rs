@@ -76,6 +76,9 @@ pub trait Surroundings: Send + Sync + Debug + 'static {
     /// Whether this broker leads the partition and is not about to hand it over.
     fn is_current(&self, partition: i32) -> bool;
 
+    /// Whether other brokers' clocks speak against this one's ([`crate::clocks`]).
+    fn clock_is_outvoted(&self) -> bool;
+
     /// The topic that has the name now.
     fn topic(&self, name: &str) -> Option<KnownTopic>;
 

@@ -21,7 +21,7 @@
 //!   commit for a topic that was deleted and made again is not buried by the tombstone of its predecessor's.)
 //! - **C3** Every group with a deadline is in the timer heap at that deadline or earlier.
 //! - **C4** is `rewrite`'s.
-//! - **C5** Nothing goes for its age by a wall clock that has just jumped ahead ([`Clocks`]), nor by a later reading of it than
+//! - **C5** Nothing goes for its age by a wall clock that has just jumped ahead or is outvoted ([`crate::clocks`]), nor by a later reading of it than
 //!   the one that was believed.
 //!
 //! Reading order: this file, `shard/entry.rs`, `shard/placing.rs`, `shard/removal.rs`, `shard/rewrite.rs`.

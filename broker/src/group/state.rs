@@ -58,6 +58,8 @@ pub struct Now {
     pub tick_ms: u64,
     /// Milliseconds since the Unix epoch; only ever recorded.
     pub wall_ms: i64,
+    /// Other brokers' clocks speak against that one.
+    pub outvoted: bool,
 }
 
 /// Names a request that waits for its answer. Never reused by one coordinator.

@@ -56,6 +56,10 @@ impl Surroundings for BrokerSurroundings {
         Ok(topic.partitions.len() as i32)
     }
 
+    fn clock_is_outvoted(&self) -> bool {
+        self.metadata.skews.outvote_us()
+    }
+
     fn offsets_partitions(&self) -> Option<i32> {
         self.offsets_topic().map(|topic| topic.partitions.len() as i32)
     }

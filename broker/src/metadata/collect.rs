@@ -118,7 +118,8 @@ impl Catalog for Metadata {
 
     fn believed_ms(&self) -> Option<i64> {
         let now_ms = host::clock::wall_ms();
-        self.clocks.lock().look(self.opened.elapsed(), now_ms).then_some(now_ms)
+        let steady = self.clocks.lock().look(self.opened.elapsed(), now_ms);
+        (steady && !self.skews.outvote_us()).then_some(now_ms)
     }
 
     fn is_caretaker(&self) -> bool {

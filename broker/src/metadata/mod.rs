@@ -68,7 +68,7 @@ use command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned,
 use image::{Config, Listener};
 use lease::{Lease, standing};
 
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, Skews};
 use crate::tasks::Tasks;
 
 impl Machine for Image {
@@ -256,6 +256,8 @@ pub struct Metadata {
     opened: Instant,
     /// The collector's.
     clocks: Mutex<Clocks>,
+    /// As the links to the other brokers find them.
+    pub(crate) skews: Skews,
     closing: CancellationToken,
     riders: rider::Riders,
     pub(crate) tasks: Tasks,
@@ -275,6 +277,7 @@ impl Metadata {
             refill: Semaphore::new(1),
             opened: Instant::now(),
             clocks: Mutex::default(),
+            skews: Skews::default(),
             closing: CancellationToken::new(),
             riders: rider::Riders::default(),
             tasks: Tasks::default(),

@@ -179,6 +179,7 @@ fn beat(from: Incarnation) -> Beat {
     Beat {
         from,
         number: 0,
+        wall_ms: 0,
         ailing: false,
         leaving: false,
         blind: false,

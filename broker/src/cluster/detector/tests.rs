@@ -15,6 +15,7 @@ fn beat(broker: u32, suspects: &[u32]) -> Beat {
     Beat {
         from: life(broker),
         number: 100,
+        wall_ms: 0,
         ailing: false,
         leaving: false,
         blind: false,

@@ -114,7 +114,8 @@ impl Shard {
     /// clock is not to be believed, no offset goes for its age (C5).
     pub fn check_retention(&mut self, now: Now, topic_id: &dyn Fn(&str) -> Option<Uuid>, out: &mut Output) {
         self.next_check = now.tick_ms + self.check_interval_ms();
-        let believed = self.clocks.look(Duration::from_millis(now.tick_ms), now.wall_ms);
+        let steady = self.clocks.look(Duration::from_millis(now.tick_ms), now.wall_ms);
+        let believed = steady && !now.outvoted;
         let (mut over, mut some) = (Vec::new(), Vec::new());
         for (id, entry) in &self.groups {
             let expired = self.expired(entry, now.wall_ms);

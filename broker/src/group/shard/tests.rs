@@ -76,7 +76,7 @@ impl Walk {
         Walk {
             shard: shard(),
             history: History::new(FLOOR, FACTOR),
-            now: Now { tick_ms: 0, wall_ms: 1_700_000_000_000 },
+            now: Now { tick_ms: 0, wall_ms: 1_700_000_000_000, outvoted: false },
             topics: (0..3).map(|topic| (format!("t{topic}"), Uuid::from_u128(topic + 1))).collect(),
             next_waiter: 0,
             queue: VecDeque::new(),
@@ -515,8 +515,13 @@ fn behaviour_96_a_clock_that_jumps_ahead_expires_nothing_until_it_stays_there() 
     walk.settle();
     let left: Vec<_> = walk.state().offsets.into_keys().map(|(group, (_, at))| (group, at)).collect();
     assert_eq!(left, [(id(0), 1)]);
-    // It stays there.
+    // It stays there, and nobody speaks against it.
+    walk.now.outvoted = true;
     walk.step(Op::Pass(20_000));
+    walk.step(Op::Pass(20_000));
+    walk.settle();
+    assert_eq!(walk.state().offsets.len(), 1);
+    walk.now.outvoted = false;
     walk.step(Op::Pass(20_000));
     walk.settle();
     assert_eq!(walk.state(), Model::default());

@@ -22,7 +22,7 @@ pub struct Driver {
 
 impl Driver {
     pub fn new() -> Driver {
-        let now = Now { tick_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let now = Now { tick_ms: 1_000_000, wall_ms: 1_700_000_000_000, outvoted: false };
         Driver {
             group: Group::new(Arc::from("g"), now),
             now,

@@ -105,8 +105,13 @@ impl Partitions {
             }
             pause = interval;
             let ms = wall_clock_ms();
-            let now = Now { ms, believed: clocks.look(began.elapsed(), ms) };
-            if !now.believed {
+            let (steady, outvoted) = (clocks.look(began.elapsed(), ms), self.metadata.skews.outvote_us());
+            let now = Now { ms, believed: steady && !outvoted };
+            if outvoted {
+                tracing::warn!(
+                    "this broker's clock is ahead of those of too many others: nothing goes for its age until they agree"
+                );
+            } else if !steady {
                 tracing::debug!(
                     "the clock is new or has jumped: nothing goes for its age in this pass of retention"
                 );

@@ -1,5 +1,7 @@
-//! Bad input gets a clear answer and harms nobody else: hostile peers, damaged and foreign files, stores that fail.
+//! Bad input gets a clear answer and harms nobody else: hostile peers, damaged and foreign files, stores that fail, clocks that
+//! are hours apart.
 
+mod clocks;
 mod damage;
 mod gate;
 mod hostile_peers;

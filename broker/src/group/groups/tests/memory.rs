@@ -253,6 +253,10 @@ impl Surroundings for Memory {
         true
     }
 
+    fn clock_is_outvoted(&self) -> bool {
+        false
+    }
+
     fn led_epoch(&self, _partition: i32) -> Option<i32> {
         Some(0)
     }
