@@ -22,11 +22,12 @@
 //!   A volume is opened under a new owner only if its last one is still the one that was found when the volume was taken:
 //!   whoever decides whether that one can write no more has looked at the right one (B2).
 //!
-//! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
-//! `writer`, `recovery`.
+//! - **V8** Where the device has persistent reservations an owner takes one before its first write ([`reservation`], B1 (a));
+//!   a write that is refused for it fences the log. Without one a volume that two hosts can reach is fenced by the lease of
+//!   [`AckRight`] alone, which is B1 (b).
 //!
-//! Not here: persistent reservations (B1 (a)). A volume that two hosts can reach is fenced by the lease of
-//! [`AckRight`], which is B1 (b).
+//! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
+//! `writer`, `recovery`, [`reservation`].
 
 mod aligned;
 pub mod device;
@@ -36,10 +37,12 @@ pub(crate) mod fuzzing;
 pub mod inspect;
 mod layout;
 mod recovery;
+pub mod reservation;
 mod superblock;
 mod volume;
 mod writer;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -50,6 +53,7 @@ use uuid::Uuid;
 use self::device::{Access, Device, FileDevice};
 use self::layout::Geometry;
 use self::recovery::{BlockRecovery, Scan};
+use self::reservation::{Claimed, Held, PathReservations, Reservable};
 use self::superblock::Superblock;
 use self::volume::Volume;
 use self::writer::{BlockWal, Shared};
@@ -82,6 +86,8 @@ pub struct Config {
     /// How long the making of a new file may write zeroes. What is left is zeroed by use, at the price of slower first
     /// writes there. Default 200 ms.
     pub zeroing_time_max: Duration,
+    /// Whether the device's persistent reservation is taken. Default: where it has them.
+    pub reservation: reservation::Use,
 }
 
 impl Default for Config {
@@ -94,6 +100,7 @@ impl Default for Config {
             gather_bytes: 32 << 10,
             pending_bytes_max: 64 << 20,
             zeroing_time_max: Duration::from_millis(200),
+            reservation: reservation::Use::default(),
         }
     }
 }
@@ -162,6 +169,11 @@ pub struct BlockMedium {
     last_owner: Mutex<Option<LastOwner>>,
     /// The log that was opened last.
     live: Mutex<Weak<Shared>>,
+    reservations: Option<Arc<dyn Reservable>>,
+    /// Nothing but a reservation keeps the last owner from writing: without one there is no log.
+    relies_on_reservation: AtomicBool,
+    /// Nobody else writes to the volume, by the operator's word: whoever holds a reservation is a leftover.
+    anybodys: AtomicBool,
 }
 
 impl BlockMedium {
@@ -180,7 +192,19 @@ impl BlockMedium {
         let access = Access::Own { capacity, zeroing_max: config.zeroing_time_max };
         let device = FileDevice::open(&path, access)?;
         tracing::info!(volume = device.describe(), "opened the write-ahead log's volume");
-        BlockMedium::own(Arc::new(device), uri.clone(), capacity, cluster, config)
+        let reservations = reservations_at(&path, &config);
+        if reservations.is_none() && config.reservation == reservation::Use::Required {
+            return Err(Error::Refused(format!(
+                "the write-ahead log {uri} is no block device and has no persistent reservations, which are required"
+            )));
+        }
+        let medium = BlockMedium::own(Arc::new(device), uri.clone(), capacity, cluster, config)?;
+        Ok(BlockMedium { reservations, ..medium })
+    }
+
+    /// With a way to the device's reservations that the caller brings.
+    pub fn with_reservations(self, reservations: Arc<dyn Reservable>) -> BlockMedium {
+        BlockMedium { reservations: Some(reservations), ..self }
     }
 
     /// The volume of a dead broker, to recover it from another one. Needs no lock, since its owner is fenced by the
@@ -195,9 +219,46 @@ impl BlockMedium {
         };
         let volume =
             Volume { device: Arc::new(FileDevice::open(&path, Access::Read)?), uri: uri.clone(), cluster };
-        let last_owner = Mutex::new(volume.superblock()?.and_then(|superblock| superblock.last_owner()));
-        let (owned, fresh) = (false, Mutex::new(false));
-        Ok(BlockMedium { volume, config, owned, fresh, last_owner, live: Mutex::default() })
+        let last_owner = volume.superblock()?.and_then(|superblock| superblock.last_owner());
+        let reservations = reservations_at(&path, &config);
+        let medium = BlockMedium::of(volume, config, false, false, last_owner);
+        Ok(BlockMedium { reservations, ..medium })
+    }
+
+    /// Like [`BlockMedium::for_recovery`], on a device that the caller brings.
+    ///
+    /// # Errors
+    /// As [`BlockMedium::for_recovery`].
+    pub fn for_recovery_on_device(
+        device: Arc<dyn Device>,
+        uri: Uri,
+        cluster: Uuid,
+        config: Config,
+    ) -> Result<BlockMedium, Error> {
+        config.validate()?;
+        let volume = Volume { device, uri, cluster };
+        let last_owner = volume.superblock()?.and_then(|superblock| superblock.last_owner());
+        Ok(BlockMedium::of(volume, config, false, false, last_owner))
+    }
+
+    fn of(
+        volume: Volume,
+        config: Config,
+        owned: bool,
+        fresh: bool,
+        last_owner: Option<LastOwner>,
+    ) -> BlockMedium {
+        BlockMedium {
+            volume,
+            config,
+            owned,
+            fresh: Mutex::new(fresh),
+            last_owner: Mutex::new(last_owner),
+            live: Mutex::default(),
+            reservations: None,
+            relies_on_reservation: AtomicBool::new(false),
+            anybodys: AtomicBool::new(false),
+        }
     }
 
     /// Who had it last when it was taken, or whom it was opened for since.
@@ -238,9 +299,84 @@ impl BlockMedium {
                 "the volume keeps the capacity that it was made with"
             );
         }
-        let fresh = Mutex::new(found.is_none());
-        let last_owner = Mutex::new(found.and_then(|superblock| superblock.last_owner()));
-        Ok(BlockMedium { volume, config, owned: true, fresh, last_owner, live: Mutex::default() })
+        let last_owner = found.and_then(|superblock| superblock.last_owner());
+        Ok(BlockMedium::of(volume, config, true, found.is_none(), last_owner))
+    }
+
+    /// Shuts the last owner out of the device for good, if it holds its reservation: it must be fenced in the metadata. What
+    /// it acknowledged is on the volume when this returns (P3, P4 of [`reservation`]).
+    ///
+    /// # Errors
+    /// Why that is not certain; then its lease has to be waited out.
+    pub async fn shut_out(&self, of: Incarnation) -> Result<(), String> {
+        self.reserving(move |device| reservation::shut_out(device, of)).await?;
+        tokio::time::sleep(reservation::SETTLE_WAIT).await;
+        Ok(())
+    }
+
+    /// Whether [`BlockMedium::shut_out`] may succeed, without shutting anybody out. Blocks.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn prepare_to_shut_out(&self, of: Incarnation) -> Result<(), String> {
+        let device = self.reservations.as_deref().ok_or_else(no_device)?;
+        reservation::prepare(device, of)
+    }
+
+    /// Nothing but a reservation keeps the last owner from writing: without one [`Medium::open`] refuses.
+    pub fn rely_on_reservation(&self) {
+        self.relies_on_reservation.store(true, Ordering::Relaxed);
+    }
+
+    /// The operator says that no other host can write to the volume: whoever holds a reservation is a leftover.
+    pub fn is_detached_elsewhere(&self) {
+        self.anybodys.store(true, Ordering::Relaxed);
+    }
+
+    async fn reserving(
+        &self,
+        run: impl FnOnce(&dyn Reservable) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), String> {
+        let device = self.reservations.clone().ok_or_else(no_device)?;
+        let done = host::work::blocking(move || run(&*device));
+        // A thread that hangs in the kernel is left behind.
+        match tokio::time::timeout(RESERVING_TIMEOUT, done).await {
+            Ok(done) => done.map_err(|error| error.to_string())?,
+            Err(_) => Err(format!("the device did not answer within {RESERVING_TIMEOUT:?}")),
+        }
+    }
+
+    /// V8. Blocks.
+    fn reserve(
+        reservations: Option<Arc<dyn Reservable>>,
+        volume: &Volume,
+        owner: Incarnation,
+        last: Option<Incarnation>,
+        reserving: &Reserving,
+    ) -> Result<Option<Held>, Error> {
+        let claimed = match &reservations {
+            Some(device) => reservation::claim(&**device, owner, last, reserving.anybodys),
+            None => Claimed::Without(no_device()),
+        };
+        match (claimed, reservations) {
+            (Claimed::Held, Some(device)) => {
+                tracing::info!(uri = %volume.uri, "holds the device's persistent reservation: no other host can write to it");
+                Ok(Some(Held::new(device, owner)))
+            }
+            (Claimed::Taken, _) => Err(volume.refuse(format!(
+                "is reserved on its device by somebody who is not its last owner ({}): see who with `sg_persist --in \
+                 --read-keys` or `nvme resv-report`. If no other host writes to it, start with --wal-detached, this once",
+                last.map_or_else(|| "it has none".to_owned(), |last| format!("broker {}", last.broker))
+            ))),
+            (Claimed::Without(reason), _) if reserving.required => Err(volume.refuse(format!(
+                "has no persistent reservation, without which another host may still write to it: {reason}"
+            ))),
+            (Claimed::Without(reason), Some(_)) => {
+                tracing::info!(uri = %volume.uri, "no persistent reservation, the lease alone keeps other hosts out: {reason}");
+                Ok(None)
+            }
+            (_, None) => Ok(None),
+        }
     }
 
     /// Reads the superblock and decides what there is to recover. Blocks.
@@ -296,7 +432,10 @@ impl BlockMedium {
         expected: Option<Incarnation>,
         claims_no_owner: bool,
         right: Arc<AckRight>,
+        reserving: Reserving,
     ) -> Result<BlockWal, Error> {
+        let held =
+            BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, expected, &reserving)?;
         let Some(found) = volume.superblock()? else {
             return Err(volume.refuse("was wiped while it was in use; start again".into()));
         };
@@ -335,8 +474,30 @@ impl BlockMedium {
         volume.write_superblock(&superblock).await?;
         superblock.sequence += 1;
         volume.write_superblock(&superblock).await?;
-        BlockWal::start(volume, superblock, geometry, right)
+        BlockWal::start(volume, superblock, geometry, right, held)
     }
+}
+
+/// How a log's owner goes about its device's reservation.
+struct Reserving {
+    reservations: Option<Arc<dyn Reservable>>,
+    required: bool,
+    anybodys: bool,
+}
+
+/// How long a device may take to answer when an owner is shut out, before its lease is waited out instead. No option: as
+/// long as a lease is at most, or so.
+const RESERVING_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn reservations_at(path: &std::path::Path, config: &Config) -> Option<Arc<dyn Reservable>> {
+    if config.reservation == reservation::Use::Off {
+        return None;
+    }
+    PathReservations::open(path).map(|device| Arc::new(device) as Arc<dyn Reservable>)
+}
+
+fn no_device() -> String {
+    "persistent reservations are a block device's, and not switched off (wal-reservation)".to_owned()
 }
 
 #[async_trait]
@@ -380,8 +541,12 @@ impl Medium for BlockMedium {
         let (volume, config) = (self.volume.clone(), self.config.clone());
         let claims_no_owner = vacated.claims_no_owner();
         let expected = self.last_owner().map(|last| last.incarnation);
+        let required = self.config.reservation == reservation::Use::Required
+            || self.relies_on_reservation.load(Ordering::Relaxed);
+        let anybodys = self.anybodys.load(Ordering::Relaxed);
+        let reserving = Reserving { reservations: self.reservations.clone(), required, anybodys };
         let wal = apart(async move {
-            BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right).await
+            BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right, reserving).await
         })
         .await?;
         *self.fresh.lock() = false;

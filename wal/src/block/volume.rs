@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::BLOCK_BYTES_MAX;
 use super::aligned::AlignedBuffer;
 use super::device::Device;
+use super::reservation;
 use super::superblock::{Pair, RING_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Slot, Superblock, slot_offset};
 use crate::{Error, Uri};
 
@@ -114,10 +115,17 @@ impl Volume {
             durable: 0,
             reach: 0,
         };
-        self.write_superblock_now(&superblock)?;
         let second = Superblock { sequence: 1, ..superblock };
-        self.write_superblock_now(&second)?;
-        Ok(second)
+        let written =
+            self.write_superblock_now(&superblock).and_then(|()| self.write_superblock_now(&second));
+        match written {
+            Err(Error::Fenced(_)) => Err(self.refuse(
+                "is blank, but reserved on its device by some host: clear the reservation first (from a host that is registered, \
+                 `sg_persist --out --clear` or `nvme resv-release --rrela=1`), or name another device"
+                    .into(),
+            )),
+            written => written.map(|()| second),
+        }
     }
 
     /// Takes back a [`Volume::format`] that should not have been.
@@ -144,6 +152,9 @@ impl Volume {
     }
 
     fn superblock_failed(&self, error: &io::Error) -> Error {
+        if reservation::is_refusal(error) {
+            return reservation::taken();
+        }
         Error::Failed(format!("could not write a superblock of {}: {error}", self.uri))
     }
 

@@ -14,6 +14,7 @@
 //!
 //! The first failed write or flush fails the log for good: nothing is tried again, since after a failed flush nobody
 //! knows what the device still holds. Frames under way end as they may, nothing behind the failed one is acknowledged.
+//! One that the device refuses because another broker took its reservation fails it as fenced (V8).
 //!
 //! # Cancellation, crash
 //!
@@ -23,6 +24,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use host::work::Condition;
@@ -32,9 +34,11 @@ use tokio::sync::watch;
 use super::aligned::AlignedBuffer;
 use super::frame::Header;
 use super::layout::{Frame, Geometry, Layout};
+use super::reservation::{self, Held};
 use super::superblock::{RING_OFFSET, Superblock};
 use super::volume::Volume;
 use crate::release::{Releaser, Ticket};
+use crate::right::boottime;
 use crate::{AckRight, Append, AppendCompletion, AppendError, Error, Position, Record, Status, Wal};
 
 /// The handle. Its drop ends the threads.
@@ -50,6 +54,8 @@ pub(super) struct BlockWal {
 #[derive(Debug)]
 pub(super) struct Shared {
     volume: Volume,
+    /// The device's reservation, if this log has it.
+    held: Option<Held>,
     right: Arc<AckRight>,
     releaser: Releaser,
     state: Mutex<State>,
@@ -123,9 +129,11 @@ impl BlockWal {
         superblock: Superblock,
         geometry: Geometry,
         right: Arc<AckRight>,
+        held: Option<Held>,
     ) -> Result<BlockWal, Error> {
         let shared = Arc::new(Shared {
             volume,
+            held,
             releaser: Releaser::new(right.clone(), Position(superblock.trim))?,
             right,
             state: Mutex::new(State {
@@ -370,15 +378,14 @@ impl Shared {
             let Job { frame, pending, ticket, .. } = job;
             // The copy is made; what was appended need not be kept for the write.
             drop(frame);
-            match self.volume.write(&buffer[..bytes], offset).await {
+            let began = self.held.as_ref().map(|_| boottime());
+            let written = self.volume.write(&buffer[..bytes], offset).await;
+            match written
+                .map_err(|error| self.refused(&error, bytes, offset))
+                .and_then(|()| self.settle(began))
+            {
                 Ok(()) => self.written(ticket, pending),
-                Err(error) => self.fail(
-                    self.state.lock(),
-                    Error::Failed(format!(
-                        "could not write {bytes} bytes at {offset} of {}: {error}; restart the broker, and look at the device",
-                        self.volume.uri
-                    )),
-                ),
+                Err(error) => self.fail(self.state.lock(), error),
             }
             if buffer.len() > usual {
                 buffer = AlignedBuffer::zeroed(usual);
@@ -386,6 +393,26 @@ impl Shared {
         }
         self.state.lock().writers -= 1;
         self.wake_all();
+    }
+
+    fn refused(&self, error: &std::io::Error, bytes: usize, offset: u64) -> Error {
+        if reservation::is_refusal(error) {
+            return reservation::taken();
+        }
+        Error::Failed(format!(
+            "could not write {bytes} bytes at {offset} of {}: {error}; restart the broker, and look at the device",
+            self.volume.uri
+        ))
+    }
+
+    /// A write under a reservation that was slow counts only if the reservation still holds (P4).
+    fn settle(&self, began: Option<Duration>) -> Result<(), Error> {
+        match (&self.held, began) {
+            (Some(held), Some(began)) if boottime().saturating_sub(began) > reservation::SETTLE => {
+                held.confirm()
+            }
+            _ => Ok(()),
+        }
     }
 
     fn written(&self, ticket: Ticket, pending: usize) {
@@ -472,6 +499,9 @@ impl Shared {
                 }
                 Err(error) => self.fail(state, error),
             }
+        }
+        if let Some(held) = self.held.as_ref().filter(|_| self.state.lock().superblock.released) {
+            held.release();
         }
         self.ended.send_replace(true);
         self.room.send_replace(());
