@@ -35,6 +35,7 @@ pub mod failover;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod group;
+pub mod machine;
 pub mod media;
 pub mod metadata;
 pub mod options;

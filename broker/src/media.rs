@@ -8,10 +8,13 @@
 //!
 //! - **M1** Recovery only reads a volume. Whoever writes to one has taken it with [`Media::ours`].
 //! - **M2** [`Opened::exclusive`] is claimed only on proof that nobody writes to the log any more: the epochs of an object
-//!   log; the last word of an owner that closed its log in order; for a file on this machine, or on a file system that one
-//!   machine mounts, the lock that its owner held until its last write. Otherwise the lease has to be waited out (B1).
+//!   log; the last word of an owner that closed its log in order; for a file of an owner under this very kernel, the lock that
+//!   it held until its last write; the device, which removed its owner's reservation. Otherwise the lease has to be
+//!   waited out (B1). That an operator's command moved a volume proves nothing, nor does a lock on a network's file system.
 //! - **M3** A volume that another host may still write to is not taken for our own log, and so never formatted (B2):
-//!   [`check_ours`]. An operator who knows better says so (`--wal-detached`).
+//!   [`check_ours`]. Its last owner must have closed it, have been a process of this kernel or this machine, or have had it on
+//!   a file system that one machine mounts; or the device must be able to keep that one out (persistent reservations). An
+//!   operator who knows better says so (`--wal-detached`).
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -26,6 +29,7 @@ use wal::object::ObjectMedium;
 use wal::uri::Target;
 use wal::{Incarnation, Medium, Uri};
 
+use crate::machine;
 use crate::metadata::image::Image;
 use crate::options::{Options, WalChoice};
 use crate::store::{Purpose, Stores};
@@ -52,7 +56,7 @@ impl Default for Config {
 pub struct Media {
     pub cluster: Uuid,
     pub stores: Arc<Stores>,
-    /// The machine that this process runs on.
+    /// The machine that this process runs on ([`machine::here`]).
     pub machine: String,
     wal: WalChoice,
     block: wal::block::Config,
@@ -72,8 +76,54 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Ours {
     pub medium: Arc<dyn Medium>,
+    /// The same, if it is a volume.
+    volume: Option<Arc<BlockMedium>>,
     /// Who wrote it last, if it is a volume.
     pub last_owner: Option<LastOwner>,
+}
+
+/// What is known of the last owner of a volume that is to be ours (M3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastWriter {
+    /// It can write no more, nor acknowledge.
+    Gone,
+    /// The machine that it ran on was started again, as far as one can see: its lease is waited out before its log is read.
+    Rebooted,
+    /// It may write until the device keeps it from it, which comes when it is fenced ([`Ours::shut_out`]).
+    Reachable(Incarnation),
+}
+
+impl Ours {
+    /// Makes the device keep out the last owner, which is fenced. True if what it acknowledged is there to be read now;
+    /// otherwise its lease has to be waited out.
+    pub async fn shut_out(&self, last: Incarnation) -> bool {
+        match &self.volume {
+            Some(volume) => shut_out(volume, last).await,
+            None => false,
+        }
+    }
+}
+
+async fn shut_out(volume: &BlockMedium, of: Incarnation) -> bool {
+    let Incarnation { broker, epoch } = of;
+    match volume.shut_out(of).await {
+        Ok(()) => {
+            tracing::info!(
+                broker,
+                epoch,
+                "its host cannot write to its volume any more: the device has removed its reservation"
+            );
+            true
+        }
+        Err(reason) => {
+            tracing::info!(
+                broker,
+                epoch,
+                "its lease is waited out, since no reservation was taken from it: {reason}"
+            );
+            false
+        }
+    }
 }
 
 impl Media {
@@ -96,18 +146,20 @@ impl Media {
     /// The log that this process will write. Takes its lock, and makes it if it is missing. Blocks.
     pub fn ours(&self) -> anyhow::Result<Ours> {
         match &self.wal {
-            WalChoice::Object => Ok(Ours { medium: self.object(Purpose::Wal), last_owner: None }),
+            WalChoice::Object => {
+                Ok(Ours { medium: self.object(Purpose::Wal), volume: None, last_owner: None })
+            }
             WalChoice::Block(uri) => {
                 let medium = BlockMedium::new(uri, self.cluster, self.block.clone())
                     .with_context(|| format!("the write-ahead log {uri} cannot be used"))?;
-                let last_owner = medium.last_owner();
-                Ok(Ours { medium: Arc::new(medium), last_owner })
+                let (last_owner, medium) = (medium.last_owner(), Arc::new(medium));
+                Ok(Ours { medium: medium.clone(), volume: Some(medium), last_owner })
             }
         }
     }
 
-    /// The log that the life `of` left at `uri`, of a broker that registered from `machine` if that is known. Not for the
-    /// volume that this process holds itself.
+    /// The log that the life `of`, which is fenced, left at `uri`, of a broker that registered from `machine` if that is known.
+    /// Not for the volume that this process holds itself.
     pub async fn left(&self, of: Incarnation, uri: &Uri, machine: Option<&str>) -> anyhow::Result<Opened> {
         match uri.target()? {
             // The same bucket, for another purpose. Epochs alone make it safe.
@@ -124,7 +176,8 @@ impl Media {
         path: PathBuf,
         machine: Option<&str>,
     ) -> anyhow::Result<Opened> {
-        let same_machine = machine == Some(&self.machine);
+        let same_kernel = machine.is_some_and(|theirs| machine::is_same_kernel(theirs, &self.machine));
+        let same_machine = machine.is_some_and(|theirs| machine::is_same(theirs, &self.machine));
         // What is here is looked at as it is; a command that moves volumes is only asked for what is not, or not for certain.
         let is_here = same_machine && is_regular_file(&path);
         let at = match &self.attach {
@@ -146,11 +199,14 @@ impl Media {
             let released = is_its && last.is_some_and(|last| last.released);
             let locked_out = is_its
                 && is_regular_file(&at)
-                && (same_machine || is_one_machines(&at))
+                && same_kernel
+                && !is_networks(&at)
                 && wal::block::device::is_unlocked(&at)?;
-            Ok(Opened { medium: Arc::new(medium), exclusive: released || locked_out })
+            Ok((Arc::new(medium), is_its, released || locked_out))
         });
-        opened.await?
+        let (medium, is_its, exclusive) = opened.await??;
+        let exclusive = exclusive || (is_its && shut_out(&medium, of).await);
+        Ok(Opened { medium, exclusive })
     }
 
     fn object(&self, purpose: Purpose) -> Arc<dyn Medium> {
@@ -163,17 +219,17 @@ impl Media {
     }
 }
 
-/// Whether the volume that this process has taken may become its log (M3). `detached`: the operator says that no other host
-/// can write to it.
+/// Whether the volume that this process has taken may become its log (M3), and what is to be done first. `detached`: the
+/// operator says that no other host can write to it. Disturbs nobody.
 ///
 /// # Errors
 /// With what to do about it.
-pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> anyhow::Result<()> {
-    let Some(last) = ours.last_owner else { return Ok(()) };
+pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> anyhow::Result<LastWriter> {
+    let (Some(last), Some(volume)) = (ours.last_owner, &ours.volume) else { return Ok(LastWriter::Gone) };
     let uri = ours.medium.uri();
-    let Target::Block { path, .. } = uri.target()? else { return Ok(()) };
-    if host::planted("format-early") {
-        return Ok(());
+    let Target::Block { path, .. } = uri.target()? else { return Ok(LastWriter::Gone) };
+    if detached {
+        volume.is_detached_elsewhere();
     }
     let owner = last.incarnation;
     // Of a volume that came from elsewhere a start of this machine was told so before it registered.
@@ -182,38 +238,67 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
         let life = image.life(Incarnation { broker: owner.broker, epoch });
         life.is_some_and(|life| is_same(&Uri(life.wal_uri.to_string()), uri))
     };
-    let machine = image
+    let theirs = image
         .broker(owner.broker)
         .filter(|info| info.epoch == owner.epoch || same_volume(info.epoch))
         .map(|info| &*info.machine);
-    let shut_out = Lock {
-        held_by_machine: machine == Some(&media.machine),
+    let known = Known {
+        released: last.released,
+        detached,
+        // Both the lock that we hold, and what its last owner has on its way.
+        same_kernel: theirs.is_some_and(|theirs| machine::is_same_kernel(theirs, &media.machine))
+            && !is_networks(&path),
         holds_everywhere: is_regular_file(&path) && is_one_machines(&path),
+        same_id: theirs.is_some_and(|theirs| machine::has_same_id(theirs, &media.machine)),
     };
-    if may_become_ours(last.released, shut_out, detached) {
-        return Ok(());
+    let prepared =
+        || volume.prepare_to_shut_out(owner).inspect_err(|reason| tracing::info!("{reason}")).is_ok();
+    match known.last_writer(owner, prepared) {
+        Some(LastWriter::Reachable(owner)) => {
+            volume.rely_on_reservation();
+            Ok(LastWriter::Reachable(owner))
+        }
+        Some(writer) => Ok(writer),
+        None => bail!(
+            "the write-ahead log {uri} was last written by broker {} epoch {}, on another machine ({}), which did not close \
+             it: that machine may still write to it, and would overwrite what is acknowledged here. Detach the volume from it, \
+             or stop it for good; then start again with --wal-detached",
+            owner.broker,
+            owner.epoch,
+            theirs.unwrap_or("unknown")
+        ),
     }
-    bail!(
-        "the write-ahead log {uri} was last written by broker {} epoch {}, on another machine ({}), which did not close it: \
-         that machine may still write to it, and would overwrite what is acknowledged here. Detach the volume from it, or \
-         stop it for good; then start again with --wal-detached",
-        owner.broker,
-        owner.epoch,
-        machine.unwrap_or("unknown")
-    )
 }
 
-/// What the lock that this process holds of a volume keeps out.
+/// What there is to judge by.
 #[derive(Clone, Copy, Debug)]
-struct Lock {
-    /// Its last owner ran on this machine.
-    held_by_machine: bool,
+struct Known {
+    /// The last owner closed its log.
+    released: bool,
+    /// The operator's word.
+    detached: bool,
+    /// It ran under this kernel, whose lock of the volume this process holds.
+    same_kernel: bool,
     /// It is a file on a file system that only one machine can have mounted.
     holds_everywhere: bool,
+    /// It ran on a machine of this id.
+    same_id: bool,
 }
 
-fn may_become_ours(released: bool, lock: Lock, detached: bool) -> bool {
-    released || lock.held_by_machine || lock.holds_everywhere || detached
+impl Known {
+    /// M3. `None`: it may write whenever it likes. `prepared`: the device would keep it from it.
+    fn last_writer(self, owner: Incarnation, prepared: impl FnOnce() -> bool) -> Option<LastWriter> {
+        if self.released || self.detached || self.same_kernel || self.holds_everywhere {
+            return Some(LastWriter::Gone);
+        }
+        if prepared() {
+            return Some(LastWriter::Reachable(owner));
+        }
+        if host::planted("format-early") {
+            return Some(LastWriter::Gone);
+        }
+        self.same_id.then_some(LastWriter::Rebooted)
+    }
 }
 
 /// Beyond a batch, what of an append has to fit into the log's largest record: a bound, no measure.
@@ -279,13 +364,25 @@ fn is_regular_file(path: &Path) -> bool {
 const LOCAL_FILE_SYSTEMS: [u64; 6] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
 
+/// File systems of a network, by their magic numbers: NFS, SMB, CIFS, Ceph. What a process had on its way when it was killed may
+/// reach the server long after its lock was given up.
+const NETWORK_FILE_SYSTEMS: [u64; 5] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400];
+
+fn is_networks(path: &Path) -> bool {
+    #[cfg(feature = "simulated")]
+    if host::simulated::current().is_some() {
+        return false;
+    }
+    rustix::fs::statfs(path).is_ok_and(|found| NETWORK_FILE_SYSTEMS.contains(&u64::from(found.f_type as u32)))
+}
+
 /// Whether a lock on this file is known to every process of every machine that can write to it.
 fn is_one_machines(path: &Path) -> bool {
     #[cfg(feature = "simulated")]
     if let Some(machine) = host::simulated::current() {
         return machine.look(path).is_some_and(|found| found.is_one_machines);
     }
-    rustix::fs::statfs(path).is_ok_and(|found| LOCAL_FILE_SYSTEMS.contains(&(found.f_type as u64)))
+    rustix::fs::statfs(path).is_ok_and(|found| LOCAL_FILE_SYSTEMS.contains(&u64::from(found.f_type as u32)))
 }
 
 #[cfg(test)]
@@ -309,12 +406,28 @@ mod tests {
     /// M3: one proof is enough, and without any the answer is no.
     #[test]
     fn a_volume_becomes_ours_only_if_nobody_else_can_write_to_it() {
-        let nothing = Lock { held_by_machine: false, holds_everywhere: false };
-        assert!(!may_become_ours(false, nothing, false));
-        assert!(may_become_ours(true, nothing, false), "its last owner closed it");
-        assert!(may_become_ours(false, Lock { held_by_machine: true, ..nothing }, false));
-        assert!(may_become_ours(false, Lock { holds_everywhere: true, ..nothing }, false));
-        assert!(may_become_ours(false, nothing, true), "the operator says so");
+        let nothing = Known {
+            released: false,
+            detached: false,
+            same_kernel: false,
+            holds_everywhere: false,
+            same_id: false,
+        };
+        let owner = Incarnation { broker: 1, epoch: 1 };
+        let judged = |known: Known, device: bool| known.last_writer(owner, || device);
+        assert_eq!(judged(nothing, false), None);
+        assert_eq!(judged(nothing, true), Some(LastWriter::Reachable(owner)));
+        let rebooted = Known { same_id: true, ..nothing };
+        assert_eq!(judged(rebooted, false), Some(LastWriter::Rebooted));
+        assert_eq!(judged(rebooted, true), Some(LastWriter::Reachable(owner)), "or a clone of its image");
+        for proof in [
+            Known { released: true, ..nothing },
+            Known { detached: true, ..nothing },
+            Known { same_kernel: true, ..nothing },
+            Known { holds_everywhere: true, ..nothing },
+        ] {
+            assert_eq!(judged(proof, false), Some(LastWriter::Gone), "{proof:?}");
+        }
     }
 
     #[test]

@@ -24,17 +24,28 @@ pub mod work;
 
 pub use planted::planted;
 
-/// Names this machine: systemd's machine id, which outlives reboots, or the host's name where there is none.
-pub fn machine_id() -> String {
+/// Names this machine: systemd's machine id, which outlives reboots. A container may have none.
+pub fn machine_id() -> Option<String> {
     #[cfg(feature = "simulated")]
     if let Some(machine) = simulated::current() {
-        return machine.id();
+        return Some(machine.id());
     }
-    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    match id.trim() {
-        "" => name(),
-        id => id.chars().take(64).collect(),
+    id_in("/etc/machine-id")
+}
+
+/// Names the kernel that runs, from its boot on: all containers of a machine have the same.
+pub fn boot_id() -> Option<String> {
+    #[cfg(feature = "simulated")]
+    if let Some(machine) = simulated::current() {
+        return Some(machine.id());
     }
+    id_in("/proc/sys/kernel/random/boot_id")
+}
+
+fn id_in(path: &str) -> Option<String> {
+    let id: String = std::fs::read_to_string(path).ok()?.trim().chars().take(64).collect();
+    // systemd writes such a word before it has made an id.
+    (!id.is_empty() && id != "uninitialized").then_some(id)
 }
 
 /// What this machine calls itself on its network.

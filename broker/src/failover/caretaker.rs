@@ -14,6 +14,7 @@ use wal::{Incarnation, Position};
 
 use super::Config;
 use crate::cluster::{Verdicts, Why};
+use crate::machine;
 use crate::metadata::image::{Image, Life};
 
 /// What is to be begun.
@@ -169,7 +170,7 @@ impl Caretaker {
         let theirs = machine(of.broker).filter(|_| life.wal_uri.starts_with("block:"));
         let is_there = |broker: u32| {
             let runs_on = if broker == self.own.broker { Some(&*self.machine) } else { machine(broker) };
-            theirs.is_some() && runs_on == theirs
+            theirs.zip(runs_on).is_some_and(|(theirs, own)| machine::is_same(theirs, own))
         };
         self.before(of, image, verdicts, is_there)
     }

@@ -67,16 +67,24 @@ impl Recoverer {
             image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);
         let Opened { medium, exclusive } = self.media.left(of, &uri, machine).await?;
         if !exclusive && !host::planted("no-lease-wait") {
-            let until = known + life.lease + margin(life.lease);
-            tracing::info!(
-                broker = of.broker,
-                epoch = of.epoch,
-                "waiting {:?} until nothing can be acknowledged on {uri} any more",
-                until.saturating_duration_since(Instant::now())
-            );
-            tokio::time::sleep_until(until).await;
+            self.wait_out(of, known).await;
         }
         self.recover(of, &*medium).await
+    }
+
+    /// Waits until the life `of` can acknowledge nothing any more, whose fence this process first saw at `known` (F2).
+    pub async fn wait_out(&self, of: Incarnation, known: Instant) {
+        let image = self.metadata.image();
+        let Some(life) = image.life(of) else { return };
+        let until = known + life.lease + margin(life.lease);
+        tracing::info!(
+            broker = of.broker,
+            epoch = of.epoch,
+            "waiting {:?} until nothing can be acknowledged on {} any more",
+            until.saturating_duration_since(Instant::now()),
+            life.wal_uri
+        );
+        tokio::time::sleep_until(until).await;
     }
 
     /// The same, on a medium that nobody writes to any more.

@@ -119,7 +119,8 @@ impl Options {
                     .fault("wal", format!("{other:?} is neither object nor block:///PATH[?capacity=SIZE]")));
             }
         };
-        let bounds = Bounds::from_values(values)?;
+        let mut bounds = Bounds::from_values(values)?;
+        bounds.block_wal.reservation = values.parsed("wal-reservation", value::parse_reservation)?;
         let access = Access {
             s3: S3Options {
                 endpoint: values.text("s3-endpoint").map(str::to_owned),

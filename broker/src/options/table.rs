@@ -225,6 +225,15 @@ static ORDINARY: &[Definition] = &[
          for block WALs that are not on this machine already.",
     ),
     option(
+        "wal-reservation",
+        Section::Storage,
+        text("auto|off|required"),
+        Some("auto"),
+        "Whether the persistent reservation of a block WAL's device (SCSI, NVMe) is taken, with which others shut this broker out \
+         at once if it dies. auto: where the device has them, and this process may (before Linux 6.4: CAP_SYS_ADMIN). off: the \
+         others wait for its lease. required: no start without.",
+    ),
+    option(
         "wal-detached",
         Section::Storage,
         Kind::Switch,

@@ -40,6 +40,16 @@ pub(crate) fn parse_node_id(text: &str) -> Result<Option<i32>, String> {
     }
 }
 
+pub(crate) fn parse_reservation(text: &str) -> Result<wal::block::reservation::Use, String> {
+    use wal::block::reservation::Use;
+    match text.trim() {
+        "auto" => Ok(Use::Auto),
+        "off" => Ok(Use::Off),
+        "required" => Ok(Use::Required),
+        _ => Err(format!("{text:?} is neither auto nor off nor required")),
+    }
+}
+
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())
         .map_err(|_| format!("{text:?} is not a time such as 250ms, 10s or 5m"))

@@ -13,6 +13,7 @@ use anyhow::ensure;
 use wal::block::LastOwner;
 
 use super::banner::is_loopback;
+use crate::machine;
 use crate::metadata::image::{Image, Listener};
 
 /// What is known of a process before it has an id.
@@ -39,7 +40,7 @@ pub(super) fn choose(known: &Known<'_>, image: &Image) -> anyhow::Result<u32> {
     if let Some(id) = known.id {
         return Ok(id);
     }
-    let here = |machine: &str| machine == known.machine || !is_loopback(&known.listener.host);
+    let here = |machine: &str| machine::is_same(machine, known.machine) || !is_loopback(&known.listener.host);
     let registered = image
         .brokers()
         .filter(|(_, info)| info.listener == *known.listener && here(&info.machine))

@@ -34,7 +34,8 @@ use crate::admin;
 use crate::cluster::Peers;
 use crate::config::BrokerConfig;
 use crate::failover::recovery::{Recovered, Recoverer};
-use crate::media::{self, Media, Ours};
+use crate::machine;
+use crate::media::{self, LastWriter, Media, Ours};
 use crate::metadata::image::Listener;
 use crate::metadata::{self, ImageRef, Metadata, Registering, cluster_id};
 use crate::options::Options;
@@ -125,10 +126,10 @@ async fn assemble(
     began: Instant,
 ) -> anyhow::Result<Running> {
     let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
-    let media = Arc::new(Media::new(options, cluster, Arc::new(stores), host::machine_id()));
+    let media = Arc::new(Media::new(options, cluster, Arc::new(stores), machine::here()));
     // A2.
     let ours = media.ours()?;
-    media::check_ours(&media, &ours, &metadata.image(), options.wal_detached)?;
+    let last = media::check_ours(&media, &ours, &metadata.image(), options.wal_detached)?;
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
@@ -145,7 +146,7 @@ async fn assemble(
         by: incarnation,
     };
     // A3.
-    let (vacated, recovered) = recover_own(&recoverer, &ours).await?;
+    let (vacated, recovered) = recover_own(&recoverer, &ours, last).await?;
     let wal = ours
         .medium
         .open(incarnation, vacated, right.clone())
@@ -226,7 +227,7 @@ async fn refuse_beside_a_living_broker(
         return Ok(());
     }
     ensure!(
-        *info.machine == *machine || !is_loopback(&registered.host),
+        machine::is_same(&info.machine, machine) || !is_loopback(&registered.host),
         "broker {id} of {} registered from another machine ({}) with an address that only that machine can reach, \
          {}:{}, so nobody here can tell whether it lives. Stop it there first; or, if it is dead for certain, say \
          --takeover",
@@ -249,7 +250,11 @@ async fn refuse_beside_a_living_broker(
 
 /// Recovers what earlier lives of this broker left (A3). Gives the proof that nothing is left in our log, and whether there
 /// was anything to recover.
-async fn recover_own(recoverer: &Recoverer, ours: &Ours) -> anyhow::Result<(Vacated, bool)> {
+async fn recover_own(
+    recoverer: &Recoverer,
+    ours: &Ours,
+    last: LastWriter,
+) -> anyhow::Result<(Vacated, bool)> {
     let known = tokio::time::Instant::now();
     let image = recoverer.metadata.image();
     let earlier: Vec<(Incarnation, Uri)> = image
@@ -258,18 +263,40 @@ async fn recover_own(recoverer: &Recoverer, ours: &Ours) -> anyhow::Result<(Vaca
         .map(|(of, life)| (of, Uri(life.wal_uri.to_string())))
         .collect();
     let mut vacated = None;
+    // Fenced by our registration, whether anybody recovered it or not.
+    let acknowledges = match last {
+        LastWriter::Gone => false,
+        LastWriter::Rebooted => true,
+        LastWriter::Reachable(owner) => !ours.shut_out(owner).await,
+    };
     for (of, uri) in &earlier {
         // A volume is known by who wrote it, whatever it is called today.
         let is_ours = ours.last_owner.is_some_and(|last| last.incarnation == *of)
             || matches!(uri.target()?, Target::Block { .. }) && media::is_same(uri, ours.medium.uri());
         if !is_ours {
-            recoverer.recover_left(*of, known).await?;
-        } else if let Recovered::Here { vacated: proof, .. } = recoverer.recover(*of, &*ours.medium).await? {
+            recoverer.recover_left(*of, known).await.with_context(|| beyond_reach(*of, uri))?;
+            continue;
+        }
+        if acknowledges {
+            recoverer.wait_out(*of, known).await;
+        }
+        if let Recovered::Here { vacated: proof, .. } = recoverer.recover(*of, &*ours.medium).await? {
             vacated = Some(proof);
         }
     }
     // Where no life with this log is unrecovered, the last one closed it empty, or others recovered it, or there was none.
     Ok((vacated.unwrap_or_else(Vacated::nothing_left), !earlier.is_empty()))
+}
+
+/// What to do where a start fails on what an earlier life left elsewhere.
+fn beyond_reach(of: Incarnation, uri: &Uri) -> String {
+    format!(
+        "this broker's last life (epoch {}) left its log in {uri}, not in the one that it has now, and it has to be recovered \
+         first. Start it with that log (--wal), wherever that is now (and with --wal-detached if it moved there from a machine \
+         that cannot write to it any more); or let another broker of the cluster recover it that can reach it or attach it \
+         (--wal-attach), and then start again; or start with another --node-id meanwhile",
+        of.epoch
+    )
 }
 
 /// Where people and programs come in.

@@ -265,8 +265,13 @@ impl Running {
             // Whoever is still connected hears nothing more from this process that could be wrong.
             self.right.revoke(format!("{error:#}"));
             self.shutdown.cancel();
-            // Only to leave in order; a store that does not answer must not hold up a process that has to end.
-            let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, self.broker.metadata.close(false)).await;
+            // Only to leave in order, and to know why; a store that does not answer must not hold up a process that has to
+            // end. A device that refuses our writes tells of the fence before the metadata does.
+            let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, async {
+                let _ = self.broker.metadata.refresh().await;
+                self.broker.metadata.close(false).await
+            })
+            .await;
             return Err(
                 match deposed(&self.broker.metadata.image(), self.incarnation, self.began.elapsed()) {
                     Some(deposed) => error.context(deposed),

@@ -24,7 +24,8 @@
 //! - **P5** A write that the device refuses for the reservation is [`Error::Fenced`]: final, and nothing behind it is
 //!   acknowledged.
 //! - **P6** A recoverer leaves its reservation where it is: the old host stays shut out until the next owner takes the volume
-//!   (B2). An owner that closed its log in order gives its own back.
+//!   (B2). An owner that closed its log in order gives its own back. It stays registered, since Linux cannot take back a
+//!   registration with NVMe; that lets its host write, which has nothing to write, until the next owner removes it.
 //!
 //! P4 compares spans of two clocks, like the lease, but of a fifth of a second each, and a clock that stands still does no
 //! harm unless the device holds back a write for just as long.
@@ -109,13 +110,16 @@ impl fmt::Debug for Key {
 /// What a device is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// This host gets the key `new`, or none. `old` is the one that it has by now, unless whatever it has is to go.
+    /// This host gets the key `new`. `old` is the one that it has by now, unless whatever it has is to go.
     Register {
         old: Option<Key>,
-        new: Option<Key>,
+        new: Key,
         whatever: bool,
     },
     Reserve {
+        own: Key,
+    },
+    Release {
         own: Key,
     },
     /// Removes whoever is registered with `victim`; the reservation that it held is `own`'s.
@@ -173,10 +177,6 @@ pub fn claim(
         match step {
             Step::Call(next) => step = claim.after(call(device, next)),
             Step::Ended(claimed) => {
-                if claimed == Claimed::Taken {
-                    // Whoever holds it need not put up with us.
-                    give_back(device, Key::of_owner(own));
-                }
                 return claimed;
             }
         }
@@ -241,16 +241,12 @@ impl Held {
 
     /// Gives it back (P6). Blocks.
     pub fn release(&self) {
-        give_back(&*self.device, self.own);
-    }
-}
-
-fn give_back(device: &dyn Reservable, own: Key) {
-    match call(device, Call::Register { old: Some(own), new: None, whatever: false }) {
-        // What somebody took meanwhile is theirs.
-        Reply::Done | Reply::Conflict => {}
-        Reply::Unsupported(reason) | Reply::Failed(reason) => {
-            tracing::warn!("the device's reservation could not be given back: {reason}");
+        match call(&*self.device, Call::Release { own: self.own }) {
+            // What somebody took meanwhile is theirs.
+            Reply::Done | Reply::Conflict => {}
+            Reply::Unsupported(reason) | Reply::Failed(reason) => {
+                tracing::warn!("the device's reservation could not be given back: {reason}");
+            }
         }
     }
 }

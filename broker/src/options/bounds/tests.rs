@@ -106,19 +106,20 @@ fn every_field_has_a_row_or_is_decided_by_something_else() {
     assert_eq!(
         without_row,
         [
-            "fetch_session.sessions_max",          // max.incremental.fetch.session.cache.slots
-            "group.offset_metadata_bytes_max",     // offset.metadata.max.bytes
-            "group.rules.group_size_max",          // group.max.size
-            "group.rules.initial_rebalance_delay", // group.initial.rebalance.delay.ms
-            "group.rules.offsets_retention",       // offsets.retention.minutes
+            "block_wal.reservation",                        // wal-reservation
+            "fetch_session.sessions_max",                   // max.incremental.fetch.session.cache.slots
+            "group.offset_metadata_bytes_max",              // offset.metadata.max.bytes
+            "group.rules.group_size_max",                   // group.max.size
+            "group.rules.initial_rebalance_delay",          // group.initial.rebalance.delay.ms
+            "group.rules.offsets_retention",                // offsets.retention.minutes
             "group.rules.offsets_retention_check_interval", // offsets.retention.check.interval.ms
-            "group.rules.session_timeout_max",     // group.max.session.timeout.ms
-            "group.rules.session_timeout_min",     // group.min.session.timeout.ms
-            "object_wal.puts_burst_max",           // puts-per-second
-            "partition.accept_lost_checkpoints",   // partition-accept-lost-checkpoints
-            "partition.limits.producer_expiration_ms", // producer.id.expiration.ms
-            "server.idle_timeout",                 // connections.max.idle.ms
-            "server.request_bytes_max",            // socket.request.max.bytes
+            "group.rules.session_timeout_max",              // group.max.session.timeout.ms
+            "group.rules.session_timeout_min",              // group.min.session.timeout.ms
+            "object_wal.puts_burst_max",                    // puts-per-second
+            "partition.accept_lost_checkpoints",            // partition-accept-lost-checkpoints
+            "partition.limits.producer_expiration_ms",      // producer.id.expiration.ms
+            "server.idle_timeout",                          // connections.max.idle.ms
+            "server.request_bytes_max",                     // socket.request.max.bytes
         ]
     );
 }

@@ -49,7 +49,7 @@ impl Claim {
             victims = vec![Key::of_recoverer(last), Key::of_owner(last)];
         }
         assert!(!victims.contains(&own), "an owner succeeds somebody else");
-        let register = Call::Register { old: None, new: Some(own), whatever: false };
+        let register = Call::Register { old: None, new: own, whatever: false };
         (Claim { own, victims, anybodys, stage: Stage::Registering }, Step::Call(register))
     }
 
@@ -57,7 +57,7 @@ impl Claim {
         match (self.stage, reply) {
             (Stage::Registering, Reply::Conflict) => {
                 self.stage = Stage::Replacing;
-                Step::Call(Call::Register { old: Some(self.own), new: Some(self.own), whatever: true })
+                Step::Call(Call::Register { old: Some(self.own), new: self.own, whatever: true })
             }
             // Where only the last call fails nothing was lost either: nobody has it then.
             (
@@ -90,7 +90,7 @@ impl Claim {
                 // Once: somebody who takes it at this moment is no leftover.
                 self.anybodys = false;
                 self.stage = Stage::Registering;
-                Step::Call(Call::Register { old: None, new: Some(self.own), whatever: false })
+                Step::Call(Call::Register { old: None, new: self.own, whatever: false })
             }
         }
     }
@@ -115,7 +115,7 @@ enum Removing {
 impl ShutOut {
     pub(super) fn new(of: Incarnation) -> (ShutOut, Step<Result<(), String>>) {
         let (own, victim) = (Key::of_recoverer(of), Key::of_owner(of));
-        let register = Call::Register { old: None, new: Some(own), whatever: false };
+        let register = Call::Register { old: None, new: own, whatever: false };
         (ShutOut { own, victim, stage: Removing::Registering }, Step::Call(register))
     }
 
@@ -124,7 +124,7 @@ impl ShutOut {
             (_, Reply::Unsupported(reason) | Reply::Failed(reason)) => Step::Ended(Err(reason)),
             (Removing::Registering, Reply::Conflict) => {
                 self.stage = Removing::Registered;
-                Step::Call(Call::Register { old: Some(self.own), new: Some(self.own), whatever: false })
+                Step::Call(Call::Register { old: Some(self.own), new: self.own, whatever: false })
             }
             // Another key: of the owner itself, or of somebody else. It would not be kept from writing.
             (Removing::Registered, Reply::Conflict) => Step::Ended(Err(

@@ -2,6 +2,7 @@
 //!
 //! - An `ioctl` answers 0, or a negative error of the kernel's, or a *positive* status of the device's: only 0 is success.
 //! - `pr_preempt` names the caller's key `old_key` and the victim's `new_key`.
+//! - To register the key 0, which takes a registration back with SCSI, *replaces* it by the key 0 with NVMe: it is never done.
 //! - Kernels before 6.4 want CAP_SYS_ADMIN; later ones are content with a descriptor that is open for writing, of a whole
 //!   device and not a partition.
 
@@ -56,6 +57,7 @@ struct Clearing {
 
 const REGISTER: Opcode = opcode::write::<Registration>(b'p', 200);
 const RESERVE: Opcode = opcode::write::<Reservation>(b'p', 201);
+const RELEASE: Opcode = opcode::write::<Reservation>(b'p', 202);
 const PREEMPT: Opcode = opcode::write::<Preemption>(b'p', 203);
 const CLEAR: Opcode = opcode::write::<Clearing>(b'p', 205);
 
@@ -112,11 +114,12 @@ impl Reservable for PathReservations {
         let (kind, flags) = (WRITE_EXCLUSIVE_REGISTRANTS_ONLY, 0);
         match call {
             Call::Register { old, new, whatever } => {
-                let [old_key, new_key] = [old, new].map(|key| key.map_or(0, Key::get));
+                let (old_key, new_key) = (old.map_or(0, Key::get), new.get());
                 let flags = if whatever { IGNORE_KEY } else { 0 };
                 self.request(REGISTER, Registration { old_key, new_key, flags, pad: 0 })
             }
             Call::Reserve { own } => self.request(RESERVE, Reservation { key: own.get(), kind, flags }),
+            Call::Release { own } => self.request(RELEASE, Reservation { key: own.get(), kind, flags }),
             Call::Preempt { own, victim } => {
                 let preemption = Preemption { own_key: own.get(), victim_key: victim.get(), kind, flags };
                 self.request(PREEMPT, preemption)
@@ -159,7 +162,8 @@ mod tests {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[test]
     fn numbers_are_the_kernels() {
-        assert_eq!([REGISTER, RESERVE, PREEMPT, CLEAR], [0x4018_70c8, 0x4010_70c9, 0x4018_70cb, 0x4010_70cd]);
+        let numbers = [REGISTER, RESERVE, RELEASE, PREEMPT, CLEAR];
+        assert_eq!(numbers, [0x4018_70c8, 0x4010_70c9, 0x4010_70ca, 0x4018_70cb, 0x4010_70cd]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{AckRight, Append, Medium, Meta, Position, Record, Uri, Vacated, Wal}
 
 const OLD: Incarnation = Incarnation { broker: 1, epoch: 10 };
 const NEW: Incarnation = Incarnation { broker: 1, epoch: 20 };
+const NEWER: Incarnation = Incarnation { broker: 1, epoch: 30 };
 
 /// Several hosts' disk.
 #[derive(Debug, Default)]
@@ -53,16 +54,15 @@ impl State {
                 if !whatever && key != old {
                     return Reply::Conflict;
                 }
-                match new {
-                    Some(new) => drop(self.keys.insert(path, new)),
-                    None => {
-                        self.keys.remove(&path);
-                        self.holder = self.holder.filter(|holder| *holder != path);
-                    }
-                }
+                self.keys.insert(path, new);
                 Reply::Done
             }
-            Call::Reserve { own } | Call::Preempt { own, .. } | Call::Clear { own } if key != Some(own) => {
+            Call::Reserve { own }
+            | Call::Release { own }
+            | Call::Preempt { own, .. }
+            | Call::Clear { own }
+                if key != Some(own) =>
+            {
                 Reply::Conflict
             }
             Call::Reserve { .. } => match self.holder {
@@ -86,6 +86,10 @@ impl State {
                     self.holder = Some(path);
                 }
                 if removed.is_empty() { Reply::Conflict } else { Reply::Done }
+            }
+            Call::Release { .. } => {
+                self.holder = self.holder.filter(|holder| *holder != path);
+                Reply::Done
             }
             Call::Clear { .. } => {
                 self.keys.clear();
@@ -243,8 +247,12 @@ async fn an_owner_that_was_shut_out_acknowledges_nothing_and_lost_nothing() {
     append(&wal, 7).await.unwrap();
     assert!(!disk.state.lock().may_write(2));
     wal.close().await;
-    let state = disk.state.lock();
-    assert_eq!((state.keys.len(), state.holder), (0, None), "who closes in order gives it back");
+    assert_eq!(disk.state.lock().holder, None, "who closes in order gives it back");
+    // To whoever comes, who removes it; and then it can be told that it is out, over the path that was its own.
+    let wal = there.open(NEWER).await.unwrap();
+    assert!(!disk.state.lock().may_write(1));
+    here.left().shut_out(NEWER).await.unwrap();
+    assert!(matches!(append(&wal, 8).await, Err(Error::Fenced(_))));
 }
 
 /// P4: accepted before the owner was removed, written after the recoverer has looked.
@@ -303,13 +311,13 @@ fn a_device_is_taken_from_who_is_known_to_have_had_it_and_from_nobody_else() {
         let disk = Disk::new();
         if let Some(key) = before {
             let mut state = disk.state.lock();
-            state.call(2, Call::Register { old: None, new: Some(key), whatever: false });
+            state.call(2, Call::Register { old: None, new: key, whatever: false });
             state.call(2, Call::Reserve { own: key });
         }
         assert_eq!(taken(&disk, last, anybodys), expected, "{before:?} {last:?} {anybodys}");
         let held = expected == Claimed::Held;
         let state = disk.state.lock();
-        assert_eq!((state.may_write(1), state.may_write(2)), (held, !held), "{before:?} {last:?}");
+        assert_eq!((state.holder == Some(1), state.may_write(2)), (held, !held), "{before:?} {last:?}");
     }
     // Our own host's, of a life that crashed; and nobody's, where there is no such thing.
     let disk = Disk::new();
@@ -361,7 +369,7 @@ async fn a_log_that_relies_on_a_reservation_is_not_opened_without_one() {
         matches!(disk.path(1).open(NEW).await, Err(Error::Refused(reason)) if reason.contains("--wal-detached"))
     );
     disk.state.lock().bytes.fill(0);
-    let blank = BlockMedium::on_device(Arc::new(disk.path(1)), Path::uri(), Uuid::nil(), Path::config());
+    let blank = BlockMedium::on_device(Arc::new(disk.path(3)), Path::uri(), Uuid::nil(), Path::config());
     let refused = blank.unwrap_err().to_string();
     assert!(refused.contains("is blank, but reserved"), "{refused}");
 }
@@ -404,7 +412,7 @@ proptest! {
     fn whoever_was_told_that_the_owner_is_out_finds_it_out(order in prop::collection::vec(0usize..4, 40)) {
         let mut state = State { has_reservations: true, ..State::default() };
         let old = Key::of_owner(OLD);
-        state.call(0, Call::Register { old: None, new: Some(old), whatever: false });
+        state.call(0, Call::Register { old: None, new: old, whatever: false });
         state.call(0, Call::Reserve { own: old });
         let recoverer = || { let (machine, step) = ShutOut::new(OLD); Actor::Recoverer(machine, step) };
         let owner = |epoch| {
