@@ -359,10 +359,10 @@ fn is_regular_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// File systems that only one machine mounts for writing, by their magic numbers: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs.
-/// An overlay is on one of them or it is not.
-const LOCAL_FILE_SYSTEMS: [u64; 6] =
-    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
+/// File systems that only one machine mounts for writing, by their magic numbers: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs;
+/// and an overlay, whose files can be written on none but a local one.
+const LOCAL_FILE_SYSTEMS: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
 
 /// File systems of a network, by their magic numbers: NFS, SMB, CIFS, Ceph. What a process had on its way when it was killed may
 /// reach the server long after its lock was given up.
