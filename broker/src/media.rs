@@ -177,7 +177,8 @@ impl Media {
         machine: Option<&str>,
     ) -> anyhow::Result<Opened> {
         let same_kernel = machine.is_some_and(|theirs| machine::is_same_kernel(theirs, &self.machine));
-        let same_machine = machine.is_some_and(|theirs| machine::is_same(theirs, &self.machine));
+        let same_machine =
+            same_kernel || machine.is_some_and(|theirs| machine::is_same(theirs, &self.machine));
         // What is here is looked at as it is; a command that moves volumes is only asked for what is not, or not for certain.
         let is_here = same_machine && is_regular_file(&path);
         let at = match &self.attach {

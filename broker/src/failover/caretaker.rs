@@ -170,7 +170,9 @@ impl Caretaker {
         let theirs = machine(of.broker).filter(|_| life.wal_uri.starts_with("block:"));
         let is_there = |broker: u32| {
             let runs_on = if broker == self.own.broker { Some(&*self.machine) } else { machine(broker) };
-            theirs.zip(runs_on).is_some_and(|(theirs, own)| machine::is_same(theirs, own))
+            theirs.zip(runs_on).is_some_and(|(theirs, own)| {
+                machine::is_same_kernel(theirs, own) || machine::is_same(theirs, own)
+            })
         };
         self.before(of, image, verdicts, is_there)
     }

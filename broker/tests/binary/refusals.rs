@@ -114,12 +114,35 @@ fn a_loopback_address_of_another_machine_is_taken_over_only_if_told() {
     assert_eq!(consume(&successor), ["before"]);
 }
 
-/// The broker's command on what the broker takes for another machine.
+/// What an earlier life left in a volume that is not here is not passed over, and the way out is named.
+#[test]
+fn a_broker_whose_last_volume_is_missing_says_what_to_do() {
+    let mut broker = Ottla::new(Storage::BucketBlock);
+    broker.start();
+    produce(&broker, "only in the first one");
+    broker.kill();
+    let (volume, away) = (broker.directory.path().join("wal"), broker.directory.path().join("away"));
+    std::fs::rename(&volume, &away).unwrap();
+    let said = refusal(broker.fellow().with_variable("OTTLA_NODE_ID", "1").command());
+    for hint in ["is not here", "has to be recovered first", "--wal-attach", "--wal-detached", "--node-id"] {
+        assert!(said.contains(hint), "{hint}: {said}");
+    }
+    // Blank, under the right name.
+    let said = refusal(broker.command());
+    assert!(said.contains("is blank"), "{said}");
+    std::fs::rename(&away, &volume).unwrap();
+    broker.start();
+    assert_eq!(consume(&broker), ["only in the first one"]);
+}
+
+/// The broker's command on what the broker takes for another machine, with another kernel.
 fn elsewhere(broker: &Ottla, arguments: &[&str]) -> Command {
-    let id = broker.directory.path().join("machine-id");
-    std::fs::write(&id, "0123456789abcdef0123456789abcdef").unwrap();
-    // Containers often have no such file; the host's name stands in for it then.
-    let pretend = "hostname elsewhere; [ ! -e /etc/machine-id ] || mount --bind machine-id /etc/machine-id; exec \"$@\"";
+    let file = |name: &str, id: &str| std::fs::write(broker.directory.path().join(name), id).unwrap();
+    file("machine-id", "0123456789abcdef0123456789abcdef");
+    file("boot-id", "01234567-89ab-cdef-0123-456789abcdef");
+    // Containers often have no machine id; the host's name stands in for it then.
+    let pretend = "hostname elsewhere; [ ! -e /etc/machine-id ] || mount --bind machine-id /etc/machine-id; \
+                   mount --bind boot-id /proc/sys/kernel/random/boot_id; exec \"$@\"";
     let real = broker.command();
     let mut command = Command::new("unshare");
     command
