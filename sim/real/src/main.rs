@@ -61,10 +61,10 @@ pub struct Options {
     wal: Wal,
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
     brokers: u32,
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
     /// A lane (two for each partition and client) rests so long between two records, on average
-    #[arg(long, value_name = "MS", default_value_t = 60)]
+    #[arg(long, value_name = "MS", default_value_t = 200)]
     pace: u32,
     /// Each answer of the store is late by so many milliseconds at least
     #[arg(long, value_name = "MS", default_value_t = 20)]
@@ -73,7 +73,7 @@ pub struct Options {
     #[arg(long, value_name = "MS", default_value_t = 100)]
     store_latency_max: u32,
     /// The longest that a fault is held
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 6)]
     hold_max: u64,
     /// Only faults whose name begins so, such as kill or cut; may be repeated
     #[arg(long, value_name = "NAME")]
