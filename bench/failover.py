@@ -53,11 +53,11 @@ class Broker:
 class Load(threading.Thread):
     """Writes to every partition all the time, and knows when each was last acknowledged for what."""
 
-    def __init__(self, bootstrap, partitions, timeout_ms):
+    def __init__(self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE):
         super().__init__(daemon=True)
         settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 300_000}
         self.producer = Producer({**settings, "log_level": 0, "socket.timeout.ms": timeout_ms})
-        self.partitions = partitions
+        self.partitions, self.topic, self.pace = partitions, topic, pace
         # For each partition: moments of acknowledgements, with the moment at which the record was given to the client.
         self.acknowledged = [[] for _ in range(partitions)]
         self.failures = []
@@ -75,9 +75,9 @@ class Load(threading.Thread):
         while not self.ending:
             given = time.monotonic()
             for partition in range(self.partitions):
-                self.producer.produce(TOPIC, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
-            while time.monotonic() < given + PACE:
-                self.producer.poll(max(0, given + PACE - time.monotonic()))
+                self.producer.produce(self.topic, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
+            while time.monotonic() < given + self.pace:
+                self.producer.poll(max(0, given + self.pace - time.monotonic()))
 
     def first_after(self, partition, moment):
         """Seconds from `moment` to the first acknowledgement of what was given after it; None if there is none yet."""
@@ -89,8 +89,8 @@ class Load(threading.Thread):
         return max(after - before for before, after in zip(moments, moments[1:]))
 
 
-def leaders(admin):
-    topic = admin.list_topics(TOPIC, timeout=DEADLINE).topics[TOPIC]
+def leaders(admin, topic=TOPIC):
+    topic = admin.list_topics(topic, timeout=DEADLINE).topics[topic]
     return {partition: info.leader for partition, info in topic.partitions.items()}
 
 
@@ -121,6 +121,11 @@ def main():
     parser.add_argument("--client-timeout-ms", type=int)
     parser.add_argument("--keep", help="where logs go; a directory that is deleted otherwise")
     options = parser.parse_args()
+    run(options, measure)
+
+
+def run(options, measure):
+    """Ends whatever `measure` has started."""
     children = []
     with tempfile.TemporaryDirectory() as place:
         place = options.keep or place
@@ -134,7 +139,8 @@ def main():
                 process.wait()
 
 
-def measure(options, place, children):
+def cluster(options, place, children):
+    """An S3 server that takes its time, and brokers on it: these, their addresses, and an admin client."""
     store_port = free_port()
     script = "broker/tests/clients/python/s3_server.py"
     server = subprocess.Popen(
@@ -153,7 +159,7 @@ def measure(options, place, children):
     brokers = []
     for number in range(1, BROKERS + 1):
         wal = "object" if options.wal == "object" else f"block://{place}/wal-{number}?capacity=64MiB"
-        store = ["--store", "s3://ottla/failover", "--s3-endpoint", f"http://127.0.0.1:{store_port}", "--s3-allow-http"]
+        store = ["--store", "s3://ottla/bench", "--s3-endpoint", f"http://127.0.0.1:{store_port}", "--s3-allow-http"]
         arguments = [options.ottla, "serve", *store, "--wal", wal, "--node-id", str(number)]
         brokers.append(Broker(place, number, arguments))
         children.append(brokers[-1])
@@ -161,6 +167,11 @@ def measure(options, place, children):
     bootstrap = ",".join(broker.address for broker in brokers)
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     wait_until("all brokers serve", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
+    return brokers, bootstrap, admin
+
+
+def measure(options, place, children):
+    brokers, bootstrap, admin = cluster(options, place, children)
     admin.create_topics([NewTopic(TOPIC, options.partitions, 1)])[TOPIC].result(DEADLINE)
     # A broker that hangs keeps its connections: what was sent to it is waited for, by default for a minute.
     timeout_ms = options.client_timeout_ms or (60_000 if options.signal == "KILL" else 1_000)
