@@ -104,6 +104,8 @@ pub mod peer {
                 leaving: count == 1,
                 blind: count == 20,
                 unreached: count > 0,
+                handing: count == 1,
+                load: 0,
                 suspects: (0..count).map(life).collect(),
             };
             let cluster = Uuid::from_u128(5);

@@ -4,9 +4,13 @@
 //!   propose ──► queue (bounded in bytes and commands) ──┐
 //!   refresh ──► waiters ───────────────┐                │ as many as fit one entry
 //!   hint, poll interval ──► catch up ◄─┴── lost race ── commit: create n+1, verify n, apply, answer
-//!                              │                         │
+//!   expect ──► reads of n+1 ───┘                         │
 //!                              └── view, applied, polls ─┘
 //! ```
+//!
+//! What somebody waits for goes first: a poll that nobody asked for is given up for a command, and taken up again behind it. An
+//! entry that is [expected](Replica::expect) is asked for again and again before it is there, several requests at a time, for a
+//! bounded time: so it is known about when whoever writes it knows that it is written, and not a request later.
 //!
 //! # Consistency
 //! A view holds every entry up to its number and nothing else. It is published before the proposer is answered. A
@@ -32,9 +36,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -46,6 +53,12 @@ use crate::load::{Loaded, load};
 use crate::log::{Created, Log, Missing, corrupt, entry_path};
 use crate::state::{Mismatch, State, Step};
 use crate::{Clock, Config, Error, Issuer, Machine, SystemClock, retention};
+
+/// Between two reads of an expected entry, how many are under way at a time, and how many are made in all for one
+/// [`Replica::expect`]. No options: they shape what that costs, some GETs for each.
+const SCOUT_INTERVAL: Duration = Duration::from_millis(20);
+const SCOUTS_AT_ONCE: usize = 4;
+const SCOUTS_MAX: usize = 32;
 
 /// The machine as of one entry.
 #[derive(Clone, Debug)]
@@ -97,6 +110,9 @@ struct Inner<M: Machine> {
     /// Bytes of commands that may wait.
     room: Arc<Semaphore>,
     hint: Arc<watch::Sender<u64>>,
+    expected: watch::Sender<bool>,
+    /// Somebody waits for the actor.
+    pressing: Arc<Notify>,
     applied: watch::Receiver<u64>,
     polled: watch::Receiver<Polled>,
     tasks: TaskTracker,
@@ -122,6 +138,8 @@ struct Proposal<O> {
     /// When the proposer has waited enough for a command that was not sent.
     until: Instant,
     answer: oneshot::Sender<Result<Applied<O>, Error>>,
+    /// Told the likely outcome as soon as its entry is created.
+    early: Option<oneshot::Sender<O>>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -157,6 +175,8 @@ impl<M: Machine> Replica<M> {
         let (polled_sender, polled) = watch::channel(Polled { began: loaded.began, number });
         let (hint, hinted) = watch::channel(0);
         let hint = Arc::new(hint);
+        let (expected, expecting) = watch::channel(false);
+        let pressing = Arc::new(Notify::new());
         let long_replay = loaded.replayed >= config.snapshot_entries.saturating_mul(2);
         let mut actor = Actor {
             log,
@@ -168,6 +188,11 @@ impl<M: Machine> Replica<M> {
             inbox,
             hint: hint.clone(),
             hinted,
+            expecting,
+            pressing: pressing.clone(),
+            scouts: FuturesUnordered::new(),
+            scouts_left: 0,
+            scout_due: Instant::now(),
             fresh: loaded.began,
             verified: loaded.began,
             poll_due: Instant::now() + config.poll_interval,
@@ -190,8 +215,20 @@ impl<M: Machine> Replica<M> {
         tasks.close();
         let room = Arc::new(Semaphore::new(config.queue_bytes_max));
         let _closes_on_drop = closing.clone().drop_guard();
-        let inner =
-            Inner { shared, config, messages, room, hint, applied, polled, tasks, _closes_on_drop, closing };
+        let inner = Inner {
+            shared,
+            config,
+            messages,
+            room,
+            hint,
+            expected,
+            pressing,
+            applied,
+            polled,
+            tasks,
+            _closes_on_drop,
+            closing,
+        };
         Ok(Replica { inner: Arc::new(inner) })
     }
 
@@ -204,6 +241,24 @@ impl<M: Machine> Replica<M> {
     /// Dropping the future does not take the command back. Only [`Error::Unknown`] leaves open whether the command
     /// takes effect; after every other error it does not.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<M::Outcome>, Error> {
+        self.propose_with(command, None).await
+    }
+
+    /// The same; and `early` is told the outcome as soon as the command's entry is created, a request before it is known that
+    /// the entry counts (L5). Whoever acts on that must be able to live with an error as the answer after all.
+    pub async fn propose_early(
+        &self,
+        command: Bytes,
+        early: oneshot::Sender<M::Outcome>,
+    ) -> Result<Applied<M::Outcome>, Error> {
+        self.propose_with(command, Some(early)).await
+    }
+
+    async fn propose_with(
+        &self,
+        command: Bytes,
+        early: Option<oneshot::Sender<M::Outcome>>,
+    ) -> Result<Applied<M::Outcome>, Error> {
         let limit_bytes = self.inner.config.command_bytes_max();
         if command.len() > limit_bytes {
             return Err(Error::TooLarge { bytes: command.len(), limit_bytes });
@@ -216,10 +271,11 @@ impl<M: Machine> Replica<M> {
             Err(_) => return Err(Error::Unavailable("the queue of commands stayed full".into())),
         };
         let (answer, answered) = oneshot::channel();
-        let message = Message::Propose(Proposal { command, until, answer, _room: room });
+        let message = Message::Propose(Proposal { command, until, answer, early, _room: room });
         if self.inner.messages.send(message).await.is_err() {
             return Err(self.ended());
         }
+        self.inner.pressing.notify_one();
         answered.await.unwrap_or_else(|_| Err(Error::Unknown("the replica ended abruptly".into())))
     }
 
@@ -241,6 +297,19 @@ impl<M: Machine> Replica<M> {
             *known = number.max(*known);
             newer
         });
+    }
+
+    /// Whether somebody has said that he is about to append an entry that matters here. As long as it is so, and for a bounded
+    /// number of reads, the next entry is asked for before it is there. Like a [hint](Replica::hint) it renews nothing.
+    pub fn expect(&self, expected: bool) {
+        let began = self.inner.expected.send_if_modified(|known| {
+            let changed = *known != expected;
+            *known = expected;
+            changed && expected
+        });
+        if began {
+            self.inner.pressing.notify_one();
+        }
     }
 
     /// Every read of the store that reached the tail. A lease may be renewed from the moment that it began, if the
@@ -294,6 +363,12 @@ struct Actor<M: Machine> {
     inbox: mpsc::Receiver<Message<M>>,
     hint: Arc<watch::Sender<u64>>,
     hinted: watch::Receiver<u64>,
+    expecting: watch::Receiver<bool>,
+    pressing: Arc<Notify>,
+    /// Reads of an entry that is expected.
+    scouts: FuturesUnordered<Scout>,
+    scouts_left: usize,
+    scout_due: Instant,
 
     state: State<M>,
     /// Boot time at which the last read began that found `state` to be the tail (or that was in it from then on).
@@ -312,6 +387,9 @@ struct Actor<M: Machine> {
 /// Commands of one entry on its way.
 type Batch<O> = Vec<Proposal<O>>;
 
+/// A read of an entry that may not be there yet; one that fails is as good as one that finds nothing.
+type Scout = BoxFuture<'static, Option<Entry>>;
+
 impl<M: Machine> Actor<M> {
     async fn run(mut self) {
         let closing = self.log.closing.clone();
@@ -319,8 +397,11 @@ impl<M: Machine> Actor<M> {
             if closing.is_cancelled() {
                 break Error::Closed;
             }
-            self.wait_for_work().await;
-            if let Err(error) = self.work().await {
+            let worked = match self.wait_for_work().await {
+                Ok(()) => self.work().await,
+                failed => failed,
+            };
+            if let Err(error) = worked {
                 error!(%error, "the metadata log cannot be followed any further");
                 break error;
             }
@@ -328,23 +409,52 @@ impl<M: Machine> Actor<M> {
         self.end(reason).await;
     }
 
-    /// Returns once there is something to do; takes in what is there.
-    async fn wait_for_work(&mut self) {
+    /// Returns once there is something to do; takes in what is there. An error is the end.
+    async fn wait_for_work(&mut self) -> Result<(), Error> {
         while let Some(ended) = self.background.try_join_next() {
             resume(ended);
         }
         if self.queue.is_empty() && self.refreshes.is_empty() {
             tokio::select! {
-                () = self.log.closing.cancelled() => return,
+                () = self.log.closing.cancelled() => return Ok(()),
                 Some(ended) = self.background.join_next() => resume(ended),
                 Some(message) = self.inbox.recv() => self.take_in(message),
                 Ok(()) = self.hinted.changed() => self.hear(),
+                Ok(()) = self.expecting.changed() => self.expect(),
+                Some(found) = self.scouts.next() => self.scouted(found).await?,
+                () = sleep_until(self.scout_due), if self.scouts_left > 0 => self.scout(),
                 () = sleep_until(self.poll_due) => {}
             }
         }
         while self.queue.len() + self.refreshes.len() < self.log.config.queue_commands_max {
             let Ok(message) = self.inbox.try_recv() else { break };
             self.take_in(message);
+        }
+        Ok(())
+    }
+
+    fn expect(&mut self) {
+        let expected = *self.expecting.borrow_and_update();
+        self.scouts_left = if expected { SCOUTS_MAX } else { 0 };
+        self.scout_due = Instant::now();
+    }
+
+    fn scout(&mut self) {
+        self.scout_due = Instant::now() + SCOUT_INTERVAL;
+        if self.scouts.len() < SCOUTS_AT_ONCE {
+            self.scouts_left -= 1;
+            let (log, number) = (self.log.clone(), self.state.number + 1);
+            self.scouts.push(async move { log.read(number).await.ok().flatten() }.boxed());
+        }
+    }
+
+    async fn scouted(&mut self, found: Option<Entry>) -> Result<(), Error> {
+        match found {
+            // It may have been read otherwise meanwhile.
+            Some(entry) if entry.number == self.state.number + 1 => {
+                end_if_corrupt(self.catch_up(Some(entry)).await)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -363,8 +473,15 @@ impl<M: Machine> Actor<M> {
 
     /// An error is the end.
     async fn work(&mut self) -> Result<(), Error> {
-        if !self.refreshes.is_empty() || Instant::now() >= self.poll_due {
+        if !self.refreshes.is_empty() {
             self.poll().await?;
+        } else if self.queue.is_empty() && Instant::now() >= self.poll_due {
+            let pressing = self.pressing.clone();
+            tokio::select! {
+                polled = self.poll() => polled?,
+                // A commit is a poll as well; after anything else this one is made again.
+                () = pressing.notified() => self.poll_due = Instant::now(),
+            }
         }
         if !self.queue.is_empty() {
             self.commit().await?;
@@ -507,6 +624,8 @@ impl<M: Machine> Actor<M> {
 
     /// Our create succeeded. It counts if our view was not so old that the number may have been used and deleted (L5).
     async fn won(&mut self, entry: Entry, batch: Batch<M::Outcome>, began: Duration) -> Result<(), Error> {
+        let mut batch = batch;
+        self.tell_early(&entry, &mut batch);
         let stands = match self.log.stands(self.state.number, self.state.nonce).await {
             Ok(stands) => stands,
             Err(error) => {
@@ -538,6 +657,20 @@ impl<M: Machine> Actor<M> {
             let _ = proposal.answer.send(Ok(Applied { number, outcome }));
         }
         Ok(())
+    }
+
+    /// What the entry will have done once it counts.
+    fn tell_early(&self, entry: &Entry, batch: &mut Batch<M::Outcome>) {
+        if batch.iter().all(|proposal| proposal.early.is_none()) {
+            return;
+        }
+        let Ok(step) = self.state.clone().apply(entry, &self.log.config) else { return };
+        for (proposal, outcome) in batch.iter_mut().zip(step.outcomes) {
+            if let Some(early) = proposal.early.take() {
+                // Nobody has to wait for it.
+                let _ = early.send(outcome);
+            }
+        }
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<Step<M::Outcome>, Mismatch> {

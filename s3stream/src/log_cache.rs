@@ -218,11 +218,19 @@ pub(crate) struct Blocks {
     uncommitted_bytes: usize,
     /// The last position confirmed in any block: a lower bound for what is not confirmed yet.
     last_confirmed: Option<Position>,
+    hurried_below: BlockId,
 }
 
 impl Blocks {
     pub fn new(upload_bytes: usize) -> Blocks {
-        Blocks { upload_bytes, first: 0, blocks: VecDeque::new(), uncommitted_bytes: 0, last_confirmed: None }
+        Blocks {
+            upload_bytes,
+            first: 0,
+            blocks: VecDeque::new(),
+            uncommitted_bytes: 0,
+            last_confirmed: None,
+            hurried_below: BlockId(0),
+        }
     }
 
     /// Counts a record into the active block and says which that is. Seals the block if that filled it, and before it
@@ -316,14 +324,26 @@ impl Blocks {
         self.blocks.iter().any(|block| matches!(block.phase, Phase::Sealed | Phase::Uploading))
     }
 
-    /// The next sealed block all of which is durable; marks it as being uploaded. In order.
+    /// Blocks below this one are uploaded before all of them is durable.
+    pub fn hurry(&mut self, below: BlockId) {
+        self.hurried_below = self.hurried_below.max(below);
+    }
+
+    /// Whether all of `block`, which is not the active one, is durable.
+    pub fn is_durable(&self, block: BlockId) -> bool {
+        let block = self.get(block);
+        block.confirmed == block.appended
+    }
+
+    /// The next sealed block all of which is durable, or that is [hurried](Blocks::hurry); marks it as being uploaded. In order.
     pub fn take_uploadable(&mut self) -> Option<(BlockId, Vec<(StreamId, Slice)>)> {
         let at = self
             .blocks
             .iter()
             .position(|block| !matches!(block.phase, Phase::Committed | Phase::Uploading))?;
         let block = &mut self.blocks[at];
-        if block.phase != Phase::Sealed || block.confirmed < block.appended {
+        let hurried = self.first + (at as u64) < self.hurried_below.0;
+        if block.phase != Phase::Sealed || (block.confirmed < block.appended && !hurried) {
             return None;
         }
         block.phase = Phase::Uploading;
@@ -360,6 +380,7 @@ impl Blocks {
         assert!(at == 0 || self.blocks[at - 1].phase == Phase::Committed, "blocks are committed in order");
         let block = &mut self.blocks[at];
         assert_eq!(block.phase, Phase::Uploading);
+        assert_eq!(block.confirmed, block.appended, "only what is durable is committed (S1)");
         block.phase = Phase::Committed;
         block.evictable = std::mem::take(&mut block.slices).into_iter().collect();
         self.uncommitted_bytes -= block.charge;

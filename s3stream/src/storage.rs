@@ -31,7 +31,7 @@ use crate::ack::{self, Pending};
 use crate::block_cache::BlockCache;
 use crate::budget::{Asked, Budget, Granted};
 use crate::counters::Counters;
-use crate::log_cache::{Blocks, charge_of};
+use crate::log_cache::{BlockId, Blocks, charge_of};
 use crate::record::META_BYTES;
 use crate::stream::{Counted, Shared, Stream, Traffic};
 use crate::{Config, Error, StreamId, StreamMetadata, compaction};
@@ -298,10 +298,22 @@ impl Storage {
 
     /// Uploads and commits everything that was appended so far, and trims the WAL.
     pub async fn flush(&self) -> Result<(), Error> {
+        self.flush_to(|_, _| ()).await
+    }
+
+    /// The same, for somebody who waits: objects are on their way into the bucket while the WAL makes their records durable, and
+    /// committed when both are done. If the WAL fails they are garbage.
+    pub async fn flush_hurried(&self) -> Result<(), Error> {
+        self.flush_to(Blocks::hurry).await
+    }
+
+    async fn flush_to(&self, hurry: impl FnOnce(&mut Blocks, BlockId)) -> Result<(), Error> {
         let target = {
             let mut ledger = self.inner.ledger.lock();
             ledger.blocks.seal();
-            ledger.blocks.end().0
+            let end = ledger.blocks.end();
+            hurry(&mut ledger.blocks, end);
+            end.0
         };
         self.inner.upload_wanted.notify_one();
         let mut committed = self.inner.committed.subscribe();

@@ -69,7 +69,7 @@ pub async fn handle(
         results.extend(growing.iter().map(|growth| answer(growth.wanted, Ok(()))));
     } else {
         let wanted = growing.iter().map(Growth::command).collect();
-        let grown = broker.metadata.create_partitions(wanted).await;
+        let grown = new_topic::grow(broker, wanted).await;
         results.extend(growing.iter().zip(grown).map(|(growth, result)| {
             let refusal = |error| (error::of_create_partitions(&error), error.to_string());
             answer(growth.wanted, result.map(drop).map_err(refusal))

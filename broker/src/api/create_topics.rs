@@ -68,7 +68,7 @@ pub async fn handle(
     } else if request.validate_only {
         results.extend(checked.iter().map(|topic| success(broker, topic, Uuid::nil())));
     } else {
-        let created = broker.metadata.create_topics(checked.iter().map(|topic| topic.spec.clone()).collect());
+        let created = new_topic::create(broker, checked.iter().map(|topic| topic.spec.clone()).collect());
         for (topic, result) in checked.iter().zip(created.await) {
             results.push(match result {
                 Ok(created) => success(broker, topic, created.id),

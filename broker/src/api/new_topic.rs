@@ -3,10 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use wal::Incarnation;
+
 use super::topic_name::{self, CONSUMER_OFFSETS, SHARE_GROUP_STATE, TRANSACTION_STATE};
 use crate::broker::Broker;
-use crate::metadata::image::Config;
-use crate::metadata::{CreateTopicError, TopicSpec};
+use crate::cluster::balance::{self, Home};
+use crate::metadata::command::GrownTopic;
+use crate::metadata::image::{Config, PartitionInfo};
+use crate::metadata::{
+    CreatePartitionsError, CreateTopicError, GrowRejection, Image, Topic, TopicRejection, TopicSpec,
+};
 
 /// Partitions that one request may create (Kafka's `ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
 pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
@@ -18,6 +24,69 @@ pub fn configs<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> R
         sorted.insert(name, value.ok_or(name)?);
     }
     Ok(sorted.into_iter().map(|(name, value)| (Arc::from(name), Arc::from(value))).collect())
+}
+
+/// Who can lead new partitions, with counts and load ([`balance`]); nobody if load says nothing, or is not known of every broker:
+/// then it is left to counts alone.
+fn homes(broker: &Broker, image: &Image) -> Vec<Home> {
+    let takers = image.serving().filter(|(_, life)| !life.draining);
+    let home = |(taker, _): (Incarnation, _)| {
+        let (load, in_all) = (broker.peers.load(taker)?, image.led_count(taker.broker));
+        Some(Home { broker: taker.broker, of_topic: 0, in_all, load })
+    };
+    let homes: Vec<Home> = takers.map(home).collect::<Option<_>>().unwrap_or_default();
+    if homes.len() > 1 && balance::any_load(&homes) { homes } else { Vec::new() }
+}
+
+/// Leaders for `count` more partitions of a topic that has `existing` ones.
+fn leaders(homes: &mut [Home], existing: &[PartitionInfo], count: usize) -> Vec<u32> {
+    for home in &mut *homes {
+        home.of_topic = existing.iter().filter(|partition| partition.leader == home.broker).count();
+    }
+    balance::place(homes, count)
+}
+
+/// [`create_topics`](crate::metadata::Metadata::create_topics), with leaders by load where none are named.
+pub async fn create(broker: &Broker, specs: Vec<TopicSpec>) -> Vec<Result<Arc<Topic>, CreateTopicError>> {
+    let mut homes = homes(broker, &broker.metadata.image());
+    let placed = specs.iter().cloned().map(|spec| match spec.leaders.is_empty() {
+        true => TopicSpec { leaders: leaders(&mut homes, &[], spec.partitions as usize), ..spec },
+        false => spec,
+    });
+    let mut results = broker.metadata.create_topics(placed.collect()).await;
+    for (spec, result) in specs.into_iter().zip(&mut results) {
+        let misplaced = matches!(result, Err(CreateTopicError::Rejected(TopicRejection::Assignment(_))));
+        // Who was to lead has left meanwhile.
+        if misplaced && spec.leaders.is_empty() {
+            *result = broker.metadata.create_topics(vec![spec]).await.remove(0);
+        }
+    }
+    results
+}
+
+/// The same for [`create_partitions`](crate::metadata::Metadata::create_partitions).
+pub async fn grow(
+    broker: &Broker,
+    growing: Vec<GrownTopic>,
+) -> Vec<Result<Arc<Topic>, CreatePartitionsError>> {
+    let image = broker.metadata.image();
+    let mut homes = homes(broker, &image);
+    let placed = growing.iter().cloned().map(|grown| match image.topic(grown.id) {
+        Some(topic) if grown.leaders.is_empty() => {
+            let added = (grown.partitions as usize).saturating_sub(topic.partitions.len());
+            GrownTopic { leaders: leaders(&mut homes, &topic.partitions, added), ..grown }
+        }
+        _ => grown,
+    });
+    let mut results = broker.metadata.create_partitions(placed.collect()).await;
+    for (grown, result) in growing.into_iter().zip(&mut results) {
+        let misplaced = matches!(result, Err(CreatePartitionsError::Rejected(GrowRejection::Assignment(_))));
+        // Who was to lead has left meanwhile, or somebody else has made the topic larger.
+        if misplaced && grown.leaders.is_empty() {
+            *result = broker.metadata.create_partitions(vec![grown]).await.remove(0);
+        }
+    }
+    results
 }
 
 /// Creates those of `names` that do not exist, because a client asked for them (behaviour 21). What cannot be created
@@ -53,7 +122,7 @@ pub async fn auto_create<'a>(broker: &Broker, names: impl Iterator<Item = &'a st
     if specs.is_empty() {
         return;
     }
-    for result in broker.metadata.create_topics(specs.into_values().collect()).await {
+    for result in create(broker, specs.into_values().collect()).await {
         match result {
             Ok(topic) => tracing::info!(topic = %topic.name, "created a topic that a client asked for"),
             // Somebody else was quicker, or it collides with another one of the request.

@@ -22,7 +22,6 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 use s3stream::{Admission, Storage};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::fetch_response::Endpoint;
@@ -35,7 +34,7 @@ use crate::metadata::{ImageRef, Topic};
 use crate::partition::batch::Codec;
 use crate::partition::recompress::Target;
 use crate::partition::validate::{self, Checked, Rules};
-use crate::partition::{AppendError, Appended, GetError, Partition, wall_clock_ms};
+use crate::partition::{AppendError, Appended, GetError, Leaving, Partition, wall_clock_ms};
 
 const FLEXIBLE_FROM: i16 = 9;
 const TOPIC_IDS_FROM: i16 = 13;
@@ -108,7 +107,7 @@ enum Unplaced {
     /// the producer need not ask again and again.
     Leaving {
         partition: Arc<Partition>,
-        decided: CancellationToken,
+        leaving: Leaving,
     },
 }
 
@@ -220,7 +219,7 @@ async fn check(
     if super::topic_name::is_internal(&topic.name) {
         return Err(ResponseError::InvalidTopicException.into());
     }
-    let partition = broker.partitions.get(topic, index).await.map_err(|why| {
+    let partition = broker.partitions.get_expected(topic, index).await.map_err(|why| {
         let leader = match why {
             GetError::NotLeader { leader, leader_epoch } => Some((leader as i32, leader_epoch)),
             GetError::Unknown | GetError::Open(_) => None,
@@ -306,8 +305,8 @@ impl Placing<'_> {
                     late = Failure { message: Some(detail), ..error::NO_ROOM.into() };
                     tokio::task::yield_now().await;
                 }
-                Err(AppendError::Leaving { decided, .. }) => {
-                    return Err(Unplaced::Leaving { partition, decided });
+                Err(AppendError::Leaving { leaving, .. }) => {
+                    return Err(Unplaced::Leaving { partition, leaving });
                 }
                 Err(why) => {
                     // What a deposed leader knows of producers is old, and no retry follows such an answer. A right that has
@@ -380,8 +379,8 @@ impl InFlight {
                 let outcome = match stage {
                     Ok(placed) => acknowledge(placed, self.deadline).await,
                     Err(Unplaced::Failed(failure)) => Err(failure),
-                    Err(Unplaced::Leaving { partition, decided }) => {
-                        let _ = tokio::time::timeout_at(self.deadline, decided.cancelled()).await;
+                    Err(Unplaced::Leaving { partition, leaving }) => {
+                        let _ = tokio::time::timeout_at(self.deadline, leaving.told.cancelled()).await;
                         Err(not_leader(&partition, &mut endpoints))
                     }
                 };

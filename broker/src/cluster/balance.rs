@@ -16,6 +16,13 @@
 //! - **L3** Load moves only if the busiest broker has more than its share by [`Slack::load`], and each exchange relieves it by
 //!   a [`WORTH_MIN`] of a share at least: so loads that waver move nothing to and fro.
 //! - **L4** The same input gives the same moves, whatever its order.
+//!
+//! New partitions go to ([`place`]), in this order: the brokers that have the fewest of their topic; those that have about the
+//! fewest in all, give or take [`ABOUT`] percent; those with the least load, in steps of a quarter of a share; the one with the
+//! fewest in all; the lowest id. So:
+//!
+//! - **S1** Load never makes a topic uneven, nor a broker's number of partitions by more than that.
+//! - **S2** Where load is even, or next to nothing, partitions go where `metadata/place.rs` would put them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,6 +139,52 @@ pub fn evacuate(brokers: &BTreeSet<u32>, partitions: &[Placed], from: u32, moves
         Move { topic: placed.topic, index: placed.index, from, to }
     };
     leaving.into_iter().take(moves_max).map(place).collect()
+}
+
+/// A broker that new partitions can go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    pub broker: u32,
+    /// Partitions of the topic that it leads.
+    pub of_topic: usize,
+    pub in_all: usize,
+    /// Bytes a second of all that it leads.
+    pub load: u64,
+}
+
+/// Percent of an even share by which a broker may have more partitions than the one with the fewest, and count as having as few.
+pub const ABOUT: usize = 10;
+
+/// Loads that differ by less than this are the same, bytes a second. No option: no broker feels it.
+const LOAD_STEP_MIN: u64 = 256 << 10;
+
+/// The leaders of `count` new partitions of a topic: see the module. `homes` are as they will be then; each partition is taken to
+/// get as much load as partitions have on average.
+pub fn place(homes: &mut [Home], count: usize) -> Vec<u32> {
+    let brokers = homes.len().max(1);
+    let partitions = homes.iter().map(|home| home.in_all).sum::<usize>();
+    let load = homes.iter().fold(0u64, |sum, home| sum.saturating_add(home.load));
+    let each = load / partitions.max(1) as u64;
+    let step = (load / brokers as u64 / 4).max(LOAD_STEP_MIN);
+    let slack = (partitions / brokers * ABOUT / 100).max(1);
+    let mut leaders = Vec::with_capacity(count);
+    while leaders.len() < count {
+        let fewest = homes.iter().map(|home| home.in_all).min().unwrap_or(0);
+        let order = |home: &&mut Home| {
+            (home.of_topic, home.in_all > fewest + slack, home.load / step, home.in_all, home.broker)
+        };
+        let Some(home) = homes.iter_mut().min_by_key(order) else { break };
+        home.of_topic += 1;
+        home.in_all += 1;
+        home.load = home.load.saturating_add(each);
+        leaders.push(home.broker);
+    }
+    leaders
+}
+
+/// Whether any of them has a load that matters.
+pub fn any_load(homes: &[Home]) -> bool {
+    homes.iter().any(|home| home.load >= LOAD_STEP_MIN)
 }
 
 /// Whether some broker has fewer partitions than an even share by more than `percent` of it, and by more than rounding.
@@ -485,7 +538,59 @@ mod tests {
         assert_eq!(moves.len(), 500);
     }
 
+    fn home(broker: u32, in_all: usize, load: u64) -> Home {
+        Home { broker, of_topic: 0, in_all, load }
+    }
+
+    #[test]
+    fn new_partitions_keep_off_the_busiest_broker_as_far_as_counts_allow() {
+        let mib = 1 << 20;
+        let homes = || vec![home(1, 100, 50 * mib), home(2, 101, mib), home(3, 102, 2 * mib)];
+        assert_eq!(place(&mut homes(), 1), [2]);
+        assert_eq!(
+            place(&mut homes(), 3),
+            [2, 3, 1],
+            "a topic is spread over all of them whatever their load (S1)"
+        );
+        let topics = (0..60).scan(homes(), |homes, _| {
+            homes.iter_mut().for_each(|home| home.of_topic = 0);
+            Some(place(homes, 1)[0])
+        });
+        let many: Vec<u32> = topics.collect();
+        let got = |broker| many.iter().filter(|to| **to == broker).count();
+        assert!(got(1) > 0 && got(1) < got(2), "{many:?}: at some time its number of partitions counts more");
+        assert!(place(&mut [], 3).is_empty());
+    }
+
     proptest! {
+        #[test]
+        fn s1_s2_new_partitions_are_even_first_and_go_by_load_then(
+            known in proptest::collection::vec((0usize..5, 0usize..200, 0u64..100_000_000), 1..6),
+            count in 1usize..50,
+        ) {
+            let homes: Vec<Home> = (1u32..).zip(&known).map(|(broker, (of_topic, others, load))| {
+                Home { broker, of_topic: *of_topic, in_all: of_topic + others, load: *load }
+            }).collect();
+            let leaders = place(&mut homes.clone(), count);
+            prop_assert_eq!(leaders.len(), count);
+            let mut now = homes.clone();
+            for leader in &leaders {
+                let fewest = now.iter().map(|home| home.of_topic).min().unwrap_or(0);
+                let home = now.iter_mut().find(|home| home.broker == *leader).expect("one of them");
+                prop_assert_eq!(home.of_topic, fewest, "S1");
+                (home.of_topic, home.in_all) = (home.of_topic + 1, home.in_all + 1);
+            }
+            // S2: by counts alone, as `metadata/place.rs` does.
+            let mut idle: Vec<Home> = homes.iter().map(|home| Home { load: 0, ..*home }).collect();
+            let mut plain = idle.clone();
+            let expected: Vec<u32> = (0..count).map(|_| {
+                let least = plain.iter_mut().min_by_key(|home| (home.of_topic, home.in_all, home.broker)).expect("one");
+                (least.of_topic, least.in_all) = (least.of_topic + 1, least.in_all + 1);
+                least.broker
+            }).collect();
+            prop_assert_eq!(place(&mut idle, count), expected);
+        }
+
         #[test]
         fn l1_l2_l4_plans_even_out_and_end(
             ids in proptest::collection::btree_set(0u32..6, 1..6),

@@ -23,6 +23,7 @@
 pub mod balance;
 pub mod detector;
 mod link;
+pub mod load;
 pub mod mover;
 mod peers;
 pub mod state;

@@ -6,9 +6,9 @@
 //! # Cancellation
 //! [`Peers::close`] ends everything. Until then the tasks live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -66,10 +66,14 @@ pub(super) struct Shared {
     links: Mutex<BTreeMap<Incarnation, LinkState>>,
     verdicts: watch::Sender<Arc<Verdicts>>,
     leaving: AtomicBool,
+    /// Of what this broker leads, bytes a second.
+    load: AtomicU64,
     /// Counted up by whatever peers are to be told at once.
     news: watch::Sender<u64>,
     /// Woken by every answer.
     answers: watch::Sender<()>,
+    /// Who is handing partitions to this broker. Only those that have a link.
+    handing: Mutex<BTreeSet<Incarnation>>,
 }
 
 #[derive(Debug)]
@@ -106,8 +110,10 @@ impl Peers {
             links: Mutex::default(),
             verdicts: watch::Sender::new(Arc::default()),
             leaving: AtomicBool::new(false),
+            load: AtomicU64::new(0),
             news: watch::Sender::new(0),
             answers: watch::Sender::new(()),
+            handing: Mutex::default(),
         });
         let (tasks, closing) = (Tasks::default(), CancellationToken::new());
         let watch = Watch { shared: shared.clone(), tasks: tasks.clone() };
@@ -144,6 +150,21 @@ impl Peers {
             }
         });
         status.collect()
+    }
+
+    /// What is said to the others of the load of what this broker leads, bytes a second.
+    pub fn set_load(&self, load: u64) {
+        self.shared.load.store(load, Ordering::Relaxed);
+    }
+
+    /// The load of a life's partitions, bytes a second, as it has said itself; `None` if it has said nothing yet.
+    pub fn load(&self, of: Incarnation) -> Option<u64> {
+        let shared = &self.shared;
+        if of == shared.own {
+            return Some(shared.load.load(Ordering::Relaxed));
+        }
+        let detector = shared.detector.lock();
+        detector.last_heard(shared.now(), of).map(|(_, beat)| beat.load)
     }
 
     /// Says to everybody that this broker is about to close its listener, and waits for their answers for a bounded time:
@@ -197,6 +218,7 @@ impl Watch {
         let shared = &self.shared;
         let mut changed = shared.metadata.changed();
         let mut appended = shared.metadata.appended();
+        let mut handing = shared.metadata.handing();
         let interval = shared.config.detector.tick_interval();
         let mut tick_at = Instant::now();
         loop {
@@ -212,6 +234,10 @@ impl Watch {
                 }
                 Ok(()) = appended.changed() => {
                     appended.borrow_and_update();
+                    shared.tell();
+                }
+                Ok(()) = handing.changed() => {
+                    handing.borrow_and_update();
                     shared.tell();
                 }
                 ended = changed.changed() => if ended.is_err() {
@@ -241,6 +267,7 @@ impl Watch {
         let mut links = shared.links.lock();
         links.retain(|life, _| image.is_live(*life));
         shared.metadata.skews.keep(|life| image.is_live(life));
+        shared.expect(|handing| handing.retain(|life| links.contains_key(life)));
         for (life, _, info) in lives() {
             links.entry(life).or_insert_with(|| {
                 let running = closing.child_token();
@@ -317,6 +344,8 @@ impl Shared {
             leaving: self.leaving.load(Ordering::SeqCst),
             blind,
             unreached: failing_since.is_some_and(|since| since.elapsed() >= silence),
+            handing: self.metadata.handing().borrow().contains_key(&to.broker),
+            load: self.load.load(Ordering::Relaxed),
             suspects,
         }
     }
@@ -379,12 +408,13 @@ impl Shared {
     fn hear(&self, beat: Beat, answered: bool) {
         // Whoever is not known yet may have registered behind what was read (P2).
         self.metadata.hint(beat.number);
-        let (from, misses_us) = (beat.from, beat.unreached);
+        let (from, misses_us, handing) = (beat.from, beat.unreached, beat.handing);
         if !self.detector.lock().heard(self.now(), beat, answered) {
             return;
         }
         let mut links = self.links.lock();
         let Some(link) = links.get_mut(&from) else { return };
+        self.expect(|from_all| if handing { from_all.insert(from) } else { from_all.remove(&from) });
         if misses_us && !link.misses_us {
             let image = self.metadata.image();
             let address = image.broker(self.own.broker).map(|info| shown(&info.listener)).unwrap_or_default();
@@ -417,6 +447,13 @@ impl Shared {
                 roughly(skew)
             );
         }
+    }
+
+    /// Changes who is handing partitions to this broker.
+    fn expect<T>(&self, change: impl FnOnce(&mut BTreeSet<Incarnation>) -> T) {
+        let mut handing = self.handing.lock();
+        change(&mut handing);
+        self.metadata.expect(!handing.is_empty());
     }
 
     pub fn told(&self, life: Incarnation) -> Option<Told> {

@@ -33,7 +33,8 @@
 //! | from: broker, epoch | 4 + 8 |
 //! | number of the last metadata entry that it knows of | 8 |
 //! | its wall clock, in milliseconds since the Unix epoch | 8 |
-//! | flags: 1 ailing, 2 leaving, 4 blind, 8 unreached; others must be 0 | 1 |
+//! | flags: 1 ailing, 2 leaving, 4 blind, 8 unreached, 16 handing; others must be 0 | 1 |
+//! | what it leads costs it: bytes a second | 8 |
 //! | suspects: count, then broker and epoch of each; ascending; at most [`SUSPECTS_MAX`] | 4 + 12 each |
 //!
 //! Nobody is authenticated yet: whoever reaches the listener can say anything here. It can make a broker poll the metadata
@@ -62,7 +63,7 @@ pub const SUSPECTS_MAX: usize = 1_024;
 pub const MESSAGE_BYTES_MAX: usize = 2 + 16 + 12 + BEAT_BYTES_MIN + SUSPECTS_MAX * INCARNATION_BYTES;
 
 const INCARNATION_BYTES: usize = 12;
-const BEAT_BYTES_MIN: usize = INCARNATION_BYTES + 8 + 8 + 1 + 4;
+const BEAT_BYTES_MIN: usize = INCARNATION_BYTES + 8 + 8 + 1 + 8 + 4;
 
 /// Correlation id.
 const RESPONSE_HEADER_BYTES: usize = 4;
@@ -75,6 +76,7 @@ mod flag {
     pub const LEAVING: u8 = 2;
     pub const BLIND: u8 = 4;
     pub const UNREACHED: u8 = 8;
+    pub const HANDING: u8 = 16;
 }
 
 /// What a life says of itself and of the others.
@@ -93,6 +95,10 @@ pub struct Beat {
     pub blind: bool,
     /// It gets no connection to the address of whom it says this to.
     pub unreached: bool,
+    /// It is writing an entry that gives partitions to whom it says this to.
+    pub handing: bool,
+    /// Of all that it leads, bytes a second.
+    pub load: u64,
     /// Whom it suspects, ascending.
     pub suspects: Vec<Incarnation>,
 }
@@ -149,17 +155,20 @@ impl Beat {
             (self.leaving, flag::LEAVING),
             (self.blind, flag::BLIND),
             (self.unreached, flag::UNREACHED),
+            (self.handing, flag::HANDING),
         ];
         to.u8(flags.into_iter().filter(|(is, _)| *is).map(|(_, bit)| bit).sum());
+        to.u64(self.load);
         to.count(self.suspects.len());
         self.suspects.iter().for_each(|suspect| to.incarnation(*suspect));
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Beat, Malformed> {
         let (who, number, wall_ms, flags) = (from.incarnation()?, from.u64()?, from.i64()?, from.u8()?);
-        if flags > flag::AILING | flag::LEAVING | flag::BLIND | flag::UNREACHED {
+        if flags > flag::AILING | flag::LEAVING | flag::BLIND | flag::UNREACHED | flag::HANDING {
             return Err(from.malformed("unknown flags of a beat"));
         }
+        let load = from.u64()?;
         let suspects = from.list(INCARNATION_BYTES, |from| from.incarnation())?;
         if suspects.len() > SUSPECTS_MAX || !suspects.is_sorted_by(|one, next| one < next) {
             return Err(from.malformed("suspects that are too many or not in ascending order"));
@@ -173,6 +182,8 @@ impl Beat {
             leaving: is(flag::LEAVING),
             blind: is(flag::BLIND),
             unreached: is(flag::UNREACHED),
+            handing: is(flag::HANDING),
+            load,
             suspects,
         })
     }
@@ -264,6 +275,8 @@ mod tests {
             leaving: false,
             blind: true,
             unreached: false,
+            handing: true,
+            load: 0x0a0b,
             suspects: vec![life(1, 5), life(2, 9)],
         }
     }
@@ -276,7 +289,7 @@ mod tests {
     fn the_encodings_stay_as_they_are() {
         let cluster = Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
         let said = "0300000022110000000000000403020100000000\
-                    0d0c0b0a0000000005020000000100000005000000000000000200000009\
+                    0d0c0b0a00000000150b0a000000000000020000000100000005000000000000000200000009\
                     00000000000000";
         let request = Heartbeat { cluster, to: life(7, 8), beat: beat() };
         assert_eq!(
@@ -311,14 +324,14 @@ mod tests {
         assert!(bytes.len() <= MESSAGE_BYTES_MAX);
         assert_eq!(Answer::decode(&bytes), Ok(whole));
         // One more, by hand: the encoder refuses to.
-        let at = 2 + 16 + INCARNATION_BYTES + 17;
+        let at = 2 + 16 + INCARNATION_BYTES + 25;
         let mut more = bytes.clone();
         more[at..at + 4].copy_from_slice(&(SUSPECTS_MAX as u32 + 1).to_le_bytes());
         more.extend(u32::MAX.to_le_bytes());
         more.extend(1u64.to_le_bytes());
         assert!(Answer::decode(&more).is_err());
         for (what, at, to) in
-            [("flags", at - 1, 16), ("an error code", 0, 1), ("a descending order", at + 4, 9)]
+            [("flags", at - 9, 32), ("an error code", 0, 1), ("a descending order", at + 4, 9)]
         {
             let mut bytes = bytes.clone();
             bytes[at] = to;
@@ -331,13 +344,14 @@ mod tests {
         fn what_is_written_is_read_back_and_nothing_else_is(
             ids in proptest::collection::btree_set((any::<u32>(), any::<u64>()), 0..20),
             (from, to) in ((any::<u32>(), any::<u64>()), (any::<u32>(), any::<u64>())),
-            (number, wall_ms) in (any::<u64>(), any::<i64>()),
-            flags in any::<[bool; 4]>(),
+            (number, load, wall_ms) in any::<(u64, u64, i64)>(),
+            flags in any::<[bool; 5]>(),
             (cut, flip) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
         ) {
             let suspects = ids.into_iter().map(|(broker, epoch)| life(broker, epoch)).collect();
-            let [ailing, leaving, blind, unreached] = flags;
-            let beat = Beat { from: life(from.0, from.1), number, wall_ms, ailing, leaving, blind, unreached, suspects };
+            let [ailing, leaving, blind, unreached, handing] = flags;
+            let from = life(from.0, from.1);
+            let beat = Beat { from, number, wall_ms, ailing, leaving, blind, unreached, handing, load, suspects };
             let heartbeat = Heartbeat { cluster: Uuid::from_u128(7), to: life(to.0, to.1), beat };
             let bytes = heartbeat.encode();
             prop_assert_eq!(Heartbeat::decode(&bytes), Ok(heartbeat));

@@ -43,6 +43,7 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -50,7 +51,7 @@ use std::time::Duration;
 use metalog::{Applying, Machine, Replica, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -260,6 +261,10 @@ pub struct Metadata {
     pub(crate) skews: Skews,
     closing: CancellationToken,
     riders: rider::Riders,
+    /// Brokers to which partitions are on their way into the log, and how many hand-overs each waits for.
+    handing: watch::Sender<BTreeMap<u32, usize>>,
+    /// Others have partitions on their way here.
+    expecting: watch::Sender<bool>,
     pub(crate) tasks: Tasks,
 }
 
@@ -280,6 +285,8 @@ impl Metadata {
             skews: Skews::default(),
             closing: CancellationToken::new(),
             riders: rider::Riders::default(),
+            handing: watch::Sender::default(),
+            expecting: watch::Sender::new(false),
             tasks: Tasks::default(),
         };
         if let Err(error) = metadata.format().await {
@@ -338,13 +345,49 @@ impl Metadata {
         self.replica.hint(number);
     }
 
+    /// Whether another broker is about to hand partitions to this one: their entry is looked for as long as it is so, and for a
+    /// bounded time. Renews nothing.
+    pub fn expect(&self, expecting: bool) {
+        self.replica.expect(expecting);
+        self.expecting.send_if_modified(|known| std::mem::replace(known, expecting) != expecting);
+    }
+
+    /// Resolves with the next entry while partitions are expected, and with `false` when none are (any more).
+    pub async fn expected(&self, known: &ImageRef) -> bool {
+        let (mut expecting, mut applied) = (self.expecting.subscribe(), self.changed());
+        loop {
+            if *applied.borrow_and_update() > known.number() {
+                return true;
+            }
+            if !*expecting.borrow_and_update() {
+                return false;
+            }
+            tokio::select! {
+                changed = expecting.changed() => if changed.is_err() { return false },
+                changed = applied.changed() => if changed.is_err() { return false },
+            }
+        }
+    }
+
+    /// Brokers that are about to get partitions from this one, with what is on its way to the log. Changes wake it.
+    pub fn handing(&self) -> watch::Receiver<BTreeMap<u32, usize>> {
+        self.handing.subscribe()
+    }
+
     /// This broker's life, once registered.
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.incarnation.get().copied()
     }
 
     async fn propose(&self, command: &Command) -> Result<Outcome, Error> {
-        let applied = self.replica.propose(command.encode().into()).await?;
+        self.proposed(self.replica.propose(command.encode().into()).await)
+    }
+
+    fn proposed(
+        &self,
+        answer: Result<metalog::Applied<Result<Outcome, Rejection>>, metalog::Error>,
+    ) -> Result<Outcome, Error> {
+        let applied = answer?;
         self.appended.send_if_modified(|last| {
             let newer = applied.number > *last;
             *last = applied.number.max(*last);
@@ -495,10 +538,17 @@ impl Metadata {
     }
 
     /// Gives partitions of this broker away (H1 to H4). In the order of `moves`, which are at most
-    /// [`MOVES_PER_COMMAND_MAX`].
-    pub async fn hand_over(&self, moves: Vec<Handed>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+    /// [`MOVES_PER_COMMAND_MAX`]. `early` is told which of them will have gone as soon as the entry is written, a request before
+    /// it is known that it counts; nothing but advice may follow from it.
+    pub async fn hand_over(
+        &self,
+        moves: Vec<Handed>,
+        early: Early,
+    ) -> Result<Vec<Result<(), MoveRejection>>, Error> {
         let by = self.registered()?;
-        self.moved(Command::HandOver { by, moves }).await
+        let _handing = Handing::begin(&self.handing, &moves);
+        let command = Command::HandOver { by, moves };
+        moved(self.proposed(self.replica.propose_early(command.encode().into(), early).await)?)
     }
 
     /// Says where partitions are to move, or that they are not to. In the order of `moves`.
@@ -506,16 +556,9 @@ impl Metadata {
         let by = self.registered()?;
         let mut results = Vec::with_capacity(moves.len());
         for batch in moves.chunks(MOVES_PER_COMMAND_MAX) {
-            results.extend(self.moved(Command::Reassign { by, moves: batch.to_vec() }).await?);
+            results.extend(moved(self.propose(&Command::Reassign { by, moves: batch.to_vec() }).await?)?);
         }
         Ok(results)
-    }
-
-    async fn moved(&self, command: Command) -> Result<Vec<Result<(), MoveRejection>>, Error> {
-        match self.propose(&command).await? {
-            Outcome::Moved(results) => Ok(results),
-            other => unreachable!("a move of partitions had the outcome {other:?}"),
-        }
     }
 
     /// Replaces the configs of a topic, which are validated already; by name, ascending. [`Error::Conflict`] if they are
@@ -639,6 +682,45 @@ impl Metadata {
             (None, Some(error)) if error != metalog::Error::Closed => Err(error.into()),
             (None, _) => Ok(()),
         }
+    }
+}
+
+fn moved(outcome: Outcome) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+    match outcome {
+        Outcome::Moved(results) => Ok(results),
+        other => unreachable!("a move of partitions had the outcome {other:?}"),
+    }
+}
+
+/// Told what a hand-over will have done, early ([`Metadata::hand_over`]).
+pub type Early = oneshot::Sender<Result<Outcome, Rejection>>;
+
+/// While it lives, the receivers of a hand-over are told that it is on its way.
+struct Handing<'a> {
+    all: &'a watch::Sender<BTreeMap<u32, usize>>,
+    to: BTreeSet<u32>,
+}
+
+impl<'a> Handing<'a> {
+    fn begin(all: &'a watch::Sender<BTreeMap<u32, usize>>, moves: &[Handed]) -> Handing<'a> {
+        let to: BTreeSet<u32> = moves.iter().map(|handed| handed.to).collect();
+        all.send_modify(|all| to.iter().for_each(|to| *all.entry(*to).or_default() += 1));
+        Handing { all, to }
+    }
+}
+
+impl Drop for Handing<'_> {
+    fn drop(&mut self) {
+        self.all.send_modify(|all| {
+            for to in &self.to {
+                let left = all.get(to).map_or(0, |count| count - 1);
+                if left == 0 {
+                    all.remove(to)
+                } else {
+                    all.insert(*to, left)
+                };
+            }
+        });
     }
 }
 

@@ -12,7 +12,7 @@ use s3stream::metadata::Commit;
 use tokio::sync::oneshot;
 
 use super::command::{Command, Handed};
-use super::{Error, Metadata, MoveRejection};
+use super::{Early, Error, Metadata, MoveRejection};
 
 /// What became of each partition of a hand-over.
 pub type Moved = Result<Vec<Result<(), MoveRejection>>, Error>;
@@ -24,6 +24,7 @@ struct Rider {
     /// Ends that must be committed.
     needs: Vec<(StreamId, u64)>,
     outcome: oneshot::Sender<Moved>,
+    early: Early,
 }
 
 /// Those that have not been sent.
@@ -38,13 +39,13 @@ pub struct Riding {
 }
 
 impl Metadata {
-    /// Has a hand-over sent with the commit after which `needs` are committed.
-    pub fn ride(&self, moves: Vec<Handed>, needs: Vec<(StreamId, u64)>) -> Riding {
+    /// Has a hand-over sent with the commit after which `needs` are committed. `early` as in [`Metadata::hand_over`].
+    pub fn ride(&self, moves: Vec<Handed>, needs: Vec<(StreamId, u64)>, early: Early) -> Riding {
         let (sender, outcome) = oneshot::channel();
         let mut riders = self.riders.0.lock();
         riders.0 += 1;
         let id = riders.0;
-        riders.1.push(Rider { id, moves, needs, outcome: sender });
+        riders.1.push(Rider { id, moves, needs, outcome: sender, early });
         Riding { id, outcome }
     }
 
@@ -89,7 +90,7 @@ impl Metadata {
         }
         let rides = riders.into_iter().map(|rider| async move {
             // Nobody waits any more only if the process ends.
-            let _ = rider.outcome.send(self.hand_over(rider.moves).await);
+            let _ = rider.outcome.send(self.hand_over(rider.moves, rider.early).await);
         });
         // In this order: what is polled first is queued first.
         let (committed, _) = futures::join!(commit, join_all(rides));

@@ -4,11 +4,15 @@
 //! ```text
 //!   prepare   checkpoints, upload of what is there                 appends go on
 //!   stop      no more appends, no more checkpoints      ──┐
-//!   finish    upload of what came meanwhile               ├─ nobody can write: three requests to the store or so
+//!   finish    upload of what came meanwhile               ├─ nobody can write: two requests to the store or so
 //!   hand over one entry, with the upload's commit         │
 //!             ahead: they belong to the next leader     ──┘
 //!   close     waiting fetches and appends are told; the next leader opens
 //! ```
+//!
+//! Two things keep a third request, and a fourth, out of that time. The next leader looks for the entry while it is being
+//! written ([`expect`](crate::metadata::Metadata::expect)), so that it knows of it when it is there. And producers are told to go there as soon as it is
+//! written: that it counts is known only a request later (L5 of the metadata log), but all that they were told was advice.
 //!
 //! # Guarantees
 //! - **G1** Nothing is acknowledged after a partition has stopped that was not appended before; what was is acknowledged, by
@@ -35,14 +39,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
-use tokio::sync::OwnedMutexGuard;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::log::Ends;
 use super::{CHECKPOINTS_AT_ONCE, Partition, Partitions, Slot};
 use crate::metadata::MoveRejection::NotCommitted;
+use crate::metadata::apply::{Outcome, Rejection};
 use crate::metadata::command::Handed;
 use crate::metadata::image::Image;
 use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
@@ -238,7 +242,7 @@ impl Partitions {
         // Whoever opens it comes to an end first.
         let gate = slot.gate.clone().lock_owned().await;
         if let Some(partition) = slot.partition.get() {
-            let ends = partition.stop_taking(CancellationToken::new()).await?;
+            let ends = partition.stop_taking().await?;
             let asked = (leave.topic, leave.index as u32, partition.leader_epoch);
             let note = partition.note();
             let hash = note.hash;
@@ -267,9 +271,11 @@ impl Partitions {
             return self.decide(stopped, false).await;
         }
         let needs = open().flat_map(|partition| partition.ends()).collect();
-        let riding = self.metadata.ride(handed(stopped), needs);
-        // An upload takes only what is durable: with it everything is, and was acknowledged.
-        let uploaded = tokio::time::timeout(self.config.handover.stopped_max, self.storage.flush()).await;
+        let (early, told) = oneshot::channel();
+        let riding = self.metadata.ride(handed(stopped), needs, early);
+        // What is committed is durable: with it everything is, and was acknowledged.
+        let uploading = tokio::time::timeout(self.config.handover.stopped_max, self.storage.flush_hurried());
+        let uploaded = beside(uploading, tell_next(stopped, told)).await;
         // Whatever became of the upload: once it was sent, it is not ours to say that they stay (G3).
         match self.metadata.alight(riding).await {
             None => {
@@ -294,7 +300,9 @@ impl Partitions {
     ) -> Result<Vec<Result<(), String>>, HandOverError> {
         let moves = handed(stopped);
         loop {
-            match self.metadata.hand_over(moves.clone()).await {
+            let (early, told) = oneshot::channel();
+            let handing = self.metadata.hand_over(moves.clone(), early);
+            match beside(handing, tell_next(stopped, told)).await {
                 Ok(results) => {
                     let results = stopped.iter().zip(results).map(|(stopped, result)| match result {
                         Ok(()) => Ok(()),
@@ -329,6 +337,29 @@ impl Partitions {
         let index = stopped.leave.index as usize;
         let info = image.topic(stopped.leave.topic).and_then(|topic| topic.partitions.get(index));
         info.is_some_and(|info| image.owner(info) != self.metadata.incarnation())
+    }
+}
+
+/// Clients may be told of whatever will have gone.
+async fn tell_next(stopped: &[Stopped], told: oneshot::Receiver<Result<Outcome, Rejection>>) {
+    let Ok(Ok(Outcome::Moved(results))) = told.await else { return };
+    for (stopped, result) in stopped.iter().zip(results) {
+        if let (Ok(()), Some(partition)) = (result, stopped.slot.partition.get()) {
+            partition.tell_next(stopped.leave.to);
+        }
+    }
+}
+
+/// What `main` gives; meanwhile `other` goes on.
+async fn beside<T>(main: impl Future<Output = T>, other: impl Future<Output = ()>) -> T {
+    let other = async {
+        other.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = other => unreachable!("it never ends"),
+        done = main => done,
     }
 }
 

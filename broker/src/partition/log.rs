@@ -82,11 +82,29 @@ struct Core {
 #[derive(Debug)]
 enum Standing {
     Open,
-    /// Nothing until it is decided whether it goes or stays; then the token is cancelled.
-    Leaving(CancellationToken),
+    /// Nothing until it is decided whether it goes or stays.
+    Leaving(Leaving),
     /// Another broker leads it.
     Left,
     Deleted,
+}
+
+/// A partition on its way to another broker, perhaps.
+#[derive(Clone, Debug)]
+pub struct Leaving {
+    /// Cancelled when it is decided whether it goes or stays.
+    pub decided: CancellationToken,
+    /// Cancelled then, or a little earlier: when it is all but certain that it goes.
+    pub told: CancellationToken,
+    /// Who leads next, once that is all but certain.
+    next: Option<u32>,
+}
+
+impl Leaving {
+    pub(super) fn new() -> Leaving {
+        let decided = CancellationToken::new();
+        Leaving { told: decided.child_token(), decided, next: None }
+    }
 }
 
 /// Why a batch was not appended. Nothing was changed.
@@ -102,7 +120,7 @@ pub enum AppendError {
     NoRoom { batch: Box<Checked>, detail: String },
     /// The partition is being handed over. The batch is given back, for when it is decided whether that came about.
     #[error("the partition is on its way to another broker")]
-    Leaving { batch: Box<Checked>, decided: CancellationToken },
+    Leaving { batch: Box<Checked>, leaving: Leaving },
     /// Another broker leads the partition.
     #[error("the partition went to another broker")]
     Left,
@@ -254,10 +272,10 @@ impl Partition {
         let mut core = self.core.lock();
         match &core.standing {
             Standing::Open => {}
-            Standing::Leaving(decided) => {
-                let decided = decided.clone();
+            Standing::Leaving(leaving) => {
+                let leaving = leaving.clone();
                 core.state.turned_away(now_ms, &checked.header);
-                return Err(AppendError::Leaving { batch: Box::new(checked), decided });
+                return Err(AppendError::Leaving { batch: Box::new(checked), leaving });
             }
             Standing::Left => return Err(AppendError::Left),
             Standing::Deleted => return Err(AppendError::Deleted),
@@ -322,9 +340,9 @@ impl Partition {
         loop {
             let admission = self.storage.admit(checked.bytes.len()).await?;
             match self.append(super::wall_clock_ms(), checked, admission) {
-                Err(AppendError::Leaving { batch, decided }) => {
+                Err(AppendError::Leaving { batch, leaving }) => {
                     checked = *batch;
-                    decided.cancelled().await;
+                    leaving.decided.cancelled().await;
                 }
                 appended => return appended,
             }
@@ -458,20 +476,20 @@ impl Partition {
         self.log.close();
         self.checkpoints.close();
         self.waiters.close();
-        if let Standing::Leaving(decided) = before {
-            decided.cancel();
+        if let Standing::Leaving(leaving) = before {
+            leaving.decided.cancel();
         }
     }
 
-    /// Takes nothing from now on, until [`stay`](Partition::stay) or [`close_left`](Partition::close_left); the token is
-    /// cancelled then. Waits for a checkpoint that is being written. `None` if it takes nothing anyway.
-    pub(super) async fn stop_taking(&self, decided: CancellationToken) -> Option<Ends> {
+    /// Takes nothing from now on, until [`stay`](Partition::stay) or [`close_left`](Partition::close_left). Waits for a
+    /// checkpoint that is being written. `None` if it takes nothing anyway.
+    pub(super) async fn stop_taking(&self) -> Option<Ends> {
         let _turn = self.checkpoint_turn.lock().await;
         let mut core = self.core.lock();
         if !matches!(core.standing, Standing::Open) {
             return None;
         }
-        core.standing = Standing::Leaving(decided);
+        core.standing = Standing::Leaving(Leaving::new());
         Some(Ends { log: self.log.next(), checkpoints: self.checkpoints.next() })
     }
 
@@ -494,11 +512,22 @@ impl Partition {
     /// It was not handed over: everything goes on.
     pub(super) fn stay(&self) {
         let mut core = self.core.lock();
-        if let Standing::Leaving(decided) = &core.standing {
-            let decided = decided.clone();
+        if let Standing::Leaving(leaving) = &core.standing {
+            let decided = leaving.decided.clone();
             core.standing = Standing::Open;
             drop(core);
             decided.cancel();
+        }
+    }
+
+    /// It is all but certain that `next` leads from now on: clients are told so.
+    pub(super) fn tell_next(&self, next: u32) {
+        let mut core = self.core.lock();
+        if let Standing::Leaving(leaving) = &mut core.standing {
+            leaving.next = Some(next);
+            let told = leaving.told.clone();
+            drop(core);
+            told.cancel();
         }
     }
 
@@ -526,6 +555,9 @@ impl Partition {
 
     /// Who leads the partition and under which epoch, as clients may be told.
     pub fn current_leader(&self) -> Option<(u32, i32)> {
+        if let Standing::Leaving(Leaving { next: Some(next), .. }) = self.core.lock().standing {
+            return Some((next, self.leader_epoch + 1));
+        }
         let image = self.metadata.image();
         let info = *image.topic(self.topic_id)?.partitions.get(usize::try_from(self.index).ok()?)?;
         Some((image.leader(&info)?, info.leader_epoch))
@@ -564,7 +596,7 @@ impl Partition {
                         let bytes = checkpoint::encode(&core.state, log_start);
                         break (turn, log_start, bytes, core.bytes_since_checkpoint);
                     }
-                    Standing::Leaving(decided) => decided.clone(),
+                    Standing::Leaving(leaving) => leaving.decided.clone(),
                     Standing::Left | Standing::Deleted => {
                         return Err(s3stream::Error::Closed("the partition"));
                     }

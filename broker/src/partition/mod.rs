@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
-pub use log::{AppendError, Appended, DeleteRecordsError, Found, Partition};
+pub use log::{AppendError, Appended, DeleteRecordsError, Found, Leaving, Partition};
 pub use open::OpenError;
 pub use state::Limits;
 
@@ -190,6 +190,25 @@ impl Partitions {
         }
         // Elsewhere: opening takes kilobytes of state, which every request would carry along for each partition.
         Box::pin(self.open(topic, index)).await
+    }
+
+    /// The same; but of what another broker leads, and may be handing over at this moment, not before that has come or is not
+    /// expected any more: clients are told who leads next a little before that one knows.
+    pub async fn get_expected(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
+        match self.get(topic, index).await {
+            Err(GetError::NotLeader { .. }) => Box::pin(self.get_when_expected(topic.id, index)).await,
+            got => got,
+        }
+    }
+
+    async fn get_when_expected(&self, topic: Uuid, index: i32) -> Result<Arc<Partition>, GetError> {
+        loop {
+            let image = self.metadata.image();
+            let got = self.get(image.topic(topic).ok_or(GetError::Unknown)?, index).await;
+            if !matches!(got, Err(GetError::NotLeader { .. })) || !self.metadata.expected(&image).await {
+                return got;
+            }
+        }
     }
 
     /// The partition, if this broker leads it.

@@ -28,8 +28,8 @@ use crate::admin::{Admin, Pages};
 use crate::api::Advertised;
 use crate::api::fetch_session;
 use crate::broker::Broker;
-use crate::cluster::Peers;
 use crate::cluster::mover::{self, Mover};
+use crate::cluster::{self, Peers};
 use crate::config::{BrokerConfig, CurrentConfig};
 use crate::failover::Failover;
 use crate::options::{Options, WalChoice};
@@ -135,6 +135,7 @@ impl Parts<'_> {
             broker.metadata.clone(),
             suspected(&broker.peers),
         );
+        cluster::load::tell(&broker.partitions, &broker.peers);
         let advertised = addresses.advertised();
         let advertise = Advertised { host: advertised.host.as_str().into(), port: advertised.port };
         let listeners: Vec<_> =

@@ -184,6 +184,8 @@ fn beat(from: Incarnation) -> Beat {
         leaving: false,
         blind: false,
         unreached: false,
+        handing: false,
+        load: 0,
         suspects: Vec::new(),
     }
 }

@@ -4,9 +4,11 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use bytes::Bytes;
+use faults::FaultStore;
 use metalog::{Applying, Config, Error, Issuer, Machine, Replica};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
 use crate::journal::{Journal, command};
 
@@ -16,6 +18,19 @@ async fn open(store: &Arc<dyn ObjectStore>, config: Config) -> Replica<Journal> 
 
 fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
+}
+
+const LATE: Duration = Duration::from_millis(60);
+
+/// A store that answers after [`LATE`].
+fn late() -> Arc<dyn ObjectStore> {
+    let config = ThrottleConfig {
+        wait_get_per_call: LATE,
+        wait_put_per_call: LATE,
+        wait_list_per_call: LATE,
+        ..ThrottleConfig::default()
+    };
+    Arc::new(ThrottledStore::new(InMemory::new(), config))
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,6 +154,74 @@ async fn a_hint_that_was_false_costs_one_poll_and_hides_none_that_is_true() {
     assert!(!began.elapsed().is_zero());
     writer.close().await;
     reader.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_expected_is_found_when_it_is_there_and_costs_a_bounded_number_of_reads() {
+    let counting = Arc::new(FaultStore::in_memory(1));
+    let gets = || counting.counts().gets;
+    let reading: Arc<dyn ObjectStore> = counting.clone();
+    let (writer, reader) =
+        (open(&counting.inner(), Config::default()).await, open(&reading, Config::default()).await);
+    let mut applied = reader.applied();
+    applied.borrow_and_update();
+    let began = tokio::time::Instant::now();
+    reader.expect(true);
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(gets() > 2, "it is looked for before it is there");
+    writer.propose(command(0, 0)).await.unwrap();
+    applied.changed().await.unwrap();
+    assert!(
+        began.elapsed() < std::time::Duration::from_millis(150),
+        "no hint, and no interval: {:?}",
+        began.elapsed()
+    );
+
+    // Not for ever.
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    let polls = gets();
+    assert!(polls < 60, "{polls}");
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(gets() < polls + 20, "only the usual polls are left");
+    reader.expect(false);
+    writer.close().await;
+    reader.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proposer_is_told_early_what_its_entry_will_have_done() {
+    let store: Arc<dyn ObjectStore> = late();
+    let replica = open(&store, Config::default()).await;
+    replica.propose(command(0, 0)).await.unwrap();
+    let (early, told) = tokio::sync::oneshot::channel();
+    let began = tokio::time::Instant::now();
+    let told = async {
+        let outcome = told.await.unwrap();
+        (outcome, began.elapsed(), replica.view().number)
+    };
+    let (answer, (outcome, after, known)) =
+        futures::future::join(replica.propose_early(command(0, 1), early), told).await;
+    assert_eq!(answer.unwrap().outcome, outcome);
+    assert_eq!((after, known), (LATE, 1), "as soon as it is created, and before it is believed");
+    assert_eq!(began.elapsed(), LATE * 2);
+    replica.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_nobody_asked_for_gives_way_to_a_command() {
+    let store: Arc<dyn ObjectStore> = late();
+    let config = Config::default();
+    let replica = open(&store, config.clone()).await;
+    replica.propose(command(0, 0)).await.unwrap();
+    // In the middle of the next poll.
+    tokio::time::sleep(config.poll_interval + LATE / 2).await;
+    let began = tokio::time::Instant::now();
+    replica.propose(command(0, 1)).await.unwrap();
+    assert_eq!(began.elapsed(), LATE * 2, "the create and the look whether it counts, and nothing else");
+    let mut polls = replica.polls();
+    polls.borrow_and_update();
+    polls.changed().await.unwrap();
+    replica.close().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! **Overview.** One task per engine. It seals the active block when it is old (other reasons seal it elsewhere), starts
-//! the upload of sealed blocks as soon as all of their records are durable, and commits them strictly in block order.
+//! the upload of sealed blocks as soon as all of their records are durable, or at once if somebody waits for it, and commits them strictly in block order.
 //! An engine to which nothing is appended does nothing at all: no timer runs without an active block.
 //!
-//! **Consistency.** Only durable records are uploaded, so an object never holds what the WAL might not (S1). The WAL is
+//! **Consistency.** Only durable records are committed, so the metadata never names what the WAL might not hold (S1). In a hurry
+//! they are uploaded before they are durable, and otherwise behind it. The WAL is
 //! trimmed after the commit that carries the trim point was accepted (S3). An object that was written but not committed
 //! is unnamed garbage.
 //!
@@ -55,6 +56,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     loop {
         let age_limit = start_uploads(&inner, &mut uploads, written.len());
         if committing.is_none()
+            && written.contains_key(&next_commit)
+            && inner.ledger.lock().blocks.is_durable(next_commit)
             && let Some(uploaded) = written.remove(&next_commit)
         {
             committing = Some(commit::commit(inner.clone(), next_commit, uploaded).boxed());

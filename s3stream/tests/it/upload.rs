@@ -193,3 +193,31 @@ async fn an_object_that_is_gone_is_reported_not_skipped() {
     world.metadata.delete_stream(id);
     assert!(matches!(broker.streams[0].read(3, 100).await, Err(ReadError::Gone(_))));
 }
+
+/// S1: somebody who waits has objects written before their records are durable, but never named.
+#[tokio::test(start_paused = true)]
+async fn a_hurried_upload_is_committed_only_once_its_records_are_durable() {
+    for survives in [true, false] {
+        let (world, bucket, medium) = world();
+        let id = world.metadata.create_stream();
+        let broker = world.start(&[id]).await;
+        medium.hold();
+        let admission = broker.storage.admit(10).await.expect("fits");
+        let appending = broker.streams[0].append(admission, record(0, 0, 1, 10)).expect("appends");
+        let before = bucket.puts();
+        let mut flushing = std::pin::pin!(broker.storage.flush_hurried());
+        assert!(timeout(LONG, &mut flushing).await.is_err(), "not durable, and so not committed");
+        assert!(bucket.puts() > before, "but in the bucket");
+        assert!(world.metadata.named_objects().is_empty());
+        if survives {
+            medium.resume();
+            timeout(LONG, flushing).await.expect("goes on").expect("flushes");
+            appending.await.expect("it is durable");
+            assert_eq!(world.metadata.stream(id).expect("exists").committed_end, 1);
+        } else {
+            medium.crash(|_| false);
+            assert!(flushing.await.is_err() && appending.await.is_err());
+            assert!(world.metadata.named_objects().is_empty(), "its object lies there, unnamed");
+        }
+    }
+}

@@ -20,6 +20,8 @@ fn beat(broker: u32, suspects: &[u32]) -> Beat {
         leaving: false,
         blind: false,
         unreached: false,
+        handing: false,
+        load: 0,
         suspects: suspects.iter().map(|broker| life(*broker)).collect(),
     }
 }
