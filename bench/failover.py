@@ -15,6 +15,8 @@ import time
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from prober import Prober
+
 TOPIC = "failover"
 BROKERS = 3
 # Between two records of one partition.
@@ -119,6 +121,7 @@ def main():
     parser.add_argument("--delay-ms", default="20-100")
     parser.add_argument("--ottla", default="target/release/ottla")
     parser.add_argument("--client-timeout-ms", type=int)
+    parser.add_argument("--before-s", default="2-5", help="how long it is written before each signal")
     parser.add_argument("--keep", help="where logs go; a directory that is deleted otherwise")
     options = parser.parse_args()
     run(options, measure)
@@ -142,9 +145,8 @@ def run(options, measure):
 def cluster(options, place, children):
     """An S3 server that takes its time, and brokers on it: these, their addresses, and an admin client."""
     store_port = free_port()
-    script = "broker/tests/clients/python/s3_server.py"
     server = subprocess.Popen(
-        [sys.executable, script, str(store_port), "ottla", "127.0.0.1", *options.delay_ms.split("-")],
+        [sys.executable, "bench/s3_server.py", str(store_port), "ottla", *options.delay_ms.split("-")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -178,26 +180,32 @@ def measure(options, place, children):
     load = Load(bootstrap, options.partitions, timeout_ms)
     load.start()
     everybody = range(options.partitions)
-    all_affected, all_others = [], []
+    all_affected, all_others, all_taken = [], [], []
     for number in range(options.rounds):
         settled = time.monotonic()
         wait_until("every partition is written", lambda: all(load.first_after(at, settled) for at in everybody))
         # Some log to be recovered, and not always at the same moment of whatever is done at intervals.
-        time.sleep(random.uniform(2, 5))
+        time.sleep(random.uniform(*map(float, options.before_s.split("-"))))
         led = leaders(admin)
         # Who has most of them.
         victim = max(range(1, BROKERS + 1), key=lambda broker: list(led.values()).count(broker))
         affected = [at for at in everybody if led[at] == victim]
         struck = time.monotonic()
         brokers[victim - 1].process.send_signal(getattr(signal, f"SIG{options.signal}"))
+        survivors = [broker.address for broker in brokers if broker is not brokers[victim - 1]]
+        prober = Prober(survivors, TOPIC, affected)
+        prober.start()
         wait_until("every partition is written again", lambda: all(load.first_after(at, struck) for at in affected))
         healed = time.monotonic()
+        wait_until("every partition takes what it is asked to", lambda: not prober.is_alive())
+        taken = list(prober.taken.values())
         times = [load.first_after(at, struck) for at in affected]
         others = [load.longest_pause(at, struck, healed) for at in everybody if at not in affected]
         all_affected += times
         all_others += others
-        said = {"round": number + 1, "victim": victim, "partitions": len(affected), "seconds": summary(times)}
-        print(json.dumps({**said, "others": summary(others) if others else None}), flush=True)
+        all_taken += taken
+        said = {"round": number + 1, "victim": victim, "partitions": len(affected), "taken": summary(taken)}
+        print(json.dumps({**said, "client": summary(times), "others": summary(others) if others else None}), flush=True)
         brokers[victim - 1].revive(options.signal)
         wait_until("all brokers serve again", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
     load.ending = True
@@ -205,7 +213,8 @@ def measure(options, place, children):
     unfinished = load.producer.flush(DEADLINE)
     records = sum(len(acknowledged) for acknowledged in load.acknowledged)
     verdict = {"bench": "failover", "signal": options.signal, "wal": options.wal, "rounds": options.rounds}
-    verdict.update(delay_ms=options.delay_ms, partitions=options.partitions, seconds=summary(all_affected))
+    verdict.update(delay_ms=options.delay_ms, before_s=options.before_s, partitions=options.partitions, taken=summary(all_taken))
+    verdict.update(client=summary(all_affected))
     verdict.update(others=summary(all_others) if all_others else None, records=records)
     print(json.dumps({**verdict, "failed": len(load.failures) + unfinished}), flush=True)
 
