@@ -321,9 +321,10 @@ impl Partitions {
                     warn!(%error, "a hand-over may have been applied, and the metadata log does not answer");
                 }
                 Err(error @ (Error::Fenced(_) | Error::Failed(_))) if unknown => {
-                    // This process ends; it must not take anything before it does.
+                    // This process ends; it must not take anything before it does: not before nobody is served any more.
                     warn!(%error, "a hand-over may have been applied, and this broker cannot go on");
-                    std::future::pending::<()>().await;
+                    self.closing.cancelled().await;
+                    return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -35,6 +35,7 @@ use crate::testing;
 pub struct Cluster {
     store: FaultStore,
     brokers: Vec<TestBroker>,
+    disks: Vec<Disk>,
     movers: Vec<Arc<Mover>>,
     /// As peers do: whoever appended tells the others.
     _hints: JoinSet<()>,
@@ -52,10 +53,10 @@ impl Cluster {
     /// With what `place` makes of each broker's disk.
     pub async fn of(count: u32, options: Options, place: impl Fn(Disk) -> Disk) -> Cluster {
         let store = FaultStore::in_memory(7);
+        let disks: Vec<_> = (1..=count).map(|node| place(Disk::of(node, Arc::new(store.clone())))).collect();
         let mut brokers = Vec::new();
-        for node in 1..=count {
-            let disk = place(Disk::of(node, Arc::new(store.clone())));
-            brokers.push(TestBroker::on(&disk, options.clone()).await);
+        for disk in &disks {
+            brokers.push(TestBroker::on(disk, options.clone()).await);
         }
         let movers = brokers
             .iter()
@@ -87,7 +88,7 @@ impl Cluster {
                 }
             });
         }
-        Cluster { store, brokers, movers, _hints: hints }
+        Cluster { store, brokers, disks, movers, _hints: hints }
     }
 
     pub fn broker(&self, node: u32) -> &TestBroker {
@@ -127,6 +128,25 @@ impl Cluster {
 
     async fn connect(&self, node: u32) -> Client {
         self.broker(node).connect().await
+    }
+
+    /// The last broker dies, and `by` fails it over.
+    async fn lose_the_last(&mut self, by: u32) {
+        let (dead, disk) = (self.brokers.pop().unwrap(), self.disks.pop().unwrap());
+        self.movers.pop().unwrap().stop();
+        let of = dead.broker.metadata.incarnation().unwrap();
+        within(dead.crash(&disk)).await;
+        let heir = self.broker(by);
+        let metadata = heir.broker.metadata.clone();
+        within(metadata.fence(of)).await.unwrap();
+        let (config, trim) = (s3stream::Config::default(), metadata.image().life(of).unwrap().trim);
+        let own = metadata.incarnation().unwrap();
+        let (store, streams) = (disk.store.clone(), metadata.clone());
+        let recovered = s3stream::recovery::recover(&config, store, streams, &disk.wal, own, of, trim);
+        within(recovered).await.unwrap();
+        for broker in &self.brokers {
+            within(broker.broker.metadata.refresh()).await.unwrap();
+        }
     }
 
     pub async fn stop(self) {
@@ -648,4 +668,106 @@ async fn members_of_a_group_find_its_next_coordinator_and_go_on() {
     assert_eq!(one.call(4, &heartbeat(moves, &moving)).await.error_code, 0);
     assert_eq!(committed(&mut one, moves, "orders").await.committed_offset, 43);
     cluster.stop().await;
+}
+
+/// A broker dies: its groups go on with whoever coordinates them next, as they were, its producers are recognised, and groups of
+/// others notice nothing.
+#[tokio::test]
+async fn what_a_broker_knew_of_groups_and_producers_outlives_it() {
+    use crate::groups::{commit, commit_request, committed, heartbeat, join, options, sync_request};
+    let mut cluster = Cluster::with(3, options()).await;
+    cluster.topic("orders", &[1]).await;
+    let written = cluster.topic("written", &[3]).await;
+    let mut producer = None;
+    for sequence in 0..3 {
+        let offset = write(&cluster, &mut producer, &written, 0, &batch(9, sequence)).await;
+        assert_eq!(offset, i64::from(sequence));
+    }
+    let find = |group: &str| {
+        FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned())).with_key_type(0)
+    };
+    let mut one = cluster.connect(1).await;
+    one.call(2, &find("any")).await;
+    for broker in &cluster.brokers {
+        within(broker.broker.metadata.refresh()).await.unwrap();
+    }
+    let offsets =
+        cluster.broker(1).broker.metadata.image().topic_named("__consumer_offsets").unwrap().clone();
+    let partition_of =
+        |group: &str| ottla::group::groups::partition_of(group, offsets.partitions.len() as i32) as usize;
+    let groups: Vec<String> = (0..300).map(|at| format!("group-{at}")).collect();
+    let with =
+        |broker| groups.iter().find(|group| cluster.leader(&offsets, partition_of(group)) == broker).unwrap();
+    let (unaffected, orphaned) = (with(1), with(3));
+    let commit_by = |group: &str, joined: &JoinGroupResponse, offset| {
+        commit_request(group, "orders", offset)
+            .with_generation_id_or_member_epoch(joined.generation_id)
+            .with_member_id(joined.member_id.clone())
+    };
+    let mut three = cluster.connect(3).await;
+    let (stays, moves) = (join(&mut one, unaffected).await, join(&mut three, orphaned).await);
+    for (client, group, joined) in [(&mut one, unaffected, &stays), (&mut three, orphaned, &moves)] {
+        let synced = client.call(5, &sync_request(group, joined, &[(&joined.member_id, "all")])).await;
+        assert_eq!(synced.error_code, 0);
+        assert_eq!(commit(client, &commit_by(group, joined, 42)).await, 0);
+    }
+    drop((three, producer));
+
+    cluster.lose_the_last(1).await;
+    // The generation that it had: a rebalance would have ended that.
+    assert_eq!(one.call(4, &heartbeat(unaffected, &stays)).await.error_code, 0);
+    assert_eq!(commit(&mut one, &commit_by(unaffected, &stays, 43)).await, 0);
+
+    let found = one.call(2, &find(orphaned)).await;
+    assert_eq!(found.error_code, 0);
+    let next = found.node_id.0 as u32;
+    assert!([1, 2].contains(&next), "{next}");
+    let mut coordinator = cluster.connect(next).await;
+    assert_eq!(coordinator.call(4, &heartbeat(orphaned, &moves)).await.error_code, 0);
+    assert_eq!(committed(&mut coordinator, orphaned, "orders").await.committed_offset, 42);
+    assert_eq!(commit(&mut coordinator, &commit_by(orphaned, &moves, 43)).await, 0);
+    let again = coordinator.call(5, &sync_request(orphaned, &moves, &[])).await;
+    assert_eq!(&again.assignment[..], b"all");
+
+    let mut producer = None;
+    for sequence in [2, 1, 3, 2, 4] {
+        let offset = write(&cluster, &mut producer, &written, 0, &batch(9, sequence)).await;
+        assert_eq!(offset, i64::from(sequence), "sequence {sequence}");
+    }
+    let expected: Vec<_> = (0..5).map(|at| (i64::from(at), at)).collect();
+    assert_eq!(read_all(&cluster, &written, 0).await, expected);
+    cluster.stop().await;
+}
+
+/// Whoever is fenced while it is not known what became of its hand-over, and is told to stop, stops.
+#[tokio::test]
+async fn a_hand_over_whose_outcome_nobody_tells_holds_up_no_end() {
+    let mut options = Options::default();
+    (options.metadata.log.request_timeout, options.metadata.log.operation_timeout) =
+        (Duration::from_millis(100), Duration::from_millis(100));
+    let cluster = Cluster::with(2, options).await;
+    let topic = cluster.topic("unknown", &[1]).await;
+    let (fenced, other) = (&cluster.broker(1).broker, &cluster.broker(2).broker);
+    cluster.store.add(Rule::new(Operation::Put, Fault::Hang).under("meta/log"));
+    let handing = tokio::spawn({
+        let (partitions, leave) = (fenced.partitions.clone(), leave(&topic, 2));
+        async move { partitions.hand_over(&leave).await }
+    });
+    let tries = || {
+        cluster
+            .store
+            .log()
+            .iter()
+            .filter(|(operation, key)| *operation == Operation::Put && key.as_ref().starts_with("meta/log"))
+            .count()
+    };
+    let before = tries();
+    until(|| tries() >= before + 4).await;
+    cluster.store.heal();
+    let of = fenced.metadata.incarnation().unwrap();
+    within(async { while other.metadata.fence(of).await.is_err() {} }).await;
+    within(fenced.partitions.shutdown()).await;
+    let ended = within(handing).await.unwrap();
+    // It may have been applied, or the fence came first.
+    println!("{ended:?}");
 }
