@@ -6,8 +6,10 @@
 //! - **C2** Rank *r* waits *r* times the patience, from the moment at which it saw that there was something to do; a
 //!   recovery of somebody else's that moves the trim point starts that wait anew.
 //! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
+//! - **C4** What the dead left in the store is read by the first few in rank as soon as they take it for dead: one of them will
+//!   recover it, and all of them will open partitions from it. Once for each life; nothing depends on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wal::{Incarnation, Position};
@@ -39,6 +41,8 @@ pub struct Caretaker {
     machine: String,
     accused: BTreeMap<Incarnation, Work>,
     fenced: BTreeMap<Incarnation, Fenced>,
+    /// C4. Those that are neither dead nor fenced any more are forgotten.
+    read_ahead: BTreeSet<Incarnation>,
     due: Option<Duration>,
 }
 
@@ -79,7 +83,15 @@ impl Work {
 
 impl Caretaker {
     pub fn new(config: Config, own: Incarnation, machine: String) -> Caretaker {
-        Caretaker { config, own, machine, accused: BTreeMap::new(), fenced: BTreeMap::new(), due: None }
+        Caretaker {
+            config,
+            own,
+            machine,
+            accused: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            read_ahead: BTreeSet::new(),
+            due: None,
+        }
     }
 
     /// What is to be begun now, by what is known now.
@@ -131,6 +143,26 @@ impl Caretaker {
             self.fenced.insert(of, fenced);
         }
         actions
+    }
+
+    /// Whose slots are to be read now, and from where (C4).
+    pub fn ahead(&mut self, image: &Image, verdicts: &Verdicts) -> Vec<(Incarnation, Position)> {
+        let accused = verdicts.dead().filter_map(|(of, _)| Some((of, image.life(of)?)));
+        let gone: BTreeMap<_, _> = accused.chain(image.unrecovered()).collect();
+        self.read_ahead.retain(|of| gone.contains_key(of));
+        let mut begun = Vec::new();
+        for (of, life) in gone {
+            if of != self.own
+                && image.is_live(self.own)
+                && life.wal_uri.starts_with("object:")
+                && !self.read_ahead.contains(&of)
+                && self.rank(of, image, verdicts) < self.config.ahead_brokers
+            {
+                self.read_ahead.insert(of);
+                begun.push((of, life.trim));
+            }
+        }
+        begun
     }
 
     /// When to look again, if nothing changes before.

@@ -15,7 +15,10 @@
 //!   is read only when the dead life's lease and a margin have passed since this process itself first saw that fence (B1).
 //! - **F3** A recovery is over when the metadata has forgotten the life, by whomever; nothing else counts as success. It
 //!   is tried again, with growing pauses, until then, by everybody who can: in turn, as long as somebody makes progress.
-//! - **F4** Everything is bounded: recoveries at a time, partitions opened at a time, pauses between attempts.
+//! - **F4** Everything is bounded: recoveries at a time, partitions opened at a time, pauses between attempts, what is read
+//!   ahead.
+//! - **F5** What is done before the fence is there, to save its time, only reads, and only what does not change any more: slots
+//!   that were created (`store::ahead`). Where the log ends, and from where it counts, is decided behind the fence.
 //!
 //! **Crash.** A broker that dies in the middle of a recovery leaves it to the next in rank, which starts at the trim point
 //! of the last commit.
@@ -33,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use wal::Incarnation;
+use wal::{Incarnation, Position};
 
 use caretaker::{Action, Caretaker};
 use recovery::{Recovered, Recoverer};
@@ -57,6 +60,10 @@ pub struct Config {
     pub retry_pause_max: Duration,
     /// Partitions that are opened at a time when they fell to this broker. Default 32.
     pub opens_max: usize,
+    /// Brokers that read what a dead one left in the store before its fence is there. Default 4; 0 for none.
+    pub ahead_brokers: usize,
+    /// What that may take of memory, bytes. Default 64 MiB.
+    pub ahead_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -68,6 +75,8 @@ impl Default for Config {
             retry_pause: Duration::from_millis(500),
             retry_pause_max: Duration::from_secs(30),
             opens_max: 32,
+            ahead_brokers: 4,
+            ahead_bytes_max: 64 << 20,
         }
     }
 }
@@ -93,6 +102,7 @@ impl Failover {
             let opening = partitions.open_what_falls_to_us(config.opens_max, closing.clone());
             tasks.keep("the opening of partitions", opening);
         }
+        let ahead_bytes_max = config.ahead_bytes_max;
         let caretaker = Caretaker::new(config, recoverer.by, recoverer.media.machine.clone());
         let actor = Actor {
             caretaker,
@@ -103,6 +113,7 @@ impl Failover {
             closing: closing.clone(),
             ended,
             endings,
+            ahead_bytes_max,
         };
         tasks.keep("the fail-over", actor.run());
         Failover { tasks, closing }
@@ -130,6 +141,7 @@ struct Actor {
     closing: CancellationToken,
     ended: mpsc::Sender<Ended>,
     endings: mpsc::Receiver<Ended>,
+    ahead_bytes_max: usize,
 }
 
 /// What became of something that was tried.
@@ -148,8 +160,12 @@ impl Actor {
             changed.borrow_and_update();
             let now = self.began.elapsed();
             let verdicts = self.verdicts.borrow_and_update().clone();
-            for action in self.caretaker.look(now, &metadata.image(), &verdicts) {
+            let image = metadata.image();
+            for action in self.caretaker.look(now, &image, &verdicts) {
                 self.begin(action, now);
+            }
+            for (of, from) in self.caretaker.ahead(&image, &verdicts) {
+                self.read_ahead(of, from);
             }
             let due = self.caretaker.due().map(|due| self.began + due);
             tokio::select! {
@@ -163,6 +179,16 @@ impl Actor {
                 Some(ended) = self.endings.recv() => self.ended(ended),
             }
         }
+    }
+
+    /// F5.
+    fn read_ahead(&self, of: Incarnation, from: Position) {
+        let (recoverer, closing, bytes_max) =
+            (self.recoverer.clone(), self.closing.clone(), self.ahead_bytes_max);
+        self.tasks.spawn("reading what a dead broker left", async move {
+            let fetching = recoverer.media.stores.fetch_ahead(of, from, bytes_max);
+            closing.run_until_cancelled(fetching).await;
+        });
     }
 
     fn begin(&self, action: Action, now: Duration) {

@@ -153,6 +153,30 @@ fn only_the_dead_are_fenced_and_only_by_the_living() {
     assert_eq!(anew.look(SECOND, &history.image, &dead), [], "it is fenced itself");
 }
 
+/// C4.
+#[test]
+fn the_first_in_rank_read_ahead_once() {
+    let (mut history, lives) = History::serving(10, "object:");
+    let (of, from) = (lives[0], Position(0));
+    let dead = Verdicts::default().with(of, DEAD);
+    let mut caretakers: Vec<_> = lives[1..].iter().map(|own| caretaker(*own)).collect();
+    let mut ahead = |history: &History, verdicts: &Verdicts| {
+        let begun = caretakers.iter_mut().flat_map(|caretaker| caretaker.ahead(&history.image, verdicts));
+        begun.collect::<Vec<_>>()
+    };
+    assert_eq!(ahead(&history, &Verdicts::default().with(of, SUSPECTED)), []);
+    assert_eq!(ahead(&history, &dead), [(of, from); 4]);
+    assert_eq!(ahead(&history, &dead), [], "once");
+    history.apply(Command::Fence { by: lives[1], of });
+    assert_eq!(ahead(&history, &Verdicts::default()), [], "it is the same life");
+    history.apply(Command::Fence { by: lives[1], of: lives[2] });
+    assert_eq!(ahead(&history, &Verdicts::default()).len(), 4, "a fence is reason enough");
+
+    let (history, lives) = History::serving(2, "block:///wal");
+    let dead = Verdicts::default().with(lives[0], DEAD);
+    assert_eq!(caretaker(lives[1]).ahead(&history.image, &dead), [], "a volume may not be read yet");
+}
+
 /// F3, F4.
 #[test]
 fn recoveries_are_bounded_and_tried_again_until_the_life_is_forgotten() {

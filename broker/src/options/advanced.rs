@@ -369,6 +369,10 @@ pub static ROWS: &[Definition] = &[
         "Fail-over: after many."),
     row("failover-opens", count(1, 4_096), |bounds| Field::from(&mut bounds.failover.opens_max),
         "Fail-over: partitions that fell to this broker and are opened at a time."),
+    row("failover-ahead-brokers", count(0, 64), |bounds| Field::from(&mut bounds.failover.ahead_brokers),
+        "Fail-over: brokers that read what a dead one left in the bucket before its fence is there."),
+    row("failover-ahead-memory", bytes(MIB, 64 * GIB), |bounds| Field::from(&mut bounds.failover.ahead_bytes_max),
+        "Fail-over: what each of them keeps of it, until it is opened."),
 ];
 
 const fn at_most(term: &'static [&'static str], times: u64, most: &'static str, why: &'static str) -> Rule {

@@ -214,8 +214,13 @@ async fn replay(
         state.skip_to(start);
     }
     let (mut replayed, mut passed_over) = (0, false);
+    // What a dead broker left lies in many small objects: one after the other each would take a round trip.
+    let mut warm_to = 0;
     while state.log_end() < end {
         let from = state.log_end();
+        if from >= warm_to {
+            warm_to = log.warm(from, REPLAY_BYTES).await;
+        }
         let records = match log.read(from, REPLAY_BYTES).await {
             // A pass of retention came in between.
             Err(ReadError::OutOfRange { start, .. }) if start > from => {

@@ -15,6 +15,7 @@
 //! Two clients, because a hidden retry of a conditional create can report one's own success as "already exists"
 //! (object_store retries 5xx even for those), and because a metadata append must not sit in a three-minute retry loop.
 
+mod ahead;
 mod answers;
 mod aws_profile;
 mod azure;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use wal::{Incarnation, Position};
 
 pub use answers::advice;
 pub use azure::AzureOptions;
@@ -45,6 +47,7 @@ pub use lock::DirectoryLock;
 pub use meter::{Meter, Purpose};
 pub use s3::S3Options;
 
+use ahead::Ahead;
 use directory::Directory;
 use metered::{Connector, Metered};
 
@@ -61,6 +64,7 @@ pub struct Stores {
     data: Arc<dyn ObjectStore>,
     /// Where calls are counted, as there is no wire.
     calls: Option<Arc<Meter>>,
+    ahead: Arc<ahead::Kept>,
 }
 
 impl Stores {
@@ -73,7 +77,7 @@ impl Stores {
     ) -> Stores {
         let calls = matches!(location, Location::Directory(_)).then(|| meter.clone());
         let metadata = Arc::new(Metered::new(metadata, Purpose::Metadata, calls.clone()));
-        Stores { location, metadata, meter, lock, data, calls }
+        Stores { location, metadata, meter, lock, data, calls, ahead: Arc::default() }
     }
 
     /// Of a machine that is simulated, whatever the location says.
@@ -88,7 +92,21 @@ impl Stores {
     /// For data objects and slots: a few retries, a time-out that fits a large object. What is asked through it counts
     /// as `purpose`'s.
     pub fn data(&self, purpose: Purpose) -> Arc<dyn ObjectStore> {
+        let metered = self.metered(purpose);
+        match purpose {
+            Purpose::Recovery | Purpose::Read => Arc::new(Ahead::new(metered, self.ahead.clone())),
+            _ => metered,
+        }
+    }
+
+    fn metered(&self, purpose: Purpose) -> Arc<dyn ObjectStore> {
         Arc::new(Metered::new(self.data.clone(), purpose, self.calls.clone()))
+    }
+
+    /// Fetches what a broker that died left in its slots from `from` on, for whoever is about to ask for it here: see
+    /// [`ahead`]. `bytes_max` bounds all that is kept and under way. Ends when it is forgotten again.
+    pub async fn fetch_ahead(&self, of: Incarnation, from: Position, bytes_max: usize) {
+        self.ahead.fetch(self.metered(Purpose::Recovery), of, from, bytes_max).await;
     }
 }
 

@@ -231,6 +231,22 @@ impl BlockCache {
         Ok(fetched)
     }
 
+    /// Brings what `parts` hold from `from` on into the cache, of each about `bytes_max` at most, and as many side by side as
+    /// there may be GETs: for whoever is about to read all of it. What fails is left to the reader to meet.
+    pub async fn warm(&self, parts: &[Located], from: u64, bytes_max: u64) {
+        let load = async |located: &Located| {
+            let loaded = async {
+                let index = self.inner.index(located).await?;
+                let wanted = select(&index.index, located, from, bytes_max)?;
+                self.inner.blocks(located, &index, wanted).await
+            };
+            if let Err(error) = loaded.await {
+                tracing::debug!(%error, "reading ahead of a replay failed");
+            }
+        };
+        stream::iter(parts).for_each_concurrent(self.inner.options.gets_in_flight_max.max(1), load).await;
+    }
+
     /// The first record of the part with a max timestamp of at least `timestamp`.
     pub async fn find_timestamp(
         &self,

@@ -15,6 +15,8 @@ const PARTS: usize = 16;
 /// How often a range is looked up again because an object went away under the read (F37). No option: one
 /// look-up finds what replaced it.
 const LOOKUPS_MAX: usize = 4;
+/// Objects that are read side by side for a replay. No option: GETs in flight have a bound, and bytes.
+const WARM_PARTS: usize = 256;
 
 impl Stream {
     /// Whole records from the one that holds `from` on: at least one if any is confirmed there, then as many as fit
@@ -46,6 +48,21 @@ impl Stream {
                 Err(error) => self.look_up_again(error, from, &mut lookups)?,
             }
         }
+    }
+
+    /// Brings committed records from `from` on into the block cache, from many objects side by side: about `bytes_max` of
+    /// them, or what lies in [`WARM_PARTS`] objects. Says where that ends.
+    pub async fn warm(&self, from: u64, bytes_max: usize) -> u64 {
+        let mut parts = self.storage.inner.metadata.locate(self.id(), from, WARM_PARTS);
+        let mut bytes = 0;
+        let fitting = parts.iter().take_while(|located| {
+            let begun = bytes < bytes_max as u64;
+            bytes += located.part.bytes;
+            begun
+        });
+        parts.truncate(fitting.count());
+        self.blocks().warm(&parts, from, bytes_max as u64).await;
+        parts.last().map_or(u64::MAX, |last| last.part.end)
     }
 
     /// The first record that ends beyond `from` with a max timestamp of at least `timestamp`.

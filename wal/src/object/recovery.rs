@@ -12,6 +12,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +36,9 @@ pub(super) struct Walk {
     reserved: usize,
     /// Bytes of the largest slot lately; what it was fades from slot to slot.
     usual: usize,
+    /// The lowest slot that a read ahead did not find. What may lie beyond is not worth a read before the walk is there: an
+    /// owner that is dead left nothing.
+    end: Arc<AtomicU64>,
     sealed: bool,
 }
 
@@ -45,7 +50,16 @@ enum Head {
 
 impl Walk {
     pub(super) fn new(parts: Parts, of: Incarnation, from: u64) -> Walk {
-        Walk { parts, of, slot: from, ahead: VecDeque::new(), reserved: 0, usual: 0, sealed: false }
+        Walk {
+            parts,
+            of,
+            slot: from,
+            ahead: VecDeque::new(),
+            reserved: 0,
+            usual: 0,
+            end: Arc::new(AtomicU64::new(u64::MAX)),
+            sealed: false,
+        }
     }
 
     fn fetch_ahead(&mut self) {
@@ -54,8 +68,18 @@ impl Walk {
         let window = (budget / self.usual.max(1)).clamp(1, config.recovery_read_ahead);
         let share = (budget / window).min(config.slot_bytes_max);
         while self.ahead.len() < window && (self.ahead.is_empty() || self.reserved + share <= budget) {
-            let key = slot_key(self.of, self.slot + self.ahead.len() as u64);
-            let fetch = fetch(self.parts.clone(), key, share);
+            let slot = self.slot + self.ahead.len() as u64;
+            if !self.ahead.is_empty() && slot > self.end.load(Ordering::Relaxed) {
+                break;
+            }
+            let (fetch, end) = (fetch(self.parts.clone(), slot_key(self.of, slot), share), self.end.clone());
+            let fetch = async move {
+                let found = fetch.await;
+                if found.is_none() {
+                    end.fetch_min(slot, Ordering::Relaxed);
+                }
+                found
+            };
             self.reserved += share;
             // A task of its own, so that it makes progress while the head is being dealt with; ended with the walk.
             let task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(fetch));
@@ -104,6 +128,8 @@ impl Walk {
     fn forget_ahead(&mut self) {
         self.ahead.clear();
         self.reserved = 0;
+        // Not the same one: a read that was forgotten may be about to say something stale.
+        self.end = Arc::new(AtomicU64::new(u64::MAX));
     }
 
     fn fetch_head(&self, key: &Path) -> impl Future<Output = Option<Found>> + Send + use<> {

@@ -145,6 +145,27 @@ async fn large_slots_are_not_fetched_ahead() {
     }
 }
 
+/// Once a read ahead has found nothing, nothing beyond is asked for: a dead owner left nothing there.
+#[tokio::test(start_paused = true)]
+async fn a_walk_asks_for_little_beyond_the_end() {
+    let store = FaultStore::in_memory(1);
+    let wal = open(&store).await;
+    for number in 0..20 {
+        wal.append(record(number)).unwrap().await.unwrap();
+    }
+    let ahead = Config { recovery_read_ahead: 32, ..config() };
+    let before = store.counts().gets;
+    let mut recovery = medium_with(&store, ahead).recover(OWNER, Position(0)).await.unwrap();
+    let mut numbers = Vec::new();
+    while let Some(batch) = recovery.next().await.unwrap() {
+        numbers.extend(batch.records.iter().map(number));
+    }
+    assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+    let gets = store.counts().gets - before;
+    // The first window; and the seal, where it is read back.
+    assert!(gets <= 33, "{gets} reads for 20 slots");
+}
+
 /// W5: a body that was damaged on the way is read again, a walk neither fails nor ends over it.
 #[tokio::test(start_paused = true)]
 async fn a_walk_reads_again_what_was_damaged_on_the_way() {

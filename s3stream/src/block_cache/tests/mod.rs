@@ -89,6 +89,33 @@ async fn concurrent_readers_share_one_get() {
     );
 }
 
+/// What a dead broker left in its log: many small objects, each with a little of every stream.
+#[tokio::test(start_paused = true)]
+async fn what_is_about_to_be_read_comes_from_many_objects_side_by_side() {
+    let probe = Probe::default();
+    let latency = Duration::from_millis(60);
+    let mut parts = Vec::new();
+    for number in 0..128 {
+        let records: Vec<_> = (number * 2..number * 2 + 2).map(|base| record(base, 100)).collect();
+        parts.push(put(&probe, number, 4096, &records).await);
+    }
+    probe.with(|state| state.latency = latency);
+    let cache = cache(&probe, options());
+    let began = tokio::time::Instant::now();
+    cache.warm(&parts, 1, 1 << 20).await;
+    assert_eq!(began.elapsed(), latency * 2, "128 objects, 64 at a time");
+    assert_eq!(read_to_end(&cache, &parts, 1, 1 << 20).await.len(), 255);
+    assert_eq!(began.elapsed(), latency * 2, "all of it was there");
+    assert_eq!(probe.gets(), 128);
+
+    // A large object is not fetched for that as a whole.
+    let large = blocks(&probe, 1_000, 256..512, 5_000).await;
+    cache.warm(std::slice::from_ref(&large), 256, 20_000).await;
+    let read =
+        probe.with(|state| state.gets[128..].iter().map(|(_, range)| range.end - range.start).sum::<u64>());
+    assert!(read < 40_000, "{read} bytes");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_readers_on_many_threads_never_fetch_a_block_twice() {
     for round in 0..20 {
