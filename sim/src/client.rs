@@ -41,6 +41,8 @@ pub struct Client {
     connections: BTreeMap<i32, Connection>,
     addresses: BTreeMap<i32, (String, u16)>,
     leaders: BTreeMap<(String, i32), i32>,
+    /// The newest leader epoch of each partition that it heard of.
+    epochs: BTreeMap<(String, i32), i32>,
 }
 
 pub fn name(topic: &str) -> TopicName {
@@ -56,6 +58,16 @@ fn version(key: i16) -> i16 {
         ApiKey::ListOffsets => 7,
         ApiKey::InitProducerId => 4,
         ApiKey::CreateTopics => 6,
+        ApiKey::DeleteTopics => 5,
+        ApiKey::DeleteRecords => 2,
+        ApiKey::AlterPartitionReassignments => 0,
+        ApiKey::FindCoordinator => 3,
+        ApiKey::JoinGroup => 5,
+        ApiKey::SyncGroup => 3,
+        ApiKey::Heartbeat => 3,
+        ApiKey::LeaveGroup => 3,
+        ApiKey::OffsetCommit => 7,
+        ApiKey::OffsetFetch => 5,
         other => unreachable!("{other:?} is not used"),
     }
 }
@@ -104,6 +116,7 @@ impl Client {
             connections: BTreeMap::new(),
             addresses: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            epochs: BTreeMap::new(),
         }
     }
 
@@ -142,6 +155,14 @@ impl Client {
         }
     }
 
+    /// Where the broker of that id is.
+    pub fn learn(&mut self, node: i32, host: &str, port: i32) {
+        let address = (host.to_owned(), port as u16);
+        if self.addresses.insert(node, address.clone()).is_some_and(|before| before != address) {
+            self.connections.remove(&node);
+        }
+    }
+
     /// Learns who leads what.
     pub async fn refresh(&mut self, topics: &[String]) -> Result<(), Failure> {
         let wanted =
@@ -150,21 +171,20 @@ impl Client {
             MetadataRequest::default().with_topics(Some(wanted)).with_allow_auto_topic_creation(false);
         let answer = self.call_any(&request).await?;
         for broker in answer.brokers {
-            let address = (broker.host.to_string(), broker.port as u16);
-            if self
-                .addresses
-                .insert(broker.node_id.0, address.clone())
-                .is_some_and(|before| before != address)
-            {
-                self.connections.remove(&broker.node_id.0);
-            }
+            self.learn(broker.node_id.0, &broker.host, broker.port);
         }
         for topic in answer.topics {
             let Some(topic_name) = topic.name.map(|name| name.0.to_string()) else { continue };
             for partition in topic.partitions {
                 let key = (topic_name.clone(), partition.partition_index);
+                // What is older than what is known is not believed, as Kafka's clients do not (KIP-320).
+                let known = self.epochs.get(&key).copied().unwrap_or(-1);
+                if partition.leader_epoch < known {
+                    continue;
+                }
                 match partition.leader_id.0 {
                     leader if leader >= 0 && partition.error_code == 0 => {
+                        self.epochs.insert(key.clone(), partition.leader_epoch);
                         self.leaders.insert(key, leader);
                     }
                     _ => {
@@ -178,6 +198,19 @@ impl Client {
 
     pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
         self.leaders.get(&(topic.to_owned(), partition)).copied()
+    }
+
+    /// Of its leader; -1 if that is not known.
+    pub fn epoch(&self, topic: &str, partition: i32) -> i32 {
+        self.epochs.get(&(topic.to_owned(), partition)).copied().unwrap_or(-1)
+    }
+
+    /// Somebody read what a leader of that epoch wrote.
+    pub fn learn_epoch(&mut self, topic: &str, partition: i32, epoch: i32) {
+        if epoch > self.epoch(topic, partition) {
+            self.epochs.insert((topic.to_owned(), partition), epoch);
+            self.forget_leader(topic, partition);
+        }
     }
 
     pub fn forget_leader(&mut self, topic: &str, partition: i32) {

@@ -8,7 +8,10 @@
 //!
 //! ```text
 //!   scenario   what a seed stands for: the cluster, the load, the nemesis; what is judged at the end
-//!   workload   clients that write, read and keep the history for `checker`
+//!   workload   clients that write, and what all clients share: the history for `checker`
+//!   reading    clients that read
+//!   members    members of consumer groups
+//!   admin      moves, deletions, topics that come and go
 //!   client     a small Kafka client
 //!   machine    processes on machines: the real broker, one runtime a life
 //!   net        connections, latency, cuts, resets
@@ -24,12 +27,15 @@
 //!   anything. A seed's process has one thread, and its addresses are not randomized.
 //! - **Sim3** A panic anywhere in the code under test is a finding.
 
+mod admin;
 mod client;
 mod detect;
 mod device;
 mod machine;
+mod members;
 mod net;
 mod os;
+mod reading;
 mod scenario;
 mod store;
 mod workload;
@@ -69,12 +75,17 @@ fn main() -> ExitCode {
         .arg(flag("trace", "Print everything that happens"))
         .arg(Arg::new("log").long("log").help("Print the brokers' log, as far as this filter says"))
         .arg(flag("here", "In this process").hide(true))
-        .arg(number("print", "Print the trace").hide(true))
+        .arg(number("print", "Print the trace (1), the log (2)").hide(true))
         .get_matches();
     let brokers = *matches.get_one::<u64>("brokers").expect("it has a default") as usize;
     let log = matches.get_one::<String>("log").cloned();
-    let print = matches.get_one::<u64>("print") == Some(&1);
-    let one = One { brokers, trace: print || matches.get_flag("trace"), log };
+    let print = matches.get_one::<u64>("print").copied().unwrap_or_default();
+    let trace = matches.get_flag("trace") || print & PRINT_TRACE != 0;
+    let one = One { brokers, trace, print_log: log.is_some() && print & PRINT_LOG != 0, log };
+    if let Err(why) = detect::chosen() {
+        eprintln!("{why}");
+        return ExitCode::FAILURE;
+    }
     match matches.get_one::<u64>("seed") {
         Some(seed) if matches.get_flag("here") => run_here(*seed, &one),
         Some(seed) => {
@@ -86,7 +97,7 @@ fn main() -> ExitCode {
             let jobs = matches.get_one::<u64>("jobs").copied().unwrap_or(cores);
             if matches.get_flag("detect") {
                 if !cfg!(feature = "planted") {
-                    eprintln!("build it with --features planted");
+                    eprintln!("{}", detect::WITHOUT);
                     return ExitCode::FAILURE;
                 }
                 return detect::run(jobs, &one);
@@ -104,8 +115,17 @@ fn main() -> ExitCode {
 struct One {
     brokers: usize,
     trace: bool,
+    /// What is printed of the log, in the seed's own process.
+    print_log: bool,
     log: Option<String>,
 }
+
+const PRINT_TRACE: u64 = 1;
+const PRINT_LOG: u64 = 2;
+
+/// The log is written whether anybody reads it or not: a seed is the same with it and without it.
+const LOG: &str = "info";
+const LOG_FILTER_LENGTH: usize = 120;
 
 impl One {
     /// A process of its own, whose addresses are the same every time (Sim2).
@@ -113,10 +133,10 @@ impl One {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.args(["--here", "--seed", &seed.to_string(), "--brokers", &self.brokers.to_string()]);
         // Of one length: where memory lies depends on it.
-        command.args(["--print", if self.trace { "1" } else { "0" }]);
-        if let Some(log) = &self.log {
-            command.args(["--log", log]);
-        }
+        let log = if self.log.is_some() { PRINT_LOG } else { 0 };
+        let print = log | if self.trace { PRINT_TRACE } else { 0 };
+        command.args(["--print", &print.to_string()]);
+        command.args(["--log", &format!("{:<LOG_FILTER_LENGTH$}", self.log.as_deref().unwrap_or(LOG))]);
         command.env_clear();
         for kept in ["OTTLA_PLANTED", "RUST_BACKTRACE"] {
             if let Ok(value) = std::env::var(kept) {
@@ -152,21 +172,28 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
         eprintln!("{text}\n{}", std::backtrace::Backtrace::capture());
         PANICS.lock().push(text);
     }));
-    if let Some(log) = &one.log {
-        let filter = tracing_subscriber::EnvFilter::new(log);
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(false)
-            .with_writer(std::io::stdout)
-            .init();
-    }
-    let mut outcome = scenario::run(seed, one.brokers, one.trace);
+    let print_log = one.print_log;
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(one.log.as_deref().unwrap_or(LOG).trim_end()))
+        .with_ansi(false)
+        .with_writer(move || -> Box<dyn std::io::Write> {
+            if print_log { Box::new(std::io::stdout()) } else { Box::new(std::io::sink()) }
+        })
+        .init();
+    let run = || scenario::run(seed, one.brokers, one.trace);
+    let Ok(mut outcome) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) else {
+        for panic in PANICS.lock().drain(..) {
+            println!("FOUND a panic: {}", panic.replace('\n', " "));
+        }
+        println!("again: {}", again(seed));
+        std::process::exit(1);
+    };
     outcome.findings.extend(PANICS.lock().drain(..).map(|panic| format!("a panic: {panic}")));
     let strikes: Vec<String> =
         outcome.strikes.iter().map(|(what, count)| format!("{what} {count}")).collect();
     println!(
-        "seed {seed}: {} events, trace {:016x}, {:.0} s simulated in {:.2} s, {} acknowledged, {} unknown, {} read, {} lives, \
-         {} requests of the store; {}",
+        "seed {seed}: {} events, trace {:016x}, {:.0} s simulated in {:.2} s, {} acknowledged, {} unknown, {} read, \
+         {} commits, {} moves, {} lives, {} requests of the store; {}",
         outcome.events,
         outcome.trace,
         outcome.simulated.as_secs_f64(),
@@ -174,6 +201,8 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
         outcome.acknowledged,
         outcome.unknown,
         outcome.read,
+        outcome.commits,
+        outcome.moves,
         outcome.lives,
         outcome.requests,
         strikes.join(", ")

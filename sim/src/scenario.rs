@@ -25,11 +25,15 @@ use crate::client::PORT;
 use crate::device::{self, Kind};
 use crate::machine::{self, Life, Process};
 use crate::store::{Stumble, Weather};
-use crate::workload::{self, Shared};
+use crate::workload::{self, Deletes, Shared, Topic};
 use crate::world::{MachineId, STEP, World};
+use crate::{admin, members, reading};
 
 /// After the nemesis has stopped: for the load to end and to be read.
 const CALM_MAX: Duration = Duration::from_secs(180);
+
+/// Of brokers.
+const LEASE_MAX: Duration = Duration::from_secs(5);
 
 /// What came of a seed.
 #[derive(Clone, Debug)]
@@ -41,6 +45,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     pub unknown: u64,
     pub read: u64,
+    pub commits: u64,
+    pub moves: u64,
     pub lives: u64,
     pub requests: u64,
     pub strikes: BTreeMap<&'static str, u64>,
@@ -51,9 +57,13 @@ struct Plan {
     brokers: usize,
     wals: Vec<Wal>,
     block_wal: wal::block::Config,
-    topics: Vec<(String, i32)>,
+    topics: Vec<Topic>,
     producers: usize,
     readers: usize,
+    /// Members of each group.
+    groups: Vec<usize>,
+    /// Whether somebody moves partitions, deletes records, creates topics.
+    admin: bool,
     /// How long the nemesis is at work.
     trouble: Duration,
     /// The longest pause between two strikes.
@@ -79,13 +89,22 @@ impl Plan {
     fn new(random: &mut StdRng, brokers_max: usize) -> Plan {
         let brokers = [1, 2, 3, 3, 3][random.random_range(0..5)].min(brokers_max);
         let topics = (0..random.random_range(1..=2))
-            .map(|number| (format!("topic-{number}"), random.random_range(1..=4)))
+            .map(|number| Topic {
+                name: format!("topic-{number}"),
+                partitions: random.random_range(1..=4),
+                deletes: match random.random_range(0..6) {
+                    0..3 => Deletes::Nothing,
+                    3 => Deletes::Asked,
+                    4 => Deletes::Size(random.random_range(500..10_000)),
+                    _ => Deletes::Age(random.random_range(3_000..20_000)),
+                },
+            })
             .collect();
         let upload_ms = random.random_range(1_000..5_000);
-        let options = vec![
+        let mut options = vec![
             "--store=s3://bucket/cluster".to_owned(),
             format!("--upload-interval={upload_ms}ms"),
-            format!("--lease={}ms", random.random_range(3_000..5_000)),
+            format!("--lease={}ms", random.random_range(3_000..LEASE_MAX.as_millis())),
             "--metadata-poll=300ms".to_owned(),
             format!("--collect-delay={}s", random.random_range(5..20)),
             "--collect-interval=2s".to_owned(),
@@ -95,9 +114,12 @@ impl Plan {
             format!("--object-wal-linger={}ms", random.random_range(1..60)),
             "--partition-checkpoint-interval=64KiB".to_owned(),
             format!("--metadata-snapshot-entries={}", random.random_range(20..200)),
-            "--kafka=offsets.topic.num.partitions=2".to_owned(),
+            format!("--kafka=offsets.topic.num.partitions={}", admin::OFFSETS_PARTITIONS),
+            "--kafka=log.retention.check.interval.ms=2000".to_owned(),
             "--kafka=message.max.bytes=131072".to_owned(),
         ];
+        options.extend(members::BROKER_CONFIGS.map(|config| format!("--kafka={config}")));
+        let groups = [&[][..], &[], &[2], &[3], &[1, 2]][random.random_range(0..5)].to_vec();
         let one = [Wal::File, Wal::Volume, Wal::Volume][random.random_range(0..3)];
         let mix = random.random_range(0..10);
         let wals: Vec<Wal> = (0..brokers)
@@ -123,6 +145,8 @@ impl Plan {
             topics,
             producers: random.random_range(3..=8),
             readers: random.random_range(1..=3),
+            groups,
+            admin: random.random(),
             trouble: Duration::from_secs(random.random_range(30..60)),
             gap: Duration::from_millis(random.random_range(2_000..8_000)),
             aim: [0.0, 0.002, 0.005, 0.02][random.random_range(0..4)],
@@ -241,21 +265,25 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let plan = Plan::new(&mut random, brokers_max);
     let world = World::new(seed, 2 * plan.brokers + 1, print);
     world.note(format_args!(
-        "{} brokers, {:?}, {:?}, {} producers, {} readers, aim {}, {}",
+        "{} brokers, {:?}, {:?}, {} producers, {} readers, groups {:?}, admin {}, aim {}, {}",
         plan.brokers,
         plan.wals,
         plan.topics,
         plan.producers,
         plan.readers,
+        plan.groups,
+        plan.admin,
         plan.aim,
         plan.options.join(" ")
     ));
-    let shared = Shared::new(world.clone(), plan.brokers, &plan.topics);
-    shared.state.lock().producers = plan.producers;
-    let clients = {
-        let (shared, producers, readers) = (shared.clone(), plan.producers, plan.readers);
-        Process::start(&world, Life { machine: plan.brokers, number: 0 }, load(shared, producers, readers))
-    };
+    let shared = Shared::new(world.clone(), plan.brokers, &plan.topics, plan.groups.len(), LEASE_MAX);
+    {
+        let mut state = shared.state.lock();
+        state.producers = plan.producers;
+        state.members = plan.groups.iter().sum();
+    }
+    let load = load(shared.clone(), plan.producers, plan.readers, plan.groups.clone(), plan.admin);
+    let clients = Process::start(&world, Life { machine: plan.brokers, number: 0 }, load);
     let brokers = (0..=2 * plan.brokers)
         .map(|machine| Broker {
             process: None,
@@ -283,13 +311,26 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     run.play()
 }
 
-async fn load(shared: Arc<Shared>, producers: usize, readers: usize) {
-    workload::create_topics(shared.clone(), Vec::new()).await;
-    for process in 0..producers {
-        drop(tokio::spawn(workload::producer(shared.clone(), process as u32)));
+/// The final reader's number; what others have lies behind.
+const FINAL: u32 = 0;
+
+async fn load(shared: Arc<Shared>, producers: usize, readers: usize, groups: Vec<usize>, admin: bool) {
+    workload::create_topics(shared.clone()).await;
+    let mut processes = FINAL + 1..;
+    let mut process = || processes.next().expect("there are enough numbers");
+    for _ in 0..producers {
+        drop(tokio::spawn(workload::producer(shared.clone(), process())));
     }
-    for process in 0..readers {
-        drop(tokio::spawn(workload::reader(shared.clone(), (producers + process) as u32)));
+    for _ in 0..readers {
+        drop(tokio::spawn(reading::reader(shared.clone(), process())));
+    }
+    for (group, members) in groups.into_iter().enumerate() {
+        for _ in 0..members {
+            drop(tokio::spawn(members::member(shared.clone(), group, process())));
+        }
+    }
+    if admin {
+        drop(tokio::spawn(admin::admin(shared)));
     }
 }
 
@@ -304,22 +345,24 @@ impl Run {
         self.shared.state.lock().stop = true;
         let until = self.now() + CALM_MAX;
         let mut reading = false;
-        while self.now() < until && self.shared.state.lock().final_reads == 0 {
+        let is_over = |state: &workload::State| state.final_reads > 0 && state.members == 0;
+        while self.now() < until && !is_over(&self.shared.state.lock()) {
             if !reading && self.shared.state.lock().producers == 0 {
                 reading = true;
                 let shared = self.shared.clone();
-                let process = (self.plan.producers + self.plan.readers) as u32;
-                self.clients.spawn(Box::pin(workload::final_reader(shared, process)));
+                self.clients.spawn(Box::pin(reading::final_reader(shared, FINAL)));
             }
             self.step();
         }
         let mut findings = self.shared.state.lock().findings.clone();
-        if self.shared.state.lock().final_reads == 0 {
+        {
             let state = self.shared.state.lock();
-            findings.push(format!(
-                "not everything could be read {CALM_MAX:?} after all was healed: {} producers are still at it",
-                state.producers
-            ));
+            if !is_over(&state) {
+                let undone = state.undone();
+                findings.push(format!(
+                    "not everything could be read {CALM_MAX:?} after all was healed: {undone}"
+                ));
+            }
         }
         findings.extend(self.judge());
         let (trace, events) = self.world.trace();
@@ -336,6 +379,8 @@ impl Run {
             acknowledged: state.acknowledged,
             unknown: state.unknown,
             read: state.read,
+            commits: state.commits,
+            moves: state.moves,
             lives: self.brokers.iter().map(|broker| broker.lives).sum(),
             requests,
             strikes: self.strikes.clone(),
@@ -747,7 +792,7 @@ impl Run {
     /// What the history and the bucket say.
     fn judge(&mut self) -> Vec<String> {
         let mut findings = Vec::new();
-        let options = checker::Options { final_read: true, ..checker::Options::default() };
+        let options = checker::Options { rebalances_logged: true, ..checker::Options::default() };
         let state = self.shared.state.lock();
         let verdict = checker::check(&state.history, &options);
         if !verdict.valid() {

@@ -1,9 +1,11 @@
-//! Clients that write and read, and write down what they asked and what they were told.
+//! What all clients share, and those that write. Everybody writes down what was asked and what was told.
 //!
 //! ```text
-//!   producers   idempotent; one batch at a time of 1–3 records, sent again until it is acknowledged or its time is over
-//!   readers     assigned to all partitions, from the beginning; now and then they ask for the ends
-//!   final       after everything was healed: read all, from the beginning
+//!   producers   here         idempotent; one batch at a time of 1–3 records, sent again until it is acknowledged or its time is over
+//!   readers     reading.rs   assigned to all partitions, from the beginning; now and then they ask for the ends
+//!   members     members.rs   of consumer groups: they join, read, commit, leave, or are gone without a word
+//!   admin       admin.rs     moves partitions, deletes records, creates and deletes topics
+//!   final       reading.rs   after everything was healed: read all, from the beginning
 //! ```
 //!
 //! - **K1** Whatever may have happened is recorded as `info`: a request that was sent and not answered, whatever is answered
@@ -12,19 +14,16 @@
 //!   not known or was fenced is a finding by itself, unless an earlier outcome of that producer is unknown.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use checker::{F, History, Key, Mop, Op, Polled, Type, Watermark};
+use checker::{F, Group, History, Key, Mop, Op, Type};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, ProduceRequest,
-};
+use kafka_protocol::messages::{CreateTopicsRequest, InitProducerIdRequest, ProduceRequest};
 use kafka_protocol::protocol::StrBytes;
-use ottla::records::{self, Builder, Producer};
+use ottla::records::{Builder, Producer};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +33,7 @@ use crate::world::World;
 
 /// How long a batch is tried.
 const SEND_TIME_MAX: Duration = Duration::from_secs(40);
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 /// A partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,11 +42,41 @@ pub struct Place {
     pub partition: i32,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// What may delete records of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    Nothing,
+    /// DeleteRecords.
+    Asked,
+    /// Retention by size; `retention.bytes`.
+    Size(u64),
+    /// Retention by age; `retention.ms`.
+    Age(u64),
+}
+
+/// A topic of the load.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    pub name: String,
+    pub partitions: i32,
+    pub deletes: Deletes,
+}
+
 /// What all clients share.
 pub struct Shared {
     pub world: World,
     pub brokers: usize,
+    pub topics: Vec<Topic>,
     pub places: Vec<(Place, Key)>,
+    pub groups: Vec<(String, Group)>,
+    /// Of all brokers.
+    pub longest_lease: Duration,
     pub state: Mutex<State>,
 }
 
@@ -64,23 +93,90 @@ pub struct State {
     /// The end of each partition behind the last record that was acknowledged.
     pub ends: BTreeMap<Key, i64>,
     pub final_reads: usize,
+    /// Members of groups that are still at it.
+    pub members: usize,
+    /// What was committed and acknowledged, the furthest.
+    pub committed: BTreeMap<(Group, Key), i64>,
+    pub commits: u64,
+    /// Of each partition: what anybody was told of its start and its end, and when; and up to where anybody asked to
+    /// delete.
+    told: BTreeMap<Key, Vec<Told>>,
+    pub asked: BTreeMap<Key, i64>,
+    /// The batches of each partition: the end of each, and its bytes; and the bytes of those that may be in it.
+    batches: BTreeMap<Key, Vec<(i64, u64)>>,
+    doubtful: BTreeMap<Key, u64>,
+    pub moves: u64,
+    /// What went wrong with each partition last, and when.
+    troubles: BTreeMap<Place, (Duration, String)>,
+    /// Topics that are gone for good.
+    pub deleted: Vec<String>,
     next_value: u64,
 }
 
+/// How far a log reached, as somebody was told.
+#[derive(Clone, Copy)]
+struct Told {
+    at: Duration,
+    start: i64,
+    end: i64,
+}
+
+/// Where errors are shown if something is not done in the end.
+const TROUBLES_SHOWN: usize = 4;
+
+impl State {
+    /// What is not done yet, and why.
+    pub fn undone(&self) -> String {
+        let mut troubles: Vec<_> = self.troubles.iter().collect();
+        troubles.sort_by_key(|(_, (at, _))| std::cmp::Reverse(*at));
+        let troubles = troubles.into_iter().take(TROUBLES_SHOWN);
+        let troubles: Vec<String> =
+            troubles.map(|(place, (at, what))| format!("{place}: {what} at {at:?}")).collect();
+        let (producers, members, reads) = (self.producers, self.members, self.final_reads);
+        format!(
+            "{producers} producers and {members} members are still at it, {reads} final reads; {}",
+            troubles.join(", ")
+        )
+    }
+
+    fn tell(&mut self, key: Key, at: Duration, start: i64, end: i64) {
+        let told = self.told.entry(key).or_default();
+        let last = told.last().copied().unwrap_or(Told { at, start: 0, end: 0 });
+        told.push(Told { at, start: start.max(last.start), end: end.max(last.end) });
+    }
+}
+
+fn now() -> Duration {
+    machine::precise().unwrap_or_default()
+}
+
 impl Shared {
-    pub fn new(world: World, brokers: usize, topics: &[(String, i32)]) -> Arc<Shared> {
+    pub fn new(
+        world: World,
+        brokers: usize,
+        topics: &[Topic],
+        groups: usize,
+        longest_lease: Duration,
+    ) -> Arc<Shared> {
         let mut history = History::new();
         let mut places = Vec::new();
-        for (topic, partitions) in topics {
+        for Topic { name: topic, partitions, .. } in topics {
             for partition in 0..*partitions {
                 let key = history.key(&format!("{topic}-{partition}"));
                 places.push((Place { topic: topic.clone(), partition }, key));
             }
         }
+        let groups = (0..groups)
+            .map(|number| format!("group-{number}"))
+            .map(|name| (name.clone(), history.group(&name)))
+            .collect();
         Arc::new(Shared {
             world,
             brokers,
+            topics: topics.to_vec(),
             places,
+            groups,
+            longest_lease,
             state: Mutex::new(State {
                 history,
                 stop: false,
@@ -91,62 +187,110 @@ impl Shared {
                 read: 0,
                 ends: BTreeMap::new(),
                 final_reads: 0,
+                members: 0,
+                committed: BTreeMap::new(),
+                commits: 0,
+                told: BTreeMap::new(),
+                troubles: BTreeMap::new(),
+                asked: BTreeMap::new(),
+                batches: BTreeMap::new(),
+                doubtful: BTreeMap::new(),
+                moves: 0,
+                deleted: Vec::new(),
                 next_value: 0,
             }),
         })
     }
 
-    fn record(&self, process: u32, kind: Type, f: F) {
+    pub fn record(&self, process: u32, kind: Type, f: F) {
         let time = machine::precise().unwrap_or_default().as_nanos() as u64;
         let recorded = self.state.lock().history.record(Op::new(process, kind, time, f));
         recorded.expect("the workload makes a history");
     }
 
-    fn finding(&self, text: String) {
+    pub fn finding(&self, text: String) {
         self.world.note(format_args!("FINDING {text}"));
         self.state.lock().findings.push(text);
     }
 
-    fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.state.lock().stop
     }
 
-    fn topics(&self) -> Vec<String> {
-        let mut topics: Vec<String> = self.places.iter().map(|(place, _)| place.topic.clone()).collect();
-        topics.dedup();
-        topics
+    pub fn topics(&self) -> Vec<String> {
+        self.topics.iter().map(|topic| topic.name.clone()).collect()
     }
 
-    fn client(&self) -> Client {
+    pub fn deletes(&self, place: &Place) -> Deletes {
+        let topic = self.topics.iter().find(|topic| topic.name == place.topic);
+        topic.map_or(Deletes::Nothing, |topic| topic.deletes)
+    }
+
+    /// The furthest start, and the end of what was acknowledged, that anybody had been told of so long ago.
+    pub fn known(&self, key: Key, ago: Duration) -> (i64, i64) {
+        let Some(until) = now().checked_sub(ago) else { return (0, 0) };
+        let state = self.state.lock();
+        let told = state.told.get(&key).into_iter().flatten().rev().find(|told| told.at <= until);
+        told.map_or((0, 0), |told| (told.start, told.end))
+    }
+
+    pub fn trouble(&self, place: &Place, what: String) {
+        self.state.lock().troubles.insert(place.clone(), (now(), what));
+    }
+
+    /// Somebody was told that a log begins there.
+    pub fn starts_at(&self, place: &Place, key: Key, start: i64) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        state.tell(key, now(), start, 0);
+        let asked = state.asked.get(&key).copied().unwrap_or_default();
+        let wrong = match self.deletes(place) {
+            Deletes::Nothing => (start > 0).then(|| "nothing deletes there".to_owned()),
+            Deletes::Asked => (start > asked).then(|| format!("it was asked to begin at {asked}")),
+            Deletes::Size(bytes) => {
+                let kept = state.batches.get(&key).into_iter().flatten().filter(|(end, _)| *end > start);
+                let kept: u64 = kept.map(|(_, bytes)| bytes).sum();
+                let more = state.doubtful.get(&key).copied().unwrap_or_default();
+                (start > 0 && kept + more < bytes)
+                    .then(|| format!("it keeps {kept} bytes and at most {more} more, of {bytes}"))
+            }
+            // Clocks go wrong.
+            Deletes::Age(_) => None,
+        };
+        if let Some(wrong) = wrong {
+            state.findings.push(format!("{place} begins at {start}, and {wrong}"));
+        }
+    }
+
+    pub fn client(&self) -> Client {
         Client::new(self.world.clone(), self.brokers)
     }
 }
 
-/// Creates the topics, however long it takes.
-pub async fn create_topics(shared: Arc<Shared>, configs: Vec<(String, String)>) {
-    let mut client = shared.client();
-    let mut counts: BTreeMap<String, i32> = BTreeMap::new();
-    for (place, _) in &shared.places {
-        *counts.entry(place.topic.clone()).or_default() += 1;
-    }
-    let configs: Vec<_> = configs
-        .into_iter()
-        .map(|(key, value)| {
+impl Topic {
+    pub fn wanted(&self) -> CreatableTopic {
+        let config = match self.deletes {
+            Deletes::Nothing | Deletes::Asked => None,
+            Deletes::Size(bytes) => Some(("retention.bytes", bytes)),
+            Deletes::Age(ms) => Some(("retention.ms", ms)),
+        };
+        let config = config.map(|(key, value)| {
             CreatableTopicConfig::default()
-                .with_name(StrBytes::from_string(key))
-                .with_value(Some(StrBytes::from_string(value)))
-        })
-        .collect();
-    let wanted = counts
-        .iter()
-        .map(|(topic, partitions)| {
-            CreatableTopic::default()
-                .with_name(name(topic))
-                .with_num_partitions(*partitions)
-                .with_replication_factor(-1)
-                .with_configs(configs.clone())
-        })
-        .collect();
+                .with_name(StrBytes::from_static_str(key))
+                .with_value(Some(StrBytes::from_string(value.to_string())))
+        });
+        CreatableTopic::default()
+            .with_name(name(&self.name))
+            .with_num_partitions(self.partitions)
+            .with_replication_factor(-1)
+            .with_configs(config.into_iter().collect())
+    }
+}
+
+/// Creates the topics, however long it takes.
+pub async fn create_topics(shared: Arc<Shared>) {
+    let mut client = shared.client();
+    let wanted = shared.topics.iter().map(Topic::wanted).collect();
     let request = CreateTopicsRequest::default().with_topics(wanted).with_timeout_ms(5_000);
     loop {
         let answer = client.call_any(&request).await;
@@ -160,7 +304,7 @@ pub async fn create_topics(shared: Arc<Shared>, configs: Vec<(String, String)>) 
     }
 }
 
-enum Sending {
+pub enum Sending {
     Acknowledged(Option<i64>),
     Refused(i16, String),
     Again { unknown: bool },
@@ -199,6 +343,8 @@ pub async fn producer(shared: Arc<Shared>, process: u32) {
                 F::Send(values.iter().enumerate().map(mop).collect())
             };
             shared.record(process, Type::Invoke, sends(None));
+            let bytes = batch.len() as u64;
+            *shared.state.lock().doubtful.entry(key).or_default() += bytes;
             let until = Instant::now() + SEND_TIME_MAX;
             let mut unknown = false;
             let sent = loop {
@@ -222,6 +368,9 @@ pub async fn producer(shared: Arc<Shared>, process: u32) {
                     if let Some(offset) = offset {
                         let end = state.ends.entry(key).or_default();
                         *end = (*end).max(offset + values.len() as i64);
+                        state.tell(key, now(), 0, offset + values.len() as i64);
+                        state.batches.entry(key).or_default().push((offset + values.len() as i64, bytes));
+                        *state.doubtful.entry(key).or_default() -= bytes;
                     }
                     drop(state);
                     *sequence += count as i32;
@@ -230,7 +379,7 @@ pub async fn producer(shared: Arc<Shared>, process: u32) {
                     // K2. Duplicates are looked for by the checker.
                     if matches!(code, 45 | 47 | 59) {
                         shared.finding(format!(
-                            "producer {} was refused with error {code} on {place:?} at sequence {sequence}{}: {why}",
+                            "producer {} was refused with error {code} on {place} at sequence {sequence}{}: {why}",
                             producer.id,
                             if unknown { ", repeating itself" } else { "" }
                         ));
@@ -261,7 +410,7 @@ async fn identity(client: &mut Client) -> Option<Producer> {
     (answer.error_code == 0).then_some(Producer { id: answer.producer_id.0, epoch: answer.producer_epoch })
 }
 
-async fn attempt(client: &mut Client, topics: &[String], place: &Place, batch: &bytes::Bytes) -> Sending {
+pub async fn attempt(client: &mut Client, topics: &[String], place: &Place, batch: &bytes::Bytes) -> Sending {
     let Some(leader) = client.leader(&place.topic, place.partition) else {
         let _ = client.refresh(topics).await;
         return Sending::Again { unknown: false };
@@ -301,184 +450,5 @@ async fn attempt(client: &mut Client, topics: &[String], place: &Place, batch: &
                 }
             }
         }
-    }
-}
-
-/// Reads all partitions from the beginning for as long as the producers do, and a little longer.
-pub async fn reader(shared: Arc<Shared>, process: u32) {
-    let mut reading = Reading::begin(&shared, process);
-    loop {
-        if shared.is_stopped() && shared.state.lock().producers == 0 {
-            return;
-        }
-        reading.poll(&shared).await;
-        if reading.client.pick(8) == 0 {
-            reading.ends(&shared).await;
-        }
-        let pause = reading.client.pick(200) as u64;
-        sleep(Duration::from_millis(pause)).await;
-    }
-}
-
-/// Reads everything once more.
-pub async fn final_reader(shared: Arc<Shared>, process: u32) {
-    let mut reading = Reading::begin(&shared, process);
-    loop {
-        reading.poll(&shared).await;
-        let ends = shared.state.lock().ends.clone();
-        let behind = ends.iter().any(|(key, end)| reading.positions.get(key).is_none_or(|at| at < end));
-        if !behind && reading.is_at_the_end(&shared).await {
-            break;
-        }
-        sleep(PAUSE).await;
-    }
-    shared.state.lock().final_reads += 1;
-}
-
-struct Reading {
-    client: Client,
-    topics: Vec<String>,
-    positions: BTreeMap<Key, i64>,
-    process: u32,
-}
-
-impl Reading {
-    fn begin(shared: &Shared, process: u32) -> Reading {
-        let keys: Vec<Key> = shared.places.iter().map(|(_, key)| *key).collect();
-        shared.record(process, Type::Ok, F::Assign { keys: keys.clone(), seek: true });
-        Reading {
-            client: shared.client(),
-            topics: shared.topics(),
-            positions: keys.into_iter().map(|key| (key, 0)).collect(),
-            process,
-        }
-    }
-
-    /// One fetch of what one broker leads.
-    async fn poll(&mut self, shared: &Shared) {
-        let (some, _) = &shared.places[self.client.pick(shared.places.len())];
-        let Some(leader) = self.client.leader(&some.topic, some.partition) else {
-            let _ = self.client.refresh(&self.topics).await;
-            return;
-        };
-        let mut by_topic: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
-        let mut keys = BTreeMap::new();
-        for (place, key) in &shared.places {
-            if self.client.leader(&place.topic, place.partition) == Some(leader) {
-                keys.insert((place.topic.clone(), place.partition), *key);
-                by_topic.entry(&place.topic).or_default().push(
-                    FetchPartition::default()
-                        .with_partition(place.partition)
-                        .with_current_leader_epoch(-1)
-                        .with_last_fetched_epoch(-1)
-                        .with_fetch_offset(self.positions[key])
-                        .with_log_start_offset(-1)
-                        .with_partition_max_bytes(1 << 20),
-                );
-            }
-        }
-        let topics = by_topic
-            .into_iter()
-            .map(|(topic, partitions)| {
-                FetchTopic::default().with_topic(name(topic)).with_partitions(partitions)
-            })
-            .collect();
-        let request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
-            .with_max_wait_ms(500)
-            .with_min_bytes(1)
-            .with_max_bytes(4 << 20)
-            .with_session_epoch(-1)
-            .with_topics(topics);
-        shared.record(self.process, Type::Invoke, F::poll(Vec::new()));
-        let Ok(answer) = self.client.call(leader, &request).await else {
-            for (topic, partition) in keys.keys() {
-                self.client.forget_leader(topic, *partition);
-            }
-            shared.record(self.process, Type::Fail, F::poll(Vec::new()));
-            return;
-        };
-        let mut polled = Vec::new();
-        let mut out_of_range = Vec::new();
-        for topic in answer.responses {
-            let topic_name = topic.topic.0.to_string();
-            for partition in topic.partitions {
-                let place = (topic_name.clone(), partition.partition_index);
-                let Some(key) = keys.get(&place).copied() else { continue };
-                match partition.error_code {
-                    0 => {}
-                    1 => {
-                        out_of_range.push(key);
-                        continue;
-                    }
-                    _ => {
-                        self.client.forget_leader(&place.0, place.1);
-                        continue;
-                    }
-                }
-                let at = self.positions[&key];
-                let Some(bytes) = partition.records else { continue };
-                match records::decode(bytes, at) {
-                    Ok(decoded) => {
-                        for record in decoded.records {
-                            let text = record.value.unwrap_or_default();
-                            let value = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-                            match value {
-                                Some(value) => polled.push(Polled { key, offset: record.offset, value }),
-                                None => shared.finding(format!("{place:?} at {}: {text:?}", record.offset)),
-                            }
-                        }
-                        if let Some(next) = decoded.next {
-                            self.positions.insert(key, next);
-                        }
-                    }
-                    Err(error) => shared.finding(format!("{place:?} from {at}: {error}")),
-                }
-            }
-        }
-        shared.state.lock().read += polled.len() as u64;
-        shared.record(self.process, Type::Ok, F::poll(polled));
-        for key in out_of_range {
-            let offset = self.positions[&key];
-            // Nothing is deleted here, so no position was ever out of range.
-            shared.finding(format!("a position of a reader, {offset}, is out of range: {key:?}"));
-            shared.record(self.process, Type::Ok, F::OutOfRange { key, offset });
-        }
-    }
-
-    async fn ends(&mut self, shared: &Shared) {
-        shared.record(self.process, Type::Invoke, F::Watermarks(Vec::new()));
-        let (place, key) = shared.places[self.client.pick(shared.places.len())].clone();
-        match self.end_of(&place).await {
-            Some(end) => {
-                let seen = vec![Watermark { key, start: 0, end }];
-                shared.record(self.process, Type::Ok, F::Watermarks(seen));
-            }
-            None => shared.record(self.process, Type::Fail, F::Watermarks(Vec::new())),
-        }
-    }
-
-    async fn end_of(&mut self, place: &Place) -> Option<i64> {
-        let leader = self.client.leader(&place.topic, place.partition)?;
-        let partition = ListOffsetsPartition::default()
-            .with_partition_index(place.partition)
-            .with_current_leader_epoch(-1)
-            .with_timestamp(-1);
-        let topic =
-            ListOffsetsTopic::default().with_name(name(&place.topic)).with_partitions(vec![partition]);
-        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-        let answer = self.client.call(leader, &request).await.ok()?;
-        let answer = &answer.topics[0].partitions[0];
-        (answer.error_code == 0 && answer.offset >= 0).then_some(answer.offset)
-    }
-
-    async fn is_at_the_end(&mut self, shared: &Shared) -> bool {
-        for (place, key) in &shared.places {
-            match self.end_of(place).await {
-                Some(end) if self.positions[key] >= end => {}
-                _ => return false,
-            }
-        }
-        true
     }
 }

@@ -132,21 +132,22 @@ impl Releaser {
     /// The medium holds `ticket`'s write for good. Releases what that makes releasable.
     pub(crate) fn durable(&self, ticket: Ticket) {
         let mut queue = self.shared.queue.lock();
+        let planted = host::planted("ack-in-completion-order");
         let Some(index) = ticket.0.checked_sub(queue.first) else {
-            assert!(queue.failed.is_some(), "a write became durable twice");
+            assert!(queue.failed.is_some() || planted, "a write became durable twice");
             return;
         };
+        if planted {
+            if queue.slots[index as usize].durable {
+                return;
+            }
+            queue.slots.iter_mut().take(index as usize).for_each(|slot| slot.durable = true);
+        }
         let slot = &mut queue.slots[index as usize];
         assert!(!slot.durable, "a write became durable twice");
         slot.durable = true;
         #[cfg(feature = "any-order")]
         let early = any_order::take(slot);
-        if host::planted("ack-in-completion-order") {
-            let position = slot.position;
-            for completion in std::mem::take(&mut slot.completions) {
-                completion.complete(Ok(position));
-            }
-        }
         queue.extend_run();
         drop(queue);
         #[cfg(feature = "any-order")]

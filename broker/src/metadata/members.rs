@@ -138,7 +138,7 @@ impl Image {
         life.fenced = true;
         let opened = life.opened;
         self.forget_target(of.broker);
-        if !opened {
+        if !opened || host::planted("place-unrecovered") {
             self.forget_life(of);
         }
     }

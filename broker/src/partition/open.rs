@@ -78,6 +78,8 @@ pub(super) struct Opened {
     pub replayed: u64,
     /// Bytes of log behind the newest checkpoint.
     pub behind_checkpoint: u64,
+    /// Where the log ended by the checkpoint that is durable.
+    pub accounted: u64,
 }
 
 /// Opens the streams of a partition that the metadata has under this incarnation, and rebuilds its state.
@@ -100,6 +102,7 @@ pub(super) async fn open(
         let checkpoint = checkpoint::decode(bytes, config.limits).ok()?;
         (checkpoint.state.log_end() == log.confirmed_end()).then_some((behind, checkpoint))
     });
+    let noted = note.is_some();
     let (behind, newest) = match note {
         Some((behind, checkpoint)) => (behind, Ok(Newest::Found(checkpoint))),
         None => (0, newest_checkpoint(&checkpoints, config, metadata).await),
@@ -121,6 +124,8 @@ pub(super) async fn open(
             Checkpoint { state: State::new(config.limits, log.start()), log_start: 0 }
         }
     };
+    // A note is gone with this process.
+    let mut accounted = if noted { 0 } else { state.log_end() };
     let passing_over = (lost || config.accept_lost_checkpoints).then_some(metadata);
     let Replayed { bytes: replayed, passed_over } = replay(&log, &mut state, passing_over).await?;
     if host::planted("forget-producers") {
@@ -131,11 +136,12 @@ pub(super) async fn open(
     log.advance_start(log_start);
     if lost || passed_over {
         write_checkpoint(storage, &checkpoints, checkpoint::encode(&state, log.start())).await?;
+        accounted = state.log_end();
     }
     waiters.begin_at(state.log_end());
     opening.0 = None;
     let behind_checkpoint = behind + replayed;
-    Ok(Opened { log, checkpoints, waiters, state, replayed, behind_checkpoint })
+    Ok(Opened { log, checkpoints, waiters, state, replayed, behind_checkpoint, accounted })
 }
 
 /// Appends a checkpoint, and waits until it is durable.

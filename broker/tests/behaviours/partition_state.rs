@@ -79,6 +79,47 @@ async fn expired_producers_give_their_memory_back_without_a_new_one() {
     }
 }
 
+/// Retention takes what the log says of a producer; what the broker knows of it stays, in a crash as well.
+#[tokio::test]
+async fn a_producer_goes_on_after_its_records_went_and_the_broker_crashed() {
+    let disk = Disk::new();
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let topic = broker.topic("topic", 1, &[("retention.ms", "0")]).await;
+    let mut client = broker.connect().await;
+    let passes = async |broker: &TestBroker| {
+        let now = Now { ms: ottla::partition::wall_clock_ms() + 60_000, believed: true };
+        broker.broker.partitions.retain(&broker.broker.config(), now).await.unwrap()
+    };
+    let start = |broker: &TestBroker| {
+        broker.broker.metadata.image().stream(topic.partitions[0].log).expect("it is there").start
+    };
+    produce(&mut client, 7, 0, 0, 1).await;
+    broker.broker.partitions.storage().flush().await.unwrap();
+    passes(&broker).await;
+    assert_eq!(start(&broker), 1, "a partition that is open");
+    broker.crash(&disk).await;
+
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let known = async || broker.partition(&topic, 0).await.producers(0, |id, _| id);
+    assert_eq!(known().await, [7]);
+    let mut client = broker.connect().await;
+    produce(&mut client, 7, 0, 1, 1).await;
+    broker.broker.partitions.storage().flush().await.unwrap();
+    broker.crash(&disk).await;
+
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    passes(&broker).await;
+    assert_eq!(start(&broker), 2, "one that nobody has opened yet");
+    broker.crash(&disk).await;
+
+    let broker = TestBroker::on(&disk, Options::default()).await;
+    let known = async || broker.partition(&topic, 0).await.producers(0, |id, _| id);
+    assert_eq!(known().await, [7]);
+    let mut client = broker.connect().await;
+    produce(&mut client, 7, 0, 2, 1).await;
+    assert_eq!(broker.partition(&topic, 0).await.high_watermark(), 3);
+}
+
 /// What a start reads does not grow with what was written before, even if nobody stops the broker in order.
 #[tokio::test]
 async fn behaviour_51_a_hundred_times_the_history_is_no_more_to_replay() {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   every log.retention.check.interval.ms ──► pass: all partitions that this broker leads, open or not
-//!       image (parts, bytes) + effective configs ──► plan (pure) ──► Storage::trim: one entry for many partitions
+//!       image (parts, bytes) + effective configs ──► plan (pure) ──► checkpoints of what is to go, where they are due
+//!                                                                       └─► Storage::trim: one entry for many partitions
 //!                                                                       ├─► metadata: parts released, epoch table cut
 //!                                                                       └─► open streams: their start
 //! ```
@@ -12,6 +13,11 @@
 //! compaction since. A part goes as a whole, and what is not uploaded yet stays; an idle partition is uploaded within
 //! `upload-interval`, so that one with old records alone becomes empty, as it does in Kafka. A pass also trims streams of
 //! checkpoints to their last one, and has open partitions forget producers that have expired.
+//!
+//! **Producers.** What a part says of idempotent producers goes with it. So a part goes only when a checkpoint that is durable
+//! accounts for it, or when there is no producer left that could go on: one that writes seldom, to a topic whose records go
+//! soon, is known after a crash as well. A partition that is not open is opened for that, unless nothing came for so long
+//! that all its producers have expired.
 //!
 //! **Consistency.** The configs are those of the pass's beginning: a change acts with the next one, as in Kafka. A log's
 //! start only moves forward, whatever the clock says. Nobody waits for a pass, and it holds nothing that a reader or
@@ -24,17 +30,19 @@
 //!
 //! **Bounds.** [`Limits`]: what one entry trims, so that its application stops nobody for long, and what one pass does.
 //!
-//! **Retries, crash.** A pass that fails is logged and its rest left to the next one. An entry is applied or not.
+//! **Retries, crash.** A pass that fails is logged and its rest left to the next one, as is a partition that cannot be
+//! accounted for: one that is leaving, or is damaged. An entry is applied or not.
 
 pub mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use s3stream::StreamId;
 use tokio::time::Instant;
 
-use super::{Partitions, wall_clock_ms};
+use super::{CHECKPOINTS_AT_ONCE, Partitions, wall_clock_ms};
 use crate::api::topic_name::is_internal;
 use crate::clocks::Clocks;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
@@ -84,8 +92,18 @@ pub struct Now {
 #[derive(Debug, Default)]
 struct Batch {
     trims: Vec<(StreamId, u64)>,
+    /// Trims of logs that a checkpoint has to account for first.
+    owing: Vec<Owing>,
     /// Of [`Limits::entry_trims_max`].
     cost: usize,
+}
+
+#[derive(Debug)]
+struct Owing {
+    topic: Arc<Topic>,
+    index: i32,
+    log: StreamId,
+    to: u64,
 }
 
 impl Partitions {
@@ -165,7 +183,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     async fn partition(
         &mut self,
-        topic: &Topic,
+        topic: &Arc<Topic>,
         index: i32,
         info: &PartitionInfo,
         policy: &Policy,
@@ -214,15 +232,33 @@ impl Pass<'_> {
             self.freed.partitions += usize::from(!std::mem::replace(&mut counted, true));
             self.freed.parts += trim.parts;
             self.freed.bytes += trim.bytes;
-            self.trim(info.log, trim.to, trim.parts).await?;
-            if !trim.capped {
+            let before = log.start;
+            if open.is_none() && self.producers_have_expired(log) {
+                self.batch.trims.push((info.log, trim.to));
+            } else {
+                let (topic, log) = (topic.clone(), info.log);
+                self.batch.owing.push(Owing { topic, index, log, to: trim.to });
+            }
+            self.cost(trim.parts).await?;
+            let stays = |image: &Image| image.stream(info.log).is_none_or(|log| log.start == before);
+            if !trim.capped || stays(&self.of.metadata.image()) {
                 return Ok(());
             }
         }
     }
 
+    /// Whether all that wrote into this log did so too long ago to go on.
+    fn producers_have_expired(&self, log: &Stream) -> bool {
+        let last = log.parts().values().last().map_or(0, |part| part.committed_ms);
+        self.now.believed && self.now.ms.saturating_sub(last) > self.of.config.limits.producer_expiration_ms
+    }
+
     async fn trim(&mut self, stream: StreamId, to: u64, parts: usize) -> Result<(), s3stream::Error> {
         self.batch.trims.push((stream, to));
+        self.cost(parts).await
+    }
+
+    async fn cost(&mut self, parts: usize) -> Result<(), s3stream::Error> {
         self.batch.cost += 1 + parts;
         if self.batch.cost >= self.of.config.retention.entry_trims_max {
             self.commit().await?;
@@ -231,8 +267,29 @@ impl Pass<'_> {
     }
 
     async fn commit(&mut self) -> Result<(), s3stream::Error> {
-        let Batch { trims, .. } = std::mem::take(&mut self.batch);
+        let Batch { mut trims, owing, .. } = std::mem::take(&mut self.batch);
+        let accounted = futures::stream::iter(owing).map(|owing| self.account(owing));
+        let accounted: Vec<Option<(StreamId, u64)>> =
+            accounted.buffer_unordered(CHECKPOINTS_AT_ONCE).collect().await;
+        trims.extend(accounted.into_iter().flatten());
         if trims.is_empty() { Ok(()) } else { self.of.storage.trim(trims).await }
+    }
+}
+
+impl Pass<'_> {
+    /// The trim, once a checkpoint accounts for what is to go.
+    async fn account(&self, Owing { topic, index, log, to }: Owing) -> Option<(StreamId, u64)> {
+        if host::planted("trim-unaccounted") {
+            return Some((log, to));
+        }
+        let accounted = match self.of.get(&topic, index).await {
+            Ok(partition) => partition.account_for(to).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = &accounted {
+            tracing::debug!(topic = %topic.name, partition = index, error, "its old records stay until the next pass");
+        }
+        accounted.ok().map(|()| (log, to))
     }
 }
 
