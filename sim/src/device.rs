@@ -254,11 +254,15 @@ impl Inner {
         }
     }
 
-    /// A process is gone, and with `power` all of its machine's volatile memory.
+    /// A process is gone, and unless its machine has `power` all of that one's volatile memory.
     pub fn leave_disks(&mut self, life: Life, power: bool) {
         for disk in 0..self.disks.all.len() {
-            if power {
+            if !power {
                 self.cut_off(disk, life.machine);
+                // Earlier lives held theirs until then too.
+                let cut = &mut self.disks.all[disk];
+                cut.locks.remove(&life.machine);
+                cut.dying.retain(|dying| dying.machine != life.machine);
                 let is_its = self.disks.all[disk].attached.contains(&life.machine);
                 if self.disks.all[disk].kind == Kind::Local && is_its {
                     let lost = [0.0, 0.5, 1.0][self.random.random_range(0..3)];

@@ -431,7 +431,7 @@ impl Run {
                 {
                     let mut inner = self.world.lock();
                     inner.disconnect(life, true);
-                    inner.leave_disks(life, false);
+                    inner.leave_disks(life, true);
                 }
                 if self.places.contains(&life.machine) {
                     let pause = Duration::from_millis(self.random.random_range(100..2_000));

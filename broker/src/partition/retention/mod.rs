@@ -249,7 +249,7 @@ impl Pass<'_> {
 
     /// Whether all that wrote into this log did so too long ago to go on.
     fn producers_have_expired(&self, log: &Stream) -> bool {
-        let last = log.parts().values().last().map_or(0, |part| part.committed_ms);
+        let last = log.parts().values().next_back().map_or(0, |part| part.committed_ms);
         self.now.believed && self.now.ms.saturating_sub(last) > self.of.config.limits.producer_expiration_ms
     }
 
