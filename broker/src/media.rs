@@ -234,15 +234,7 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
     }
     let owner = last.incarnation;
     // Of a volume that came from elsewhere a start of this machine was told so before it registered.
-    // Where that broker registered last is where this life ran only if that was this life, or one with the same volume.
-    let same_volume = |epoch| {
-        let life = image.life(Incarnation { broker: owner.broker, epoch });
-        life.is_some_and(|life| is_same(&Uri(life.wal_uri.to_string()), uri))
-    };
-    let theirs = image
-        .broker(owner.broker)
-        .filter(|info| info.epoch == owner.epoch || same_volume(info.epoch))
-        .map(|info| &*info.machine);
+    let theirs = machine_of(image, owner, uri);
     let known = Known {
         released: last.released,
         detached,
@@ -269,6 +261,17 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
             theirs.unwrap_or("unknown")
         ),
     }
+}
+
+/// The machine on which `owner` ran, which wrote the volume `uri` last. Where its broker registered last is that only if it
+/// was this life that did, or one with the same volume.
+fn machine_of<'a>(image: &'a Image, owner: Incarnation, uri: &Uri) -> Option<&'a str> {
+    let same_volume = |epoch| {
+        let life = image.life(Incarnation { broker: owner.broker, epoch });
+        life.is_some_and(|life| is_same(&Uri(life.wal_uri.to_string()), uri))
+    };
+    let info = image.broker(owner.broker)?;
+    (info.epoch == owner.epoch || same_volume(info.epoch)).then_some(&*info.machine)
 }
 
 /// What there is to judge by.
@@ -396,6 +399,9 @@ mod tests {
     use wal::{AckRight, Incarnation, Record, Vacated};
 
     use super::*;
+    use crate::metadata::apply::At;
+    use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
+    use crate::metadata::image::Listener;
     use crate::options::{arguments, gather};
 
     fn options(given: &[&str]) -> Options {
@@ -429,6 +435,43 @@ mod tests {
         ] {
             assert_eq!(judged(proof, false), Some(LastWriter::Gone), "{proof:?}");
         }
+    }
+
+    /// A broker that went on elsewhere, with another log, says nothing of where its volume was written last.
+    #[test]
+    fn a_volumes_last_machine_is_that_of_the_life_that_wrote_it() {
+        let mut image = Image::empty();
+        let mut number = 0;
+        let mut apply = |image: &mut Image, command: Command| {
+            number += 1;
+            image.apply(At { number, time_ms: 0 }, &command).unwrap();
+            Incarnation { broker: 1, epoch: number }
+        };
+        apply(&mut image, Command::Format { cluster_id: "a cluster".into(), format: FORMAT_VERSION });
+        let mut register = |image: &mut Image, wal: &str, machine: &str| {
+            let replaces = image.last_registration(1);
+            let registration = Registration {
+                broker: 1,
+                wal_uri: wal.into(),
+                lease_ms: 3_000,
+                listener: Listener { host: "a host".into(), port: 9092 },
+                rack: None,
+                machine: machine.into(),
+                replaces,
+            };
+            apply(image, Command::RegisterBroker(registration))
+        };
+        let uri = Uri("block:///volume".to_owned());
+        let first = register(&mut image, &uri.0, "here");
+        assert_eq!(machine_of(&image, first, &uri), Some("here"));
+        register(&mut image, "object:", "there");
+        assert_eq!(machine_of(&image, first, &uri), None, "it may still write to it, here");
+        register(&mut image, "block:///another", "there");
+        assert_eq!(machine_of(&image, first, &uri), None);
+        // It was told so, or it would not have registered with that volume.
+        register(&mut image, &uri.0, "there");
+        assert_eq!(machine_of(&image, first, &uri), Some("there"));
+        assert_eq!(machine_of(&image, Incarnation { broker: 2, epoch: 1 }, &uri), None);
     }
 
     #[test]

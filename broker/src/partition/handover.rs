@@ -375,3 +375,6 @@ fn handed(stopped: &[Stopped]) -> Vec<Handed> {
     };
     stopped.iter().map(handed).collect()
 }
+
+#[cfg(test)]
+mod tests;

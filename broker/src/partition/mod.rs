@@ -27,6 +27,8 @@ mod fallen;
 pub mod handover;
 pub mod leader_epochs;
 pub mod log;
+#[cfg(test)]
+mod nodes;
 mod open;
 pub mod recompress;
 pub mod records;

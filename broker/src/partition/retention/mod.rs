@@ -46,7 +46,7 @@ use super::{CHECKPOINTS_AT_ONCE, Partitions, wall_clock_ms};
 use crate::api::topic_name::is_internal;
 use crate::clocks::Clocks;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
-use crate::metadata::image::{Image, PartitionInfo, Stream, Topic};
+use crate::metadata::image::{PartitionInfo, Stream, Topic};
 
 use plan::{Policy, plan};
 
@@ -189,24 +189,22 @@ impl Pass<'_> {
         policy: &Policy,
     ) -> Result<(), s3stream::Error> {
         let limits = &self.of.config.retention;
-        // The pass takes long, and partitions move meanwhile.
-        let is_ours = |image: &Image| {
-            image.stream(info.log).is_some_and(|log| log.owner == self.of.metadata.incarnation())
-        };
-        if !is_ours(&self.of.metadata.image()) {
-            return Ok(());
-        }
         let open = self.of.opened(topic.id, index);
+        // The pass takes long, and partitions move meanwhile. What is open may be of before it left, and came back.
+        let is_ours = |log: &Stream| {
+            log.owner == self.of.metadata.incarnation()
+                && open.as_ref().is_none_or(|partition| partition.leader_epoch as u64 == log.epoch)
+        };
+        // One view: what it says of the log's start is true of what is open only if it says that that leads.
+        let image = self.of.metadata.image();
+        let Some(log) = image.stream(info.log).filter(|log| is_ours(log)) else { return Ok(()) };
         if let Some(partition) = &open {
             if self.now.believed {
                 partition.forget_expired_producers(self.now.ms);
             }
             // A trim whose answer was lost has reached the metadata, and not yet the readers.
-            if let Some(log) = self.of.metadata.image().stream(info.log) {
-                partition.advance_start(log.start);
-            }
+            partition.advance_start(log.start);
         }
-        let image = self.of.metadata.image();
         if let Some((to, parts)) = image.stream(info.checkpoint).and_then(superseded) {
             self.trim(info.checkpoint, to, parts).await?;
         }
@@ -214,10 +212,7 @@ impl Pass<'_> {
         loop {
             // Anew each time: what was trimmed so far is gone from it.
             let image = self.of.metadata.image();
-            let Some(log) = image.stream(info.log) else { return Ok(()) };
-            if log.owner != self.of.metadata.incarnation() {
-                return Ok(());
-            }
+            let Some(log) = image.stream(info.log).filter(|log| is_ours(log)) else { return Ok(()) };
             let mut bytes = log.parts().bytes();
             if policy.bytes_max.is_some() && open.is_some() {
                 bytes += self.of.storage.uncommitted_bytes(info.log, log.committed_end);
@@ -298,3 +293,6 @@ fn superseded(checkpoints: &Stream) -> Option<(u64, usize)> {
     let parts = checkpoints.parts();
     (parts.size() > 1).then(|| (checkpoints.committed_end - 1, parts.size() - 1))
 }
+
+#[cfg(test)]
+mod tests;
