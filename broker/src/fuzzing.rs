@@ -614,6 +614,7 @@ pub mod history {
                     to: 2,
                     log_end: 12,
                     checkpoint_end: 0,
+                    leader_epoch: Some(0),
                     note: Some(NoteHash::of(b"note")),
                 }],
             },

@@ -98,7 +98,10 @@ fn refusal(rejection: MoveRejection) -> Refused {
     match rejection {
         MoveRejection::Gone => unknown_topic(),
         MoveRejection::NotMoving => (ResponseError::NoReassignmentInProgress, NOT_MOVING.to_owned()),
-        MoveRejection::NoReceiver(_) | MoveRejection::NotOwner(_) | MoveRejection::NotCommitted { .. } => {
+        MoveRejection::NoReceiver(_)
+        | MoveRejection::NotOwner(_)
+        | MoveRejection::OtherEpoch(_)
+        | MoveRejection::NotCommitted { .. } => {
             (ResponseError::InvalidReplicaAssignment, rejection.to_string())
         }
     }

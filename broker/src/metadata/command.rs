@@ -178,6 +178,9 @@ pub struct Handed {
     /// Where its log and its checkpoints end, of which everything must be committed (H1).
     pub log_end: u64,
     pub checkpoint_end: u64,
+    /// Under which it leads it: an entry that comes late gives nothing away that has left and come back. Older programs did not
+    /// say.
+    pub leader_epoch: Option<i32>,
     /// Of what it will tell the next leader when that asks.
     pub note: Option<NoteHash>,
 }
@@ -212,7 +215,7 @@ mod tag {
     pub const SET_DRAINING: u8 = 18;
     pub const HAND_OVER: u8 = 19;
     pub const REASSIGN: u8 = 20;
-    pub const HAND_OVER_WITH_NOTES: u8 = 21;
+    pub const HAND_OVER_OF_EPOCH: u8 = 21;
 }
 
 impl Command {
@@ -334,11 +337,11 @@ impl Command {
                 to.bool(*draining);
             }
             Command::HandOver { by, moves } => {
-                let with_notes = moves.iter().any(|handed| handed.note.is_some());
-                to.u8(if with_notes { tag::HAND_OVER_WITH_NOTES } else { tag::HAND_OVER });
+                let of_epoch = moves.iter().any(|handed| handed.leader_epoch.is_some());
+                to.u8(if of_epoch { tag::HAND_OVER_OF_EPOCH } else { tag::HAND_OVER });
                 to.incarnation(*by);
                 to.count(moves.len());
-                moves.iter().for_each(|handed| write_handed(&mut to, handed, with_notes));
+                moves.iter().for_each(|handed| write_handed(&mut to, handed));
             }
             Command::Reassign { by, moves } => {
                 to.u8(tag::REASSIGN);
@@ -425,15 +428,9 @@ impl Command {
                 by: from.incarnation()?,
                 moves: from.list(HANDED_BYTES_MIN, |from| read_handed(from, false))?,
             },
-            tag::HAND_OVER_WITH_NOTES => Command::HandOver {
+            tag::HAND_OVER_OF_EPOCH => Command::HandOver {
                 by: from.incarnation()?,
-                moves: {
-                    let moves = from.list(HANDED_BYTES_MIN + 1, |from| read_handed(from, true))?;
-                    if moves.iter().all(|handed| handed.note.is_none()) {
-                        return Err(from.malformed("a hand-over with notes that has none"));
-                    }
-                    moves
-                },
+                moves: from.list(HANDED_BYTES_MIN + 5, |from| read_handed(from, true))?,
             },
             tag::REASSIGN => Command::Reassign {
                 by: from.incarnation()?,
@@ -499,25 +496,32 @@ fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
 /// Topic 16, partition 4, to 4, two ends of 8.
 const HANDED_BYTES_MIN: usize = 40;
 
-fn write_handed(to: &mut Writer, handed: &Handed, with_notes: bool) {
+/// # Panics
+/// If there is a note and no leader epoch.
+fn write_handed(to: &mut Writer, handed: &Handed) {
     to.uuid(handed.topic);
     to.u32(handed.partition);
     to.u32(handed.to);
     to.u64(handed.log_end);
     to.u64(handed.checkpoint_end);
-    if with_notes {
-        to.option(handed.note, |to, note| to.hash(note));
+    match handed.leader_epoch {
+        Some(epoch) => {
+            to.i32(epoch);
+            to.option(handed.note, |to, note| to.hash(note));
+        }
+        None => assert_eq!(handed.note, None, "whoever knows of notes knows of leader epochs"),
     }
 }
 
-fn read_handed(from: &mut Reader<'_>, with_notes: bool) -> Result<Handed, Malformed> {
+fn read_handed(from: &mut Reader<'_>, of_epoch: bool) -> Result<Handed, Malformed> {
     Ok(Handed {
         topic: from.uuid()?,
         partition: from.u32()?,
         to: from.u32()?,
         log_end: from.u64()?,
         checkpoint_end: from.u64()?,
-        note: if with_notes { from.option(|from| from.hash())? } else { None },
+        leader_epoch: if of_epoch { Some(from.i32()?) } else { None },
+        note: if of_epoch { from.option(|from| from.hash())? } else { None },
     })
 }
 

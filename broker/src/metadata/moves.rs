@@ -4,7 +4,7 @@
 //!   Reassign ──► target ──► its leader takes no more appends, uploads the rest ──► HandOver ──► led by the other
 //! ```
 //!
-//! - **H1** Only the owner hands over, and only what is committed to its last record: the ends that it names are those of the
+//! - **H1** Only the owner hands over, of the leader epoch under which it stopped, and only what is committed to its last record: the ends that it names are those of the
 //!   state. So nothing of the partition is left in its WAL, and no recovery of it will ever look for any.
 //! - **H2** One entry takes it from the one and gives it to the other: there is no moment without an owner, and none with two.
 //! - **H3** It goes to a broker that serves and is not being emptied.
@@ -28,6 +28,8 @@ pub enum MoveRejection {
     Gone,
     #[error("it belongs to {0:?}")]
     NotOwner(Option<Incarnation>),
+    #[error("its leader epoch is {0}")]
+    OtherEpoch(i32),
     #[error("it is committed up to {committed_end}, and ends at {end}")]
     NotCommitted { committed_end: u64, end: u64 },
     #[error("broker {0} does not serve, or is being emptied")]
@@ -87,6 +89,9 @@ impl Image {
         let owner = self.owner(partition);
         if owner != Some(by) {
             return Err(MoveRejection::NotOwner(owner));
+        }
+        if handed.leader_epoch.is_some_and(|epoch| epoch != partition.leader_epoch) {
+            return Err(MoveRejection::OtherEpoch(partition.leader_epoch));
         }
         let ends = [(partition.log, handed.log_end), (partition.checkpoint, handed.checkpoint_end)];
         for (stream, end) in ends {

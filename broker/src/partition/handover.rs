@@ -124,6 +124,7 @@ struct Stopped {
     leave: Leave,
     slot: Arc<Slot>,
     ends: Ends,
+    leader_epoch: i32,
     /// Of what the next leader will be told of it.
     note: Option<NoteHash>,
     /// Of one that is not open: nobody opens it meanwhile.
@@ -247,7 +248,7 @@ impl Partitions {
             let note = partition.note();
             let hash = note.hash;
             self.notes.keep(asked, note, self.config.handover.notes_bytes_max);
-            return Some(Stopped { leave, slot, ends, note: Some(hash), _gate: None });
+            return Some(Stopped { leave, slot, ends, leader_epoch: asked.2, note: Some(hash), _gate: None });
         }
         // It may have left, or been closed, during the wait.
         if !self.holds(leave.topic, leave.index, &slot) {
@@ -261,7 +262,7 @@ impl Partitions {
             (self.storage.uncommitted_bytes(stream, committed_end) == 0).then_some(committed_end)
         };
         let ends = Ends { log: end(info.log)?, checkpoints: end(info.checkpoint)? };
-        Some(Stopped { leave, slot, ends, note: None, _gate: Some(gate) })
+        Some(Stopped { leave, slot, ends, leader_epoch: info.leader_epoch, note: None, _gate: Some(gate) })
     }
 
     /// Uploads the rest, and gives them away with its commit or behind it.
@@ -371,6 +372,7 @@ fn handed(stopped: &[Stopped]) -> Vec<Handed> {
         to: stopped.leave.to,
         log_end: stopped.ends.log,
         checkpoint_end: stopped.ends.checkpoints,
+        leader_epoch: Some(stopped.leader_epoch),
         note: stopped.note,
     };
     stopped.iter().map(handed).collect()

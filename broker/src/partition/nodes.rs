@@ -79,7 +79,15 @@ impl Node {
         let info = image.topic(topic.id).unwrap().partitions[0];
         let end = |stream| image.stream(stream).unwrap().committed_end;
         let (log_end, checkpoint_end) = (end(info.log), end(info.checkpoint));
-        let handed = Handed { topic: topic.id, partition: 0, to, log_end, checkpoint_end, note: None };
+        let handed = Handed {
+            topic: topic.id,
+            partition: 0,
+            to,
+            log_end,
+            checkpoint_end,
+            leader_epoch: None,
+            note: None,
+        };
         assert_eq!(self.metadata.hand_over(vec![handed]).await.unwrap(), [Ok(())]);
     }
 }

@@ -440,6 +440,7 @@ impl Cluster {
                 to,
                 log_end: end(partition.log),
                 checkpoint_end: end(partition.checkpoint),
+                leader_epoch: Some(partition.leader_epoch),
                 note: Some(NoteHash::of(&topic.id.into_bytes())),
             }
         })

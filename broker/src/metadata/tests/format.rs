@@ -99,12 +99,13 @@ fn commands() -> Vec<(&'static str, Command)> {
                     to: 2,
                     log_end: 3,
                     checkpoint_end: 4,
+                    leader_epoch: None,
                     note: None,
                 }],
             },
         ),
         (
-            "hand-over-with-notes",
+            "hand-over-of-epoch",
             Command::HandOver {
                 by,
                 moves: [None, Some(NoteHash::of(b"note"))]
@@ -114,6 +115,7 @@ fn commands() -> Vec<(&'static str, Command)> {
                         to: 2,
                         log_end: 3,
                         checkpoint_end: 4,
+                        leader_epoch: Some(5),
                         note,
                     })
                     .to_vec(),
@@ -153,7 +155,15 @@ fn image() -> Image {
     let moves = vec![Reassigned { topic: id, partition: 1, target: Some(2) }];
     log.apply(Command::Reassign { by: other, moves }).unwrap();
     let (topic, note) = (log.image.topic_named("b.c").unwrap().id, Some(NoteHash::of(b"note")));
-    let moves = vec![Handed { topic, partition: 1, to: 2, log_end: 0, checkpoint_end: 0, note }];
+    let moves = vec![Handed {
+        topic,
+        partition: 1,
+        to: 2,
+        log_end: 0,
+        checkpoint_end: 0,
+        leader_epoch: Some(0),
+        note,
+    }];
     log.apply(Command::HandOver { by: old, moves }).unwrap();
     log.apply(Command::SetDraining { by: other, broker: 1, draining: true }).unwrap();
     let new = log.register(1).incarnation;

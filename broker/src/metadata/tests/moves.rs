@@ -12,7 +12,7 @@ fn cluster() -> (Log, [Incarnation; 3], Uuid) {
 }
 
 fn handed(topic: Uuid, partition: u32, to: u32, log_end: u64) -> Handed {
-    Handed { topic, partition, to, log_end, checkpoint_end: 0, note: None }
+    Handed { topic, partition, to, log_end, checkpoint_end: 0, leader_epoch: None, note: None }
 }
 
 fn moved(outcome: Result<Outcome, Rejection>) -> Vec<Result<(), MoveRejection>> {
@@ -57,6 +57,17 @@ fn a_partition_changes_hands_in_one_entry_once_all_of_it_is_committed() {
     assert_eq!(log.hand(one, handed(id, 0, 2, 5)), Err(MoveRejection::NotOwner(Some(two))));
     let late = Command::CommitObjects { commit: commit(one, 2, &[data(one, 1, &[part(stream, 5, 6)])]) };
     assert!(matches!(log.apply(late), Err(Rejection::Conflict(_))));
+}
+
+/// H1: an entry that comes late, when the partition has left by another one and has come back, gives nothing away.
+#[test]
+fn a_partition_that_came_back_is_not_given_away_by_an_entry_of_before() {
+    let (mut log, [one, two, _], id) = cluster();
+    let of = |leader_epoch, to| Handed { leader_epoch: Some(leader_epoch), ..handed(id, 0, to, 0) };
+    log.hand(one, of(0, 2)).unwrap();
+    log.hand(two, of(1, 1)).unwrap();
+    assert_eq!(log.hand(one, of(0, 2)), Err(MoveRejection::OtherEpoch(2)));
+    log.hand(one, of(2, 2)).unwrap();
 }
 
 /// H1, of the checkpoints.

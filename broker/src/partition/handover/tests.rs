@@ -164,6 +164,23 @@ async fn what_left_unheard_and_came_back_is_closed_all_the_same() {
     assert_eq!(append(&one.open(&topic).await).await, 1);
 }
 
+/// H1: what is asked again for it gives nothing away that is open here since, and takes appends.
+#[tokio::test]
+async fn what_is_asked_again_gives_nothing_away_that_came_back() {
+    let [one, two] = two().await;
+    let topic = one.topic("late", 1).await;
+    let (_partition, stopped) = stopped_with_a_record(&one, &topic).await;
+    one.give(&topic, 2).await;
+    two.give(&topic, 1).await;
+    let now = one.open(&topic).await;
+    append(&now).await;
+    let stopped = [stopped];
+    let refused = one.partitions.decide(&stopped, true).await.unwrap();
+    assert!(refused[0].is_err(), "{refused:?}");
+    drop(stopped);
+    assert_eq!((append(&now).await, one.known(&topic).await.partitions[0].leader), (2, 1));
+}
+
 #[tokio::test]
 async fn what_did_not_leave_goes_on() {
     let [one, _two] = two().await;
