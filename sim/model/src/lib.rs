@@ -1,4 +1,4 @@
-//! Exhaustive models of fail-over: every interleaving of a few processes, with every rule as a switch.
+//! Exhaustive models of fail-over and of hand-overs: every interleaving of a few processes, with every rule as a switch.
 //!
 //! ```text
 //!   a model (rules, bounds) ──► check ──► all rules on:  every reachable state keeps every property
@@ -12,10 +12,11 @@
 //! What is not in them: damage (checksums are taken to hold), clocks beyond a bounded rate, more than two recoverers, more than
 //! one stream, and what readers are told.
 //!
-//! Reading order: [`check`], [`object`], [`block`], [`numbers`], [`page`].
+//! Reading order: [`check`], [`object`], [`block`], [`numbers`], [`handover`], [`page`].
 
 pub mod block;
 pub mod check;
+pub mod handover;
 pub mod numbers;
 pub mod object;
 pub mod page;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use model::block::Block;
 use model::check::{Broken, Off, Subject, explore, grouped};
+use model::handover::HandOver;
 use model::numbers::Numbers;
 use model::object::Object;
 use model::page::tables;
@@ -18,10 +19,18 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => {
-            println!("{}{}{}", tables::<Object>(), tables::<Block>(), tables::<Numbers>());
+            println!(
+                "{}{}{}{}",
+                tables::<Object>(),
+                tables::<Block>(),
+                tables::<Numbers>(),
+                tables::<HandOver>()
+            );
             ExitCode::SUCCESS
         }
-        ["--deep"] if deep::<Object>() & deep::<Block>() & deep::<Numbers>() => ExitCode::SUCCESS,
+        ["--deep"] if deep::<Object>() & deep::<Block>() & deep::<Numbers>() & deep::<HandOver>() => {
+            ExitCode::SUCCESS
+        }
         ["--deep"] => ExitCode::FAILURE,
         _ => {
             eprintln!("model [--deep]");

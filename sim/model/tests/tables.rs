@@ -42,3 +42,8 @@ fn the_block_wal_is_safe_and_every_rule_has_its_reason() {
 fn the_metadata_logs_numbers_are_safe_and_every_rule_has_its_reason() {
     holds_what_the_page_says::<model::numbers::Numbers>();
 }
+
+#[test]
+fn a_hand_over_is_safe_and_every_rule_has_its_reason() {
+    holds_what_the_page_says::<model::handover::HandOver>();
+}
