@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use s3stream::{Storage, StreamMetadata};
+use tokio::sync::oneshot;
 use wal::memory::MemoryMedium;
 use wal::{AckRight, Medium, Vacated};
 
@@ -88,7 +89,7 @@ impl Node {
             leader_epoch: None,
             note: None,
         };
-        assert_eq!(self.metadata.hand_over(vec![handed]).await.unwrap(), [Ok(())]);
+        assert_eq!(self.metadata.hand_over(vec![handed], oneshot::channel().0).await.unwrap(), [Ok(())]);
     }
 }
 

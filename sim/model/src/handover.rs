@@ -362,11 +362,11 @@ impl HandOver {
                 }
                 actions.push(Action::Stop { by });
             }
-            Standing::Stopped => {
-                // What is not committed yet is waited for.
-                if !self.on(COMMITTED) || state.committed.len() == part.log.len() || !self.on(STOP) {
-                    actions.push(Action::HandOver { by });
-                }
+            // What is not committed yet is waited for.
+            Standing::Stopped
+                if !self.on(COMMITTED) || state.committed.len() == part.log.len() || !self.on(STOP) =>
+            {
+                actions.push(Action::HandOver { by });
             }
             Standing::Asking { waits: false, .. } if state.flying.len() < 2 => {
                 actions.push(Action::HandOver { by });

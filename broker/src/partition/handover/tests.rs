@@ -144,7 +144,8 @@ async fn what_left_although_nobody_heard_of_it_takes_nothing_any_more() {
     let [one, two] = two().await;
     let topic = one.topic("unheard", 1).await;
     let (partition, stopped) = stopped_with_a_record(&one, &topic).await;
-    assert_eq!(one.metadata.hand_over(handed(std::slice::from_ref(&stopped))).await.unwrap(), [Ok(())]);
+    let (moves, early) = (handed(std::slice::from_ref(&stopped)), tokio::sync::oneshot::channel().0);
+    assert_eq!(one.metadata.hand_over(moves, early).await.unwrap(), [Ok(())]);
     drop(stopped);
     assert!(matches!(refusal(&partition).await, AppendError::Left));
     assert_eq!(append(&two.open(&topic).await).await, 1);

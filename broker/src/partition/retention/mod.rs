@@ -46,7 +46,7 @@ use super::{CHECKPOINTS_AT_ONCE, Partitions, wall_clock_ms};
 use crate::api::topic_name::is_internal;
 use crate::clocks::Clocks;
 use crate::config::{BrokerConfig, CurrentConfig, TopicConfig};
-use crate::metadata::image::{PartitionInfo, Stream, Topic};
+use crate::metadata::image::{Image, PartitionInfo, Stream, Topic};
 
 use plan::{Policy, plan};
 
