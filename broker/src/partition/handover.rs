@@ -325,6 +325,9 @@ impl Partitions {
                     // This process ends; it must not take anything before it does: not before nobody is served any more.
                     warn!(%error, "a hand-over may have been applied, and this broker cannot go on");
                     self.closing.cancelled().await;
+                    // Nor behind that, as what stays would.
+                    let open = stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
+                    open.for_each(|partition| partition.close_left());
                     return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),

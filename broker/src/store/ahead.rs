@@ -87,8 +87,9 @@ impl Default for Kept {
 }
 
 impl Kept {
-    /// Fetches the slots of `of` from `from` to the first that is not there, as far as `bytes_max` go for what is kept and what
-    /// is under way together; keeps them for a while. Dropping it forgets them.
+    /// Fetches the slots of `of` from `from` to the first that cannot be kept (it is not there, is large or damaged, or the store
+    /// fails), as far as `bytes_max` go for what is kept and what is under way together; keeps them for a while. Dropping it
+    /// forgets them.
     pub async fn fetch(
         self: &Arc<Self>,
         store: Arc<dyn ObjectStore>,
@@ -111,17 +112,16 @@ impl Kept {
             self.slots.lock().insert(key.clone(), receiver);
             forget.keys.push(key.clone());
             get(store.clone(), key, share).map(move |got| {
-                let goes_on = !matches!(got, Got::Nothing | Got::TooLarge);
-                if let Got::Whole(whole) = got
-                    && is_sound(of, slot, &whole.bytes)
-                {
+                let whole = got.filter(|whole| is_sound(of, slot, &whole.bytes));
+                let is_kept = whole.is_some();
+                if let Some(whole) = whole {
                     self.bytes.fetch_add(whole.memory_bytes(), Ordering::Relaxed);
                     sender.send_replace(Some(whole));
                 }
-                goes_on
+                is_kept
             })
         });
-        let there = stream::iter(gets).buffered(WINDOW).take_while(|goes_on| std::future::ready(*goes_on));
+        let there = stream::iter(gets).buffered(WINDOW).take_while(|is_kept| std::future::ready(*is_kept));
         let there = there.count().await;
         tracing::debug!(broker = of.broker, epoch = of.epoch, slots = there, "fetched what it left, ahead");
         drop(turn);
@@ -135,30 +135,17 @@ impl Kept {
     }
 }
 
-enum Got {
-    Whole(Whole),
-    /// Nothing is there.
-    Nothing,
-    /// So are those behind it, probably: of large ones there are few, and whoever wants them reads ahead as well.
-    TooLarge,
-    /// The store did not give it.
-    Left,
-}
-
-async fn get(store: Arc<dyn ObjectStore>, key: Path, bytes_max: usize) -> Got {
+/// `None` if it is not there, the store does not give it, or it is too large: then so are those behind it, probably, and whoever
+/// wants them reads ahead as well.
+async fn get(store: Arc<dyn ObjectStore>, key: Path, bytes_max: usize) -> Option<Whole> {
     let whole = async {
-        let answer = store.get(&key).await?;
+        let answer = store.get(&key).await.ok()?;
         if answer.meta.size > bytes_max as u64 {
-            return Ok(Got::TooLarge);
+            return None;
         }
-        let meta = answer.meta.clone();
-        Ok(Got::Whole(Whole { meta, bytes: answer.bytes().await? }))
+        Some(Whole { meta: answer.meta.clone(), bytes: answer.bytes().await.ok()? })
     };
-    match timeout(GET_TIMEOUT, whole).await {
-        Ok(Err(object_store::Error::NotFound { .. })) => Got::Nothing,
-        Ok(Ok(got)) => got,
-        Ok(Err(_)) | Err(_) => Got::Left,
-    }
+    timeout(GET_TIMEOUT, whole).await.ok()?
 }
 
 /// A3.
@@ -359,18 +346,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a2_a3_what_fails_or_is_damaged_is_asked_for_again() {
         let (store, kept, ahead) = slots(3, 300).await;
-        let slot = |number| slot_key(OF, number).to_string();
-        store.add(Rule::new(Operation::Get, Fault::FlipBit(900)).under(&slot(0)).times(1));
-        store.add(Rule::new(Operation::Get, Fault::Refuse).under(&slot(1)).times(1));
-        store.add(Rule::new(Operation::Get, Fault::Hang).under(&slot(2)).times(1));
-        let fetching = fetch(&store, &kept, 0, MEMORY);
-        tokio::task::yield_now().await;
-        let began = Instant::now();
-        for slot in 0..3 {
-            assert!(is_sound(OF, slot, &read(&ahead, slot).await.unwrap()), "{slot}");
+        for fault in [Fault::FlipBit(900), Fault::Refuse, Fault::Hang] {
+            let first = slot_key(OF, 0).to_string();
+            store.add(Rule::new(Operation::Get, fault).under(&first).times(1));
+            let fetching = fetch(&store, &kept, 0, MEMORY);
+            tokio::task::yield_now().await;
+            let began = Instant::now();
+            for slot in 0..3 {
+                assert!(is_sound(OF, slot, &read(&ahead, slot).await.unwrap()), "{fault:?}: {slot}");
+            }
+            assert!(began.elapsed() <= GET_TIMEOUT, "{fault:?}");
+            fetching.abort();
+            let _ = fetching.await;
         }
-        assert!(began.elapsed() <= GET_TIMEOUT);
-        fetching.abort();
+
+        // A store that answers nothing, and one that answers anything, are not asked for ever.
+        for fault in [Fault::Refuse, Fault::Truncate(0)] {
+            store.add(Rule::new(Operation::Get, fault));
+            let before = store.counts().gets;
+            fetch(&store, &kept, 0, MEMORY).await.unwrap();
+            assert!(store.counts().gets - before <= WINDOW as u64, "{fault:?}");
+            assert_eq!((kept.slots.lock().len(), kept.bytes.load(Ordering::Relaxed)), (0, 0));
+            store.heal();
+        }
     }
 
     #[tokio::test(start_paused = true)]
