@@ -222,7 +222,7 @@ async fn brokers_of_other_clusters_and_other_lives_are_told_so() {
     // Behaviour 8, of keys that Kafka does not have.
     let good = right.encode();
     let mut unknown_flag = good.clone();
-    unknown_flag[16 + 12 + 12 + 8] = 0xff;
+    unknown_flag[16 + 12 + 12 + 8 + 8] = 0xff;
     for body in [&good[..good.len() - 1], &[&good[..], &[0]].concat(), &unknown_flag, &[]] {
         let mut client = broker.connect().await;
         client.send_raw(&wire::request(wire::HEARTBEAT, 5, "test", body)).await;
