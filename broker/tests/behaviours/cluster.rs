@@ -548,6 +548,57 @@ async fn whoever_opens_a_partition_that_is_leaving_waits_and_is_told() {
     cluster.stop().await;
 }
 
+/// Producers are sent to the next leader when the entry is written, and before anybody knows that it counts; there they wait.
+#[tokio::test]
+async fn producers_are_sent_on_early_and_wait_for_the_next_leader() {
+    let mut options = Options::default();
+    options.partitions.handover.stopped_max = DEADLINE;
+    let cluster = Cluster::with(2, options).await;
+    let topic = cluster.topic("early", &[1]).await;
+    let (mut client, mut other) = (cluster.connect(1).await, cluster.connect(2).await);
+    client.produced("early", 0, &batch(1, 0)).await;
+    within(cluster.broker(1).storage.flush()).await.unwrap();
+    cluster.store.hold_puts();
+    let partitions = cluster.broker(1).broker.partitions.clone();
+    let handing = tokio::spawn({
+        let leave = leave(&topic, 2);
+        async move { partitions.hand_over(&leave).await }
+    });
+    let next = cluster.broker(2).broker.metadata.clone();
+    let handing_over = || cluster.broker(1).broker.metadata.handing().borrow().contains_key(&2);
+    // All that comes before the entry that decides, and not that.
+    within(async {
+        while !handing_over() {
+            if !cluster.store.held_puts().is_empty() {
+                cluster.store.complete_put(0);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    // As the last leader's heartbeat says.
+    next.expect(true);
+    until(|| !cluster.store.held_puts().is_empty()).await;
+    let at_last = client.send(10, &produce_request("early", 0, &batch(1, 1))).await;
+    let at_next = other.send(10, &produce_request("early", 0, &batch(1, 1))).await;
+    // Whether the entry counts nobody can find out for now.
+    cluster.store.add(Rule::new(Operation::Get, Fault::Refuse).under("meta/log"));
+    cluster.store.resume_puts();
+    let mut told = client.receive::<ProduceRequest>(10, at_last).await;
+    let partition = told.responses.remove(0).partition_responses.remove(0);
+    assert_eq!(partition.error_code, NOT_LEADER);
+    assert_eq!((partition.current_leader.leader_id.0, partition.current_leader.leader_epoch), (2, 1));
+    assert_eq!(told.node_endpoints.len(), 1);
+    assert_eq!(cluster.leader(&topic, 0), 1, "before this broker knows it");
+    cluster.store.heal();
+    assert_eq!(within(handing).await.unwrap().unwrap().left.len(), 1);
+    let mut taken = other.receive::<ProduceRequest>(10, at_next).await;
+    let partition = taken.responses.remove(0).partition_responses.remove(0);
+    assert_eq!((partition.error_code, partition.base_offset), (0, 1), "it was there too early, and waited");
+    next.expect(false);
+    cluster.stop().await;
+}
+
 /// From the stop to the decision the next leader may have written already: what is there last, this one does not know.
 #[tokio::test]
 async fn while_a_partition_leaves_nobody_is_told_of_its_present() {

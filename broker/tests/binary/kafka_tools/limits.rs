@@ -1,8 +1,10 @@
 //! What Kafka's tools say where one broker has nothing to do, and where Ottla has nothing to offer: an answer, or a clear
 //! error at once.
 
+use std::time::Instant;
+
 use super::tools::{Tools, rows};
-use crate::process::{Ottla, Storage, run};
+use crate::process::{DEADLINE, Ottla, Storage, run};
 
 #[test]
 fn topics_with_assignments_and_conditions() {
@@ -80,6 +82,67 @@ fn reassignments_that_change_nothing() {
     assert!(refused.contains("Unknown broker id 2"), "{refused}");
     assert_eq!(tools.run("kafka-reassign-partitions --list"), "No partition reassignments found.\n");
     broker.stop();
+}
+
+/// Three brokers: partitions of several leaders, moved by Kafka's own tools.
+#[test]
+fn reassignments_and_elections_among_three_brokers() {
+    let mut first = Ottla::new(Storage::BucketObject);
+    let (mut second, mut third) = (first.fellow(), first.fellow());
+    first.start();
+    second.start();
+    third.start();
+    let tools = Tools(&first);
+    // Leader and replica of each partition, as one of the brokers knows them.
+    let led = || -> Vec<String> {
+        let described = tools.output_with("kafka-topics --describe --topic orders", &[]);
+        let led = described.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("Leader: ")?;
+            let mut words = rest.split_whitespace();
+            Some(format!("{}{}", words.next()?, words.nth(1)?))
+        });
+        led.collect()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let until = |what: &dyn Fn(&[String]) -> bool| {
+        while !what(&led()) {
+            assert!(Instant::now() < deadline, "{:?}", led());
+        }
+    };
+    until(&|led| {
+        // Refused as long as not all three are known.
+        if led.is_empty() {
+            tools.output_with("kafka-topics --create --topic orders --replica-assignment 1,2,3", &[]);
+        }
+        led == ["11", "22", "33"]
+    });
+    let file = |name: &str, text: &str| {
+        let path = first.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let topics = file("topics.json", r#"{"topics":[{"topic":"orders"}],"version":1}"#);
+    let plan = tools.run(&format!(
+        "kafka-reassign-partitions --generate --broker-list 2,3 --topics-to-move-json-file {topics}"
+    ));
+    let proposed = plan.split("Proposed partition reassignment configuration\n").nth(1).unwrap().trim();
+    assert!(!proposed.contains("[1]") && proposed.contains("[2]") && proposed.contains("[3]"), "{plan}");
+    let wanted = format!("--reassignment-json-file {}", file("wanted.json", proposed));
+    let executed = tools.run(&format!("kafka-reassign-partitions --execute {wanted}"));
+    assert!(executed.contains("Successfully started partition reassignments for orders-0"), "{executed}");
+    let verify = format!("kafka-reassign-partitions --verify {wanted}");
+    while tools.run(&verify).matches("is completed.").count() < 3 {
+        assert!(Instant::now() < deadline, "{}", tools.run(&verify));
+    }
+    assert_eq!(tools.run("kafka-reassign-partitions --list"), "No partition reassignments found.\n");
+    let cancelled = tools.run(&format!("kafka-reassign-partitions --cancel {wanted}"));
+    assert!(cancelled.contains("None of the specified partition reassignments are active."), "{cancelled}");
+    until(&|led| led.len() == 3 && led.iter().all(|led| led != "11"));
+    let elected = tools.run("kafka-leader-election --election-type PREFERRED --topic orders --partition 0");
+    assert_eq!(elected, "Valid replica already elected for partitions orders-0\n");
+    for broker in [&mut third, &mut second, &mut first] {
+        broker.stop();
+    }
 }
 
 /// Client quotas, SCRAM, and configs of what has none.
