@@ -198,14 +198,23 @@ impl FileDevice {
         Ok(FileDevice { handle, path: path.to_owned(), block_bytes, size_bytes, fua, direct })
     }
 
+    /// The file, where the volume is one.
+    fn file(&self) -> &File {
+        match &self.handle {
+            Handle::System(file) => file,
+            #[cfg(feature = "simulated")]
+            Handle::Simulated(_) => unreachable!("a simulated volume is no file"),
+        }
+    }
+
     /// Reserves the space, and writes zeroes for as long as `zeroing_max` allows: a write to a block that was written
     /// before needs no change of the file system's metadata, and costs about half.
     fn preallocated(mut self, capacity: u64, zeroing_max: Duration) -> Result<FileDevice, Error> {
-        let file = match &self.handle {
-            Handle::System(file) => file,
-            #[cfg(feature = "simulated")]
-            Handle::Simulated(_) => return Ok(self),
-        };
+        #[cfg(feature = "simulated")]
+        if let Handle::Simulated(_) = &self.handle {
+            return Ok(self);
+        }
+        let file = self.file();
         let capacity = capacity.next_multiple_of(self.block_bytes as u64);
         let zeroing_until = match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, capacity) {
             Ok(()) => Some(Instant::now() + zeroing_max),
@@ -243,11 +252,11 @@ impl FileDevice {
     }
 
     async fn flush(&self) -> io::Result<()> {
-        let file = match &self.handle {
-            Handle::System(file) => file,
-            #[cfg(feature = "simulated")]
-            Handle::Simulated(volume) => return volume.flush().await,
-        };
+        #[cfg(feature = "simulated")]
+        if let Handle::Simulated(volume) = &self.handle {
+            return volume.flush().await;
+        }
+        let file = self.file();
         loop {
             match rustix::fs::fdatasync(file) {
                 // Interrupted before it began; an error of the device itself is never tried again.
@@ -294,11 +303,11 @@ impl Device for FileDevice {
     }
 
     fn read(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
-        let file = match &self.handle {
-            Handle::System(file) => file,
-            #[cfg(feature = "simulated")]
-            Handle::Simulated(volume) => return volume.read(buffer, offset),
-        };
+        #[cfg(feature = "simulated")]
+        if let Handle::Simulated(volume) = &self.handle {
+            return volume.read(buffer, offset);
+        }
+        let file = self.file();
         while !buffer.is_empty() {
             match rustix::io::pread(file, &mut *buffer, offset) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
