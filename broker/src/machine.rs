@@ -7,9 +7,9 @@
 //! - **Ma1** *The same kernel* is proved by equal boot ids: then a lock that somebody holds is seen by everybody, and one
 //!   that is free was held by nobody who still writes. Nothing else proves it; a machine that is resumed twice from one
 //!   snapshot of its memory is outside of this.
-//! - **Ma2** *The same machine id* outlives a reboot. Images that were cloned may share it: it is believed only where the lease
-//!   was waited out as well.
-//! - **Ma3** *The same machine*, by id or by name, is a courtesy: nothing that is acknowledged depends on it. Names may be shared,
+//! - **Ma2** *Another host*, as a device knows hosts, is proved by two known boots that differ, of machines that have different ids
+//!   or names. Of everything else it is not certain.
+//! - **Ma3** *The same machine*, by id or by name, proves nothing, since images that are cloned share it: it is a courtesy: nothing that is acknowledged depends on it. Names may be shared,
 //!   containers' above all. Two containers under one kernel are two machines in this sense: their addresses are.
 
 /// This machine.
@@ -36,8 +36,10 @@ pub fn is_same_kernel(one: &str, other: &str) -> bool {
 }
 
 /// Ma2.
-pub fn has_same_id(one: &str, other: &str) -> bool {
-    is_known_and_same(parts(one).0, parts(other).0) && !one.starts_with(NAMED)
+pub fn is_another_host(one: &str, other: &str) -> bool {
+    let differ =
+        |one: &str, other: &str| [one, other].iter().all(|id| !id.is_empty() && *id != NONE) && one != other;
+    differ(parts(one).0, parts(other).0) && differ(parts(one).1, parts(other).1)
 }
 
 /// Ma3.
@@ -52,26 +54,31 @@ mod tests {
     #[test]
     fn a_kernel_is_known_by_its_boot_and_a_machine_by_its_id() {
         let relations =
-            |one, other| (is_same_kernel(one, other), has_same_id(one, other), is_same(one, other));
-        for (one, other, kernel, id, machine) in [
-            ("m/1", "m/1", true, true, true),
-            ("m/1", "m/2", false, true, true),
+            |one, other| (is_same_kernel(one, other), is_another_host(one, other), is_same(one, other));
+        for (one, other, kernel, another, machine) in [
+            ("m/1", "m/1", true, false, true),
+            // Started again, or cloned.
+            ("m/1", "m/2", false, false, true),
+            ("m/1", "n/2", false, true, false),
+            ("m/-", "n/2", false, false, false),
+            ("m/-", "n/-", false, false, false),
+            ("m", "n/2", false, false, false),
             ("m/1", "n/1", true, false, false),
             ("host:a/1", "host:a/1", true, false, true),
             ("host:a/1", "host:a/2", false, false, true),
-            ("host:a/1", "host:b/2", false, false, false),
+            ("host:a/1", "host:b/2", false, true, false),
             ("host:a/1", "m/1", true, false, false),
             ("host:a/1", "host:b/1", true, false, false),
             ("-/-", "-/-", false, false, false),
-            ("m/-", "m/-", false, true, true),
+            ("m/-", "m/-", false, false, true),
             // As it was written before there were boots in it.
-            ("m", "m", false, true, true),
-            ("m", "m/1", false, true, true),
+            ("m", "m", false, false, true),
+            ("m", "m/1", false, false, true),
             ("", "", false, false, false),
             ("/", "/", false, false, false),
         ] {
-            assert_eq!(relations(one, other), (kernel, id, machine), "{one} {other}");
-            assert_eq!(relations(other, one), (kernel, id, machine), "{other} {one}");
+            assert_eq!(relations(one, other), (kernel, another, machine), "{one} {other}");
+            assert_eq!(relations(other, one), (kernel, another, machine), "{other} {one}");
         }
         assert!(is_same_kernel(&here(), &here()), "{}", here());
     }

@@ -10,11 +10,14 @@
 //! - **M2** [`Opened::exclusive`] is claimed only on proof that nobody writes to the log any more: the epochs of an object
 //!   log; the last word of an owner that closed its log in order; for a file of an owner under this very kernel, the lock that
 //!   it held until its last write; the device, which removed its owner's reservation. Otherwise the lease has to be
-//!   waited out (B1). That an operator's command moved a volume proves nothing, nor does a lock on a network's file system.
+//!   waited out (B1). That an operator's command moved a volume proves nothing, nor does a lock on a file system that is not
+//!   known to be one machine's.
 //! - **M3** A volume that another host may still write to is not taken for our own log, and so never formatted (B2):
-//!   [`check_ours`]. Its last owner must have closed it, have been a process of this kernel or this machine, or have had it on
+//!   [`check_ours`]. Its last owner must have closed it, or have had a device as a process of this kernel, or a file on
 //!   a file system that one machine mounts; or the device must be able to keep that one out (persistent reservations). An
-//!   operator who knows better says so (`--wal-detached`).
+//!   operator who knows better says so (`--wal-detached`). An equal machine id is no proof.
+//! - **M4** A process that may be on its last owner's host does not ask a device to shut that one out (P3): the lease is
+//!   waited out, and a reservation taken when the log is opened.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -24,6 +27,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use s3stream::object::ObjectSlotCodec;
 use uuid::Uuid;
+use wal::block::reservation::Host;
 use wal::block::{BlockMedium, LastOwner};
 use wal::object::ObjectMedium;
 use wal::uri::Target;
@@ -87,8 +91,9 @@ pub struct Ours {
 pub enum LastWriter {
     /// It can write no more, nor acknowledge.
     Gone,
-    /// The machine that it ran on was started again, as far as one can see: its lease is waited out before its log is read.
-    Rebooted,
+    /// It may acknowledge until its lease is over, which is waited out, and write until this process opens the log with a
+    /// reservation.
+    Leased,
     /// It may write until the device keeps it from it, which comes when it is fenced ([`Ours::shut_out`]).
     Reachable(Incarnation),
 }
@@ -98,15 +103,16 @@ impl Ours {
     /// otherwise its lease has to be waited out.
     pub async fn shut_out(&self, last: Incarnation) -> bool {
         match &self.volume {
-            Some(volume) => shut_out(volume, last).await,
+            // As `check_ours` found.
+            Some(volume) => shut_out(volume, last, Host::Another).await,
             None => false,
         }
     }
 }
 
-async fn shut_out(volume: &BlockMedium, of: Incarnation) -> bool {
+async fn shut_out(volume: &BlockMedium, of: Incarnation, host: Host) -> bool {
     let Incarnation { broker, epoch } = of;
-    match volume.shut_out(of).await {
+    match volume.shut_out(of, host).await {
         Ok(()) => {
             tracing::info!(
                 broker,
@@ -123,6 +129,14 @@ async fn shut_out(volume: &BlockMedium, of: Incarnation) -> bool {
             );
             false
         }
+    }
+}
+
+/// M4. `None`: nobody knows where it was.
+fn whose_host(theirs: Option<&str>, here: &str) -> Host {
+    match theirs {
+        Some(theirs) if machine::is_another_host(theirs, here) => Host::Another,
+        _ => Host::PerhapsItsOwn,
     }
 }
 
@@ -176,6 +190,7 @@ impl Media {
         path: PathBuf,
         machine: Option<&str>,
     ) -> anyhow::Result<Opened> {
+        let host = whose_host(machine, &self.machine);
         let same_kernel = machine.is_some_and(|theirs| machine::is_same_kernel(theirs, &self.machine));
         let same_machine =
             same_kernel || machine.is_some_and(|theirs| machine::is_same(theirs, &self.machine));
@@ -201,12 +216,12 @@ impl Media {
             let locked_out = is_its
                 && is_regular_file(&at)
                 && same_kernel
-                && !is_networks(&at)
+                && is_one_machines(&at)
                 && wal::block::device::is_unlocked(&at)?;
             Ok((Arc::new(medium), is_its, released || locked_out))
         });
         let (medium, is_its, exclusive) = opened.await??;
-        let exclusive = exclusive || (is_its && shut_out(&medium, of).await);
+        let exclusive = exclusive || (is_its && shut_out(&medium, of, host).await);
         Ok(Opened { medium, exclusive })
     }
 
@@ -238,27 +253,30 @@ pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> 
     let known = Known {
         released: last.released,
         detached,
-        // Both the lock that we hold, and what its last owner has on its way.
         same_kernel: theirs.is_some_and(|theirs| machine::is_same_kernel(theirs, &media.machine))
-            && !is_networks(&path),
+            && !is_regular_file(&path),
         holds_everywhere: is_regular_file(&path) && is_one_machines(&path),
-        same_id: theirs.is_some_and(|theirs| machine::has_same_id(theirs, &media.machine)),
     };
-    let prepared =
-        || volume.prepare_to_shut_out(owner).inspect_err(|reason| tracing::info!("{reason}")).is_ok();
-    match known.last_writer(owner, prepared) {
-        Some(LastWriter::Reachable(owner)) => {
+    let host = whose_host(theirs, &media.machine);
+    let is_there = |asked: Result<(), String>| asked.inspect_err(|reason| tracing::info!("{reason}")).is_ok();
+    let prepared = || is_there(volume.prepare_to_shut_out(owner, host));
+    let can_reserve = || is_there(volume.has_reservations(owner));
+    match known.last_writer(owner, prepared, can_reserve) {
+        Some(LastWriter::Gone) => Ok(LastWriter::Gone),
+        Some(writer) => {
             volume.rely_on_reservation();
-            Ok(LastWriter::Reachable(owner))
+            Ok(writer)
         }
-        Some(writer) => Ok(writer),
         None => bail!(
-            "the write-ahead log {uri} was last written by broker {} epoch {}, on another machine ({}), which did not close \
-             it: that machine may still write to it, and would overwrite what is acknowledged here. Detach the volume from it, \
-             or stop it for good; then start again with --wal-detached",
+            "the write-ahead log {uri} was last written by broker {} epoch {}, which did not close it, and nothing proves that \
+             it was on this machine as it runs now (machine and boot: {}, here {}; after a restart of the machine, or from \
+             a cloned one, or on a network's file system, nothing can): it may still write to it, and would overwrite what is \
+             acknowledged here. If that machine was only started again, or else once the volume is detached from it or it is \
+             stopped for good, start again with --wal-detached, this once",
             owner.broker,
             owner.epoch,
-            theirs.unwrap_or("unknown")
+            theirs.unwrap_or("unknown"),
+            media.machine
         ),
     }
 }
@@ -281,17 +299,21 @@ struct Known {
     released: bool,
     /// The operator's word.
     detached: bool,
-    /// It ran under this kernel, whose lock of the volume this process holds.
+    /// It is a device, and it ran under this kernel, whose lock of the device this process holds.
     same_kernel: bool,
     /// It is a file on a file system that only one machine can have mounted.
     holds_everywhere: bool,
-    /// It ran on a machine of this id.
-    same_id: bool,
 }
 
 impl Known {
-    /// M3. `None`: it may write whenever it likes. `prepared`: the device would keep it from it.
-    fn last_writer(self, owner: Incarnation, prepared: impl FnOnce() -> bool) -> Option<LastWriter> {
+    /// M3. `None`: it may write whenever it likes. `prepared`: the device would keep it from it now; `can_reserve`: when the log
+    /// is opened.
+    fn last_writer(
+        self,
+        owner: Incarnation,
+        prepared: impl FnOnce() -> bool,
+        can_reserve: impl FnOnce() -> bool,
+    ) -> Option<LastWriter> {
         if self.released || self.detached || self.same_kernel || self.holds_everywhere {
             return Some(LastWriter::Gone);
         }
@@ -301,7 +323,7 @@ impl Known {
         if host::planted("format-early") {
             return Some(LastWriter::Gone);
         }
-        self.same_id.then_some(LastWriter::Rebooted)
+        can_reserve().then_some(LastWriter::Leased)
     }
 }
 
@@ -363,24 +385,23 @@ fn is_regular_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
 }
 
-/// File systems that only one machine mounts for writing, by their magic numbers: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs;
-/// and an overlay, whose files can be written on none but a local one.
-const LOCAL_FILE_SYSTEMS: [u64; 7] =
-    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994, 0x794c_7630];
+/// File systems that only one machine mounts for writing, by their magic numbers: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, bcachefs,
+/// JFS, tmpfs, ramfs; and an overlay, whose files can be written on none but a local one.
+const LOCAL_FILE_SYSTEMS: [u64; 10] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+    0x3153_464a,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+];
 
-/// File systems of a network, by their magic numbers: NFS, SMB, CIFS, Ceph. What a process had on its way when it was killed may
-/// reach the server long after its lock was given up.
-const NETWORK_FILE_SYSTEMS: [u64; 5] = [0x6969, 0x517b, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400];
-
-fn is_networks(path: &Path) -> bool {
-    #[cfg(feature = "simulated")]
-    if host::simulated::current().is_some() {
-        return false;
-    }
-    rustix::fs::statfs(path).is_ok_and(|found| NETWORK_FILE_SYSTEMS.contains(&u64::from(found.f_type as u32)))
-}
-
-/// Whether a lock on this file is known to every process of every machine that can write to it.
+/// Whether a lock on this file is known to every process of every machine that can write to it, and is free only when what
+/// its holder had on its way has arrived. On every other file system, a network's or a program's (FUSE), it may arrive later.
 fn is_one_machines(path: &Path) -> bool {
     #[cfg(feature = "simulated")]
     if let Some(machine) = host::simulated::current() {
@@ -413,27 +434,37 @@ mod tests {
     /// M3: one proof is enough, and without any the answer is no.
     #[test]
     fn a_volume_becomes_ours_only_if_nobody_else_can_write_to_it() {
-        let nothing = Known {
-            released: false,
-            detached: false,
-            same_kernel: false,
-            holds_everywhere: false,
-            same_id: false,
-        };
+        let nothing = Known { released: false, detached: false, same_kernel: false, holds_everywhere: false };
         let owner = Incarnation { broker: 1, epoch: 1 };
-        let judged = |known: Known, device: bool| known.last_writer(owner, || device);
-        assert_eq!(judged(nothing, false), None);
-        assert_eq!(judged(nothing, true), Some(LastWriter::Reachable(owner)));
-        let rebooted = Known { same_id: true, ..nothing };
-        assert_eq!(judged(rebooted, false), Some(LastWriter::Rebooted));
-        assert_eq!(judged(rebooted, true), Some(LastWriter::Reachable(owner)), "or a clone of its image");
+        let judged = |known: Known, prepared: bool, reservable: bool| {
+            known.last_writer(owner, || prepared, || reservable)
+        };
+        assert_eq!(judged(nothing, false, false), None);
+        assert_eq!(judged(nothing, true, true), Some(LastWriter::Reachable(owner)));
+        assert_eq!(judged(nothing, false, true), Some(LastWriter::Leased), "started again, or a clone");
         for proof in [
             Known { released: true, ..nothing },
             Known { detached: true, ..nothing },
             Known { same_kernel: true, ..nothing },
             Known { holds_everywhere: true, ..nothing },
         ] {
-            assert_eq!(judged(proof, false), Some(LastWriter::Gone), "{proof:?}");
+            assert_eq!(judged(proof, false, false), Some(LastWriter::Gone), "{proof:?}");
+        }
+    }
+
+    /// M4: under one kernel, or who knows where, nobody registers with the device.
+    #[test]
+    fn nobody_shuts_out_a_host_that_may_be_its_own() {
+        for (theirs, host) in [
+            (Some("n/2"), Host::Another),
+            (Some("m/1"), Host::PerhapsItsOwn),
+            (Some("n/1"), Host::PerhapsItsOwn),
+            (Some("m/2"), Host::PerhapsItsOwn),
+            (Some("n/-"), Host::PerhapsItsOwn),
+            (Some("n"), Host::PerhapsItsOwn),
+            (None, Host::PerhapsItsOwn),
+        ] {
+            assert_eq!(whose_host(theirs, "m/1"), host, "{theirs:?}");
         }
     }
 
@@ -472,6 +503,17 @@ mod tests {
         register(&mut image, &uri.0, "there");
         assert_eq!(machine_of(&image, first, &uri), Some("there"));
         assert_eq!(machine_of(&image, Incarnation { broker: 2, epoch: 1 }, &uri), None);
+    }
+
+    /// M2: only a file system that is known to be one machine's.
+    #[test]
+    fn a_lock_is_a_proof_on_local_file_systems_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_one_machines(directory.path()), "a file system of this machine");
+        assert!(is_one_machines(Path::new("/dev/shm")), "tmpfs");
+        for another in ["/proc/self/status", "/gone"] {
+            assert!(!is_one_machines(Path::new(another)), "{another}");
+        }
     }
 
     #[test]

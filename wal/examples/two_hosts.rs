@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use uuid::Uuid;
 use wal::block::device::{Access, Device, FileDevice};
-use wal::block::reservation::{self, PathReservations, Use};
+use wal::block::reservation::{self, Host, PathReservations, Use};
 use wal::block::{BlockMedium, Config};
 use wal::{AckRight, Error, Incarnation, Medium, Meta, Position, Record, Uri, Vacated, Wal};
 
@@ -111,7 +111,8 @@ async fn fail_over(a: &str, b: &str) {
     let refused = scribble(b).expect_err("B is not registered");
     assert!(reservation::is_refusal(&refused), "{refused}");
     say(&format!("B's write is refused: {refused}"));
-    assert!(reservation::shut_out(&PathReservations::open(Path::new(a)).expect("a device"), A).is_err());
+    let own_path = PathReservations::open(Path::new(a)).expect("a device");
+    assert!(reservation::shut_out(&own_path, A, Host::Another).is_err(), "were it told so, and wrong");
     let (count, none) = write(wal.clone(), 500, 600).await;
     assert!(none.is_none() && count == 600, "nothing of that disturbed A");
     say("A's own path shuts nobody out");
@@ -120,7 +121,7 @@ async fn fail_over(a: &str, b: &str) {
     let writer = tokio::spawn(write(wal.clone(), 600, u64::MAX));
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let left = BlockMedium::for_recovery(&uri(b), CLUSTER, config()).expect("it can be read");
-    left.shut_out(A).await.expect("the device removes A");
+    left.shut_out(A, Host::Another).await.expect("the device removes A");
     let (found, _) = read(&left, A).await;
     let (acknowledged, error) = writer.await.expect("it ends");
     assert!(matches!(error, Some(Error::Fenced(_))), "A steps down: {error:?}");
@@ -152,11 +153,11 @@ async fn fail_over(a: &str, b: &str) {
 
     // The volume's next owner is B's host, while A lives.
     let next = own(b);
-    next.prepare_to_shut_out(A_AGAIN).expect("it can register");
+    next.prepare_to_shut_out(A_AGAIN, Host::Another).expect("it can register");
     next.rely_on_reservation();
     let (count, none) = write(wal.clone(), 100, 200).await;
     assert!(none.is_none() && count == 200, "which A does not notice");
-    next.shut_out(A_AGAIN).await.expect("the device removes A");
+    next.shut_out(A_AGAIN, Host::Another).await.expect("the device removes A");
     let (found, vacated) = read(&next, A_AGAIN).await;
     assert_eq!(found, 200);
     let new = open(&next, B, vacated).await;
@@ -178,7 +179,9 @@ async fn fail_over(a: &str, b: &str) {
     let wal = open(&medium, LAST, Vacated::nothing_left()).await;
     assert!(reservation::is_refusal(&scribble(b).expect_err("its registration is gone")));
     let left = BlockMedium::for_recovery(&uri(b), CLUSTER, config()).expect("it can be read");
-    left.shut_out(LAST).await.expect("the device removes A, over the path that was once the owner's");
+    left.shut_out(LAST, Host::Another)
+        .await
+        .expect("the device removes A, over the path that was once the owner's");
     assert!(matches!(write(wal, 0, 1).await, (0, Some(Error::Fenced(_)))));
     say("A took the free device, and B shut it out once more");
 }

@@ -523,14 +523,16 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     failover.shutdown().await;
 
     // The guard: nothing on this machine holds a lock of that device.
-    let taker = |more: &[&str]| {
+    let taker_on = |machine: &str, more: &[&str]| {
         let options = cluster.options(there, more);
         let id = cluster_id::parse(&heir.metadata.cluster_id()).unwrap();
-        Media::new(&options, id, cluster.stores.clone(), "b/2".to_owned())
+        Media::new(&options, id, cluster.stores.clone(), machine.to_owned())
     };
+    let taker = |more: &[&str]| taker_on("b/2", more);
     let before = std::fs::read(cluster.path("disk")).unwrap();
-    {
-        let media = taker(&[]);
+    // Neither on another machine nor on one of the same id, which may be a clone of it.
+    for machine in ["b/2", "a/2", "a"] {
+        let media = taker_on(machine, &[]);
         let ours = media.ours().unwrap();
         let refused = check_ours(&media, &ours, &heir.metadata.image(), false);
         let refused = refused.expect_err("its old host may still write to it").to_string();

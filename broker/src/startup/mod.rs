@@ -266,7 +266,7 @@ async fn recover_own(
     // Fenced by our registration, whether anybody recovered it or not.
     let acknowledges = match last {
         LastWriter::Gone => false,
-        LastWriter::Rebooted => true,
+        LastWriter::Leased => true,
         LastWriter::Reachable(owner) => !ours.shut_out(owner).await,
     };
     for (of, uri) in &earlier {

@@ -308,8 +308,8 @@ impl BlockMedium {
     ///
     /// # Errors
     /// Why that is not certain; then its lease has to be waited out.
-    pub async fn shut_out(&self, of: Incarnation) -> Result<(), String> {
-        self.reserving(move |device| reservation::shut_out(device, of)).await?;
+    pub async fn shut_out(&self, of: Incarnation, host: reservation::Host) -> Result<(), String> {
+        self.reserving(move |device| reservation::shut_out(device, of, host)).await?;
         tokio::time::sleep(reservation::SETTLE_WAIT).await;
         Ok(())
     }
@@ -318,12 +318,21 @@ impl BlockMedium {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn prepare_to_shut_out(&self, of: Incarnation) -> Result<(), String> {
+    pub fn prepare_to_shut_out(&self, of: Incarnation, host: reservation::Host) -> Result<(), String> {
         let device = self.reservations.as_deref().ok_or_else(no_device)?;
-        reservation::prepare(device, of)
+        reservation::prepare(device, of, host)
     }
 
-    /// Nothing but a reservation keeps the last owner from writing: without one [`Medium::open`] refuses.
+    /// Whether there will be a reservation to rely on, as far as one can tell without taking it from the owner `of`. Blocks.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_reservations(&self, of: Incarnation) -> Result<(), String> {
+        reservation::has_them(self.reservations.as_deref().ok_or_else(no_device)?, of)
+    }
+
+    /// Nothing but a reservation keeps the last owner from writing: without one [`Medium::open`] refuses, and with it waits
+    /// for what the device may still have of that one (P4 of [`reservation`]).
     pub fn rely_on_reservation(&self) {
         self.relies_on_reservation.store(true, Ordering::Relaxed);
     }
@@ -367,6 +376,10 @@ impl BlockMedium {
                 "is reserved on its device by somebody who is not its last owner ({}): see who with `sg_persist --in \
                  --read-keys` or `nvme resv-report`. If no other host writes to it, start with --wal-detached, this once",
                 last.map_or_else(|| "it has none".to_owned(), |last| format!("broker {}", last.broker))
+            ))),
+            (Claimed::Unclear(reason), _) => Err(volume.refuse(format!(
+                "may be reserved on its device by this host or not, which does not say: {reason}. Start again, or with \
+                 --wal-reservation off"
             ))),
             (Claimed::Without(reason), _) if reserving.required => Err(volume.refuse(format!(
                 "has no persistent reservation, without which another host may still write to it: {reason}"
@@ -471,14 +484,27 @@ impl BlockMedium {
             reach: geometry.reach(),
             ..found
         };
-        volume.write_superblock(&superblock).await?;
+        // Of a reservation that this broker never had it is not told that it lost it.
+        let refused = |error| {
+            match error {
+            Error::Fenced(_) if held.is_none() => volume.refuse(
+                "is reserved on its device, probably by who recovered its log, and this broker has no reservation of its own: \
+                 give it one (--wal-reservation auto, and before Linux 6.4 CAP_SYS_ADMIN), or clear the device's \
+                 (`sg_persist --out --clear`, `nvme resv-release --rrela=1`)"
+                    .into(),
+            ),
+            error => error,
+        }
+        };
+        volume.write_superblock(&superblock).await.map_err(refused)?;
         superblock.sequence += 1;
-        volume.write_superblock(&superblock).await?;
+        volume.write_superblock(&superblock).await.map_err(refused)?;
         BlockWal::start(volume, superblock, geometry, right, held)
     }
 }
 
 /// How a log's owner goes about its device's reservation.
+#[derive(Clone)]
 struct Reserving {
     reservations: Option<Arc<dyn Reservable>>,
     required: bool,
@@ -545,6 +571,18 @@ impl Medium for BlockMedium {
             || self.relies_on_reservation.load(Ordering::Relaxed);
         let anybodys = self.anybodys.load(Ordering::Relaxed);
         let reserving = Reserving { reservations: self.reservations.clone(), required, anybodys };
+        if self.relies_on_reservation.load(Ordering::Relaxed) {
+            let (volume, reserving) = (volume.clone(), reserving.clone());
+            blocking(move || {
+                BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, expected, &reserving)
+            })
+            .await?;
+            tracing::info!(
+                uri = %self.volume.uri, wait = ?reservation::LANDING_WAIT,
+                "waits for what the device may still have of the volume's last owner, which did not close it"
+            );
+            tokio::time::sleep(reservation::LANDING_WAIT).await;
+        }
         let wal = apart(async move {
             BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right, reserving).await
         })

@@ -2,25 +2,30 @@
 //!
 //! ```text
 //!   owner, at open        Register(own) ─► Preempt(last owner) ─► Preempt(who recovered it) ─► Reserve(own)
-//!   recoverer, behind     Register(recoverer of X) ─► Preempt(X) ─► wait SETTLE_WAIT ─► read
-//!   the fence of X                                        └─► from here on the device answers X's writes with EBADE
+//!   recoverer, behind     Register(recoverer of X) ─► Preempt(X) ─► Reserve ─► wait SETTLE_WAIT ─► read
+//!   the fence of X                                                     └─► from here on X's writes are answered with EBADE
 //! ```
 //!
 //! The reservation is of the type *write exclusive, registrants only*: whoever is not registered reads, and does not
 //! write. A device tells hosts from each other (more exactly: paths), not processes; on one host it is the lock that keeps
 //! processes apart (V1).
 //!
-//! - **P1** An owner that takes the reservation has it before its first write as an owner. Whoever held it before for an earlier
-//!   life of this log, or to recover it, is not registered any more.
+//! - **P1** An owner that takes the reservation has it before its first write as an owner. Whoever was registered for the
+//!   last life of this log, or to recover it, is not registered any more. That one removed those before it, unless it went
+//!   without (`--wal-reservation off`): a volume that several hosts reach is not switched to and fro.
 //! - **P2** Keys follow from incarnations, so that nobody has to be asked for them: an owner's from its own, a recoverer's
 //!   from that of whom it shuts out. Anybody who knows the last owner of a volume knows whom to preempt. A reservation of
 //!   somebody else is never broken but by the operator's word (`--wal-detached`).
-//! - **P3** [`shut_out`] is a proof only where the victim was registered until then, and over another path: the device said
-//!   that it removed it. Everything else, an answer that was lost included, is no proof, and the lease is waited out.
+//! - **P3** [`shut_out`] is a proof only where the victim was registered until then, and over another path, and a reservation
+//!   stands: the device said that it removed it, and that the recoverer has the reservation. Everything else, an answer that
+//!   was lost included, is no proof, and the lease is waited out. An owner that did not get its reservation does not keep
+//!   the key whose removal would be a proof. A host that may be the victim's ([`Host`]) registers nothing to shut it out: once
+//!   somebody has removed the victim, that would let it write again.
 //! - **P4** A preempted host's writes that the device had accepted before may still complete, and to ask for their abortion is not
 //!   safe everywhere. So an owner counts a write that took longer than [`SETTLE`] only after the device has said *again*
 //!   that the reservation holds, and a recoverer reads only [`SETTLE_WAIT`] after the device removed the owner. A write that
-//!   counts was thus complete before anybody read.
+//!   counts was thus complete before anybody read. One that does not could land on what the next owner wrote: where nothing
+//!   but the reservation keeps the last owner out, the next one writes only [`LANDING_WAIT`] after it got it.
 //! - **P5** A write that the device refuses for the reservation is [`Error::Fenced`]: final, and nothing behind it is
 //!   acknowledged.
 //! - **P6** A recoverer leaves its reservation where it is: the old host stays shut out until the next owner takes the volume
@@ -58,6 +63,17 @@ pub const SETTLE: Duration = Duration::from_millis(200);
 /// How long a recoverer waits before it reads: more than [`SETTLE`] by what clocks may differ, and threads be late.
 pub const SETTLE_WAIT: Duration = Duration::from_millis(250);
 
+/// How long what a device accepted from a host that was removed since may take to land: Linux gives a command 30 s.
+pub const LANDING_WAIT: Duration = Duration::from_secs(30);
+
+/// Whose host a recoverer is on. To a device all processes and containers under one kernel are one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// For certain not the one that the owner was on.
+    Another,
+    PerhapsItsOwn,
+}
+
 /// Whether reservations are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Use {
@@ -75,7 +91,8 @@ pub enum Use {
 ///   bit   63     1
 ///   bit   62     1 for a recoverer, 0 for an owner
 ///   bits  61-31  broker id
-///   bits  30-0   epoch, its lower bits
+///   bit   30     1 for an owner without the reservation
+///   bits  29-0   epoch, its lower bits
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(NonZeroU64);
@@ -90,9 +107,15 @@ impl Key {
         Key::new(1 << 62, of)
     }
 
+    /// Of an owner that goes without the reservation.
+    pub fn of_bystander(life: Incarnation) -> Key {
+        Key::new(1 << 30, life)
+    }
+
     fn new(role: u64, life: Incarnation) -> Key {
-        const LOW: u64 = (1 << 31) - 1;
-        let bits = 1 << 63 | role | (u64::from(life.broker) & LOW) << 31 | life.epoch & LOW;
+        const BROKER: u64 = (1 << 31) - 1;
+        const EPOCH: u64 = (1 << 30) - 1;
+        let bits = 1 << 63 | role | (u64::from(life.broker) & BROKER) << 31 | life.epoch & EPOCH;
         Key(NonZeroU64::new(bits).expect("its highest bit is set"))
     }
 
@@ -183,12 +206,12 @@ pub fn claim(
     }
 }
 
-/// Removes the owner `of` from the device, which must be fenced in the metadata. Blocks.
+/// Removes the owner `of` from the device, which must be fenced in the metadata. `host`: of this process. Blocks.
 ///
 /// # Errors
 /// Why there is no proof that it was removed just now (P3).
-pub fn shut_out(device: &dyn Reservable, of: Incarnation) -> Result<(), String> {
-    let (mut shutting, mut step) = ShutOut::new(of);
+pub fn shut_out(device: &dyn Reservable, of: Incarnation, host: Host) -> Result<(), String> {
+    let (mut shutting, mut step) = ShutOut::new(of, host);
     loop {
         match step {
             Step::Call(next) => step = shutting.after(call(device, next)),
@@ -202,14 +225,27 @@ pub fn shut_out(device: &dyn Reservable, of: Incarnation) -> Result<(), String> 
 ///
 /// # Errors
 /// Why it cannot.
-pub fn prepare(device: &dyn Reservable, of: Incarnation) -> Result<(), String> {
-    let (mut shutting, mut step) = ShutOut::new(of);
+pub fn prepare(device: &dyn Reservable, of: Incarnation, host: Host) -> Result<(), String> {
+    let (mut shutting, mut step) = ShutOut::new(of, host);
     loop {
         match step {
             Step::Call(Call::Preempt { .. }) => return Ok(()),
             Step::Call(next) => step = shutting.after(call(device, next)),
             Step::Ended(proved) => return proved,
         }
+    }
+}
+
+/// Whether the device has reservations that this process may take. Changes nothing: it gives this host the key that it has, if
+/// that is of the owner `of`. Blocks.
+///
+/// # Errors
+/// Why not.
+pub fn has_them(device: &dyn Reservable, of: Incarnation) -> Result<(), String> {
+    let key = Key::of_owner(of);
+    match call(device, Call::Register { old: Some(key), new: key, whatever: false }) {
+        Reply::Done | Reply::Conflict => Ok(()),
+        Reply::Unsupported(reason) | Reply::Failed(reason) => Err(reason),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which calls in which order, without I/O: each step is told what the device said to the one before.
 
-use super::{Call, Key, Reply};
+use super::{Call, Host, Key, Reply};
 use crate::Incarnation;
 
 /// What is to be done next.
@@ -16,8 +16,10 @@ pub enum Claimed {
     Held,
     /// Somebody holds it who is neither the last owner nor whoever recovered that one's log (P2).
     Taken,
-    /// It is not to be had.
+    /// It is not to be had, and nobody takes this host for one that has it.
     Without(String),
+    /// The device does not say what became of it: whoever went on could be taken for its holder.
+    Unclear(String),
 }
 
 /// An owner takes the device (P1).
@@ -28,6 +30,9 @@ pub(super) struct Claim {
     victims: Vec<Key>,
     anybodys: bool,
     stage: Stage,
+    bystander: Key,
+    /// Why it does without.
+    reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +43,22 @@ enum Stage {
     Preempting,
     Reserving,
     Clearing,
+    /// It does without, and gives up the key whose removal would be a proof (P3).
+    Leaving,
 }
 
 impl Claim {
     pub(super) fn new(own: Incarnation, last: Option<Incarnation>, anybodys: bool) -> (Claim, Step<Claimed>) {
-        let own = Key::of_owner(own);
+        let (own, bystander) = (Key::of_owner(own), Key::of_bystander(own));
         let mut victims = Vec::new();
         if let Some(last) = last {
             // Whoever removes the owner takes its reservation: so the owner is first, and then who may have removed it.
-            victims = vec![Key::of_recoverer(last), Key::of_owner(last)];
+            victims = vec![Key::of_recoverer(last), Key::of_bystander(last), Key::of_owner(last)];
         }
         assert!(!victims.contains(&own), "an owner succeeds somebody else");
         let register = Call::Register { old: None, new: own, whatever: false };
-        (Claim { own, victims, anybodys, stage: Stage::Registering }, Step::Call(register))
+        let (stage, reason) = (Stage::Registering, String::new());
+        (Claim { own, victims, anybodys, stage, bystander, reason }, Step::Call(register))
     }
 
     pub(super) fn after(&mut self, reply: Reply) -> Step<Claimed> {
@@ -59,27 +67,29 @@ impl Claim {
                 self.stage = Stage::Replacing;
                 Step::Call(Call::Register { old: Some(self.own), new: self.own, whatever: true })
             }
-            // Where only the last call fails nothing was lost either: nobody has it then.
-            (
-                Stage::Registering | Stage::Replacing | Stage::Reserving | Stage::Clearing,
-                Reply::Unsupported(reason) | Reply::Failed(reason),
-            ) => Step::Ended(Claimed::Without(reason)),
+            (Stage::Leaving, Reply::Done) => Step::Ended(Claimed::Without(std::mem::take(&mut self.reason))),
+            (Stage::Leaving, _) => Step::Ended(Claimed::Unclear(std::mem::take(&mut self.reason))),
+            // Nothing was done.
+            (Stage::Registering | Stage::Replacing, Reply::Unsupported(reason)) => {
+                Step::Ended(Claimed::Without(reason))
+            }
+            // It may be registered, and hold it, however it ended.
+            (_, Reply::Unsupported(reason) | Reply::Failed(reason)) => self.leave(reason),
             (Stage::Replacing | Stage::Clearing, Reply::Conflict) => {
-                Step::Ended(Claimed::Without("the device refuses this host's registration".into()))
+                self.leave("the device refuses this host's registration".into())
             }
             // Whoever is not registered need not be removed, and whoever still holds it is found in the end.
-            (Stage::Registering | Stage::Replacing, Reply::Done) | (Stage::Preempting, _) => {
-                match self.victims.pop() {
-                    Some(victim) => {
-                        self.stage = Stage::Preempting;
-                        Step::Call(Call::Preempt { own: self.own, victim })
-                    }
-                    None => {
-                        self.stage = Stage::Reserving;
-                        Step::Call(Call::Reserve { own: self.own })
-                    }
+            (Stage::Registering | Stage::Replacing, Reply::Done)
+            | (Stage::Preempting, Reply::Done | Reply::Conflict) => match self.victims.pop() {
+                Some(victim) => {
+                    self.stage = Stage::Preempting;
+                    Step::Call(Call::Preempt { own: self.own, victim })
                 }
-            }
+                None => {
+                    self.stage = Stage::Reserving;
+                    Step::Call(Call::Reserve { own: self.own })
+                }
+            },
             (Stage::Reserving, Reply::Done) => Step::Ended(Claimed::Held),
             (Stage::Reserving, Reply::Conflict) if self.anybodys => {
                 self.stage = Stage::Clearing;
@@ -93,6 +103,11 @@ impl Claim {
                 Step::Call(Call::Register { old: None, new: self.own, whatever: false })
             }
         }
+    }
+
+    fn leave(&mut self, reason: String) -> Step<Claimed> {
+        (self.stage, self.reason) = (Stage::Leaving, reason);
+        Step::Call(Call::Register { old: Some(self.own), new: self.bystander, whatever: true })
     }
 }
 
@@ -110,13 +125,18 @@ enum Removing {
     /// Perhaps by this host, which tried before.
     Registered,
     Preempting,
+    Reserving,
 }
 
 impl ShutOut {
-    pub(super) fn new(of: Incarnation) -> (ShutOut, Step<Result<(), String>>) {
+    pub(super) fn new(of: Incarnation, host: Host) -> (ShutOut, Step<Result<(), String>>) {
         let (own, victim) = (Key::of_recoverer(of), Key::of_owner(of));
-        let register = Call::Register { old: None, new: own, whatever: false };
-        (ShutOut { own, victim, stage: Removing::Registering }, Step::Call(register))
+        let step = match host {
+            Host::Another => Step::Call(Call::Register { old: None, new: own, whatever: false }),
+            // To register would let the owner write again, if somebody else has removed it.
+            Host::PerhapsItsOwn => Step::Ended(Err("this may be its own host".into())),
+        };
+        (ShutOut { own, victim, stage: Removing::Registering }, step)
     }
 
     pub(super) fn after(&mut self, reply: Reply) -> Step<Result<(), String>> {
@@ -134,8 +154,13 @@ impl ShutOut {
                 self.stage = Removing::Preempting;
                 Step::Call(Call::Preempt { own: self.own, victim: self.victim })
             }
-            (Removing::Preempting, Reply::Done) => Step::Ended(Ok(())),
-            (Removing::Preempting, Reply::Conflict) => {
+            // Which removed a registration. Whether a reservation stands is another question.
+            (Removing::Preempting, Reply::Done) => {
+                self.stage = Removing::Reserving;
+                Step::Call(Call::Reserve { own: self.own })
+            }
+            (Removing::Reserving, Reply::Done) => Step::Ended(Ok(())),
+            (Removing::Preempting | Removing::Reserving, Reply::Conflict) => {
                 Step::Ended(Err("the owner of the log has no reservation to take".into()))
             }
         }

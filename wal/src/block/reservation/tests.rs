@@ -36,6 +36,8 @@ struct State {
     /// Reservations and preemptions that fail next, having done what they are for.
     lost_reserves: u32,
     lost_preempts: u32,
+    /// Calls that fail, having done nothing.
+    broken: Vec<Call>,
     has_reservations: bool,
 }
 
@@ -47,6 +49,9 @@ impl State {
     fn call(&mut self, path: u32, call: Call) -> Reply {
         if !self.has_reservations {
             return Reply::Unsupported("nothing of the kind".into());
+        }
+        if self.broken.contains(&call) {
+            return Reply::Failed("no".into());
         }
         let key = self.keys.get(&path).copied();
         match call {
@@ -235,7 +240,7 @@ async fn an_owner_that_was_shut_out_acknowledges_nothing_and_lost_nothing() {
         append(&wal, byte).await.unwrap();
     }
     let left = there.left();
-    left.shut_out(OLD).await.unwrap();
+    left.shut_out(OLD, Host::Another).await.unwrap();
     assert!(matches!(append(&wal, 99).await, Err(Error::Fenced(_))));
     assert!(matches!(wal.failed().await, Error::Fenced(_)));
     assert_eq!(recovered(&left, OLD).await, (0..10).collect::<Vec<_>>());
@@ -251,7 +256,7 @@ async fn an_owner_that_was_shut_out_acknowledges_nothing_and_lost_nothing() {
     // To whoever comes, who removes it; and then it can be told that it is out, over the path that was its own.
     let wal = there.open(NEWER).await.unwrap();
     assert!(!disk.state.lock().may_write(1));
-    here.left().shut_out(NEWER).await.unwrap();
+    here.left().shut_out(NEWER, Host::Another).await.unwrap();
     assert!(matches!(append(&wal, 8).await, Err(Error::Fenced(_))));
 }
 
@@ -265,7 +270,7 @@ async fn a_write_that_the_device_held_back_is_not_acknowledged_behind_a_recovere
     let late = append(&wal, 1);
     disk.until_one_waits();
     let left = disk.path(2).left();
-    left.shut_out(OLD).await.unwrap();
+    left.shut_out(OLD, Host::Another).await.unwrap();
     assert_eq!(recovered(&left, OLD).await, [0]);
     disk.hold(false);
     assert!(matches!(late.await, Err(Error::Fenced(_))), "nobody will ever recover it");
@@ -331,23 +336,118 @@ fn a_device_is_taken_from_who_is_known_to_have_had_it_and_from_nobody_else() {
 #[test]
 fn nothing_but_the_devices_word_is_a_proof() {
     let disk = Disk::new();
-    assert!(shut_out(&disk.path(2), OLD).is_err(), "it never had a reservation");
+    assert!(shut_out(&disk.path(2), OLD, Host::Another).is_err(), "it never had a reservation");
     assert_eq!(claim(&disk.path(1), OLD, None, false), Claimed::Held);
-    assert!(shut_out(&disk.path(1), OLD).is_err(), "over the owner's own path");
+    assert!(shut_out(&disk.path(1), OLD, Host::Another).is_err(), "over the owner's own path");
     assert!(disk.state.lock().may_write(1));
-    assert_eq!(prepare(&disk.path(3), OLD), Ok(()));
+    assert_eq!(prepare(&disk.path(3), OLD, Host::Another), Ok(()));
     assert!(disk.state.lock().may_write(1), "and nothing is taken from it");
-    assert_eq!(shut_out(&disk.path(2), OLD), Ok(()));
+    assert_eq!(shut_out(&disk.path(2), OLD, Host::Another), Ok(()));
     assert!(!disk.state.lock().may_write(1));
-    assert!(shut_out(&disk.path(2), OLD).is_err(), "it was done before: nobody knows when");
-    assert!(shut_out(&disk.path(3), OLD).is_err(), "by another host");
+    assert!(shut_out(&disk.path(2), OLD, Host::Another).is_err(), "it was done before: nobody knows when");
+    assert!(shut_out(&disk.path(3), OLD, Host::Another).is_err(), "by another host");
 
     // An answer that was lost.
     let disk = Disk::new();
     assert_eq!(claim(&disk.path(1), OLD, None, false), Claimed::Held);
-    assert_eq!(prepare(&disk.path(2), OLD), Ok(()));
+    assert_eq!(prepare(&disk.path(2), OLD, Host::Another), Ok(()));
     disk.state.lock().lost_preempts = 1;
-    assert!(shut_out(&disk.path(2), OLD).is_err());
+    assert!(shut_out(&disk.path(2), OLD, Host::Another).is_err());
+}
+
+/// P3: an owner that is registered, and whose reservation failed, or whose answer was lost, is nobody's proof; and who removes one
+/// that is registered alone holds the reservation then.
+#[test]
+fn a_removed_registration_without_a_reservation_is_no_proof() {
+    let lost = |disk: &Arc<Disk>| disk.state.lock().lost_reserves = TRIES;
+    let broken = |disk: &Arc<Disk>| {
+        disk.state.lock().broken.push(Call::Reserve { own: Key::of_owner(OLD) });
+    };
+    for fail in [&lost as &dyn Fn(&Arc<Disk>), &broken] {
+        let disk = Disk::new();
+        fail(&disk);
+        assert!(matches!(claim(&disk.path(1), OLD, None, false), Claimed::Without(_)));
+        assert!(shut_out(&disk.path(2), OLD, Host::Another).is_err(), "it never confirms a slow write");
+        assert_eq!(claim(&disk.path(3), NEW, Some(OLD), false), Claimed::Held);
+        assert!(!disk.state.lock().may_write(1), "the next owner finds it all the same");
+    }
+    // One that cannot even say so does not start.
+    let disk = Disk::new();
+    broken(&disk);
+    let (owner, bystander) = (Key::of_owner(OLD), Key::of_bystander(OLD));
+    disk.state.lock().broken.push(Call::Register { old: Some(owner), new: bystander, whatever: true });
+    assert!(matches!(claim(&disk.path(1), OLD, None, false), Claimed::Unclear(_)));
+    // And if it did: the device's word about a registration is none about a reservation.
+    assert_eq!(disk.state.lock().keys.get(&1), Some(&owner));
+    let recoverer = Key::of_recoverer(OLD);
+    disk.state.lock().broken.push(Call::Reserve { own: recoverer });
+    assert!(shut_out(&disk.path(2), OLD, Host::Another).is_err());
+    let disk = Disk::new();
+    disk.state.lock().call(1, Call::Register { old: None, new: owner, whatever: false });
+    assert_eq!(shut_out(&disk.path(2), OLD, Host::Another), Ok(()));
+    assert!(!disk.state.lock().may_write(1), "nothing is accepted from then on");
+}
+
+/// P1: a preempt that failed is not like one that found nobody.
+#[test]
+fn an_owner_that_could_not_remove_the_last_one_does_not_hold_the_device() {
+    let disk = Disk::new();
+    let (old, new) = (Key::of_owner(OLD), Key::of_owner(NEW));
+    disk.state.lock().call(1, Call::Register { old: None, new: old, whatever: false });
+    disk.state.lock().broken.push(Call::Preempt { own: new, victim: old });
+    assert!(matches!(claim(&disk.path(2), NEW, Some(OLD), false), Claimed::Without(_)));
+    assert_eq!(disk.state.lock().holder, None);
+}
+
+/// P3: nobody puts an owner back whom somebody else removed.
+#[test]
+fn a_recoverer_on_the_owners_host_does_not_let_it_write_again() {
+    let disk = Disk::new();
+    assert_eq!(claim(&disk.path(1), OLD, None, false), Claimed::Held);
+    assert_eq!(shut_out(&disk.path(2), OLD, Host::Another), Ok(()));
+    assert!(shut_out(&disk.path(1), OLD, Host::PerhapsItsOwn).is_err());
+    assert!(prepare(&disk.path(1), OLD, Host::PerhapsItsOwn).is_err());
+    assert_eq!(has_them(&disk.path(1), OLD), Ok(()));
+    assert!(!disk.state.lock().may_write(1));
+    // Nor is anything changed where it is still there.
+    let disk = Disk::new();
+    assert_eq!(claim(&disk.path(1), OLD, None, false), Claimed::Held);
+    let before = disk.state.lock().clone();
+    assert_eq!((has_them(&disk.path(1), OLD), has_them(&disk.path(2), OLD)), (Ok(()), Ok(())));
+    assert!(*disk.state.lock() == before);
+    disk.state.lock().has_reservations = false;
+    assert!(has_them(&disk.path(1), OLD).is_err());
+}
+
+/// P4: what the device had accepted of the last owner lands before anything is written.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_only_a_reservation_guards_is_written_when_what_was_accepted_has_landed() {
+    let disk = Disk::new();
+    drop(disk.path(1).open(OLD).await.unwrap());
+    let medium = disk.path(2).medium();
+    medium.rely_on_reservation();
+    let before = disk.state.lock().bytes.clone();
+    let began = tokio::time::Instant::now();
+    let opening = open(&medium, NEW);
+    tokio::pin!(opening);
+    assert!(tokio::time::timeout(LANDING_WAIT - Duration::from_secs(1), &mut opening).await.is_err());
+    assert!(!disk.state.lock().may_write(1), "it is kept out at once");
+    assert!(disk.state.lock().bytes == before, "and nothing is written");
+    opening.await.unwrap();
+    assert!(began.elapsed() >= LANDING_WAIT);
+}
+
+/// A recoverer's reservation stays (P6), and who comes back without one hears what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_reservation_hears_of_one_what_it_is() {
+    let disk = Disk::new();
+    disk.path(1).open(OLD).await.unwrap().close().await;
+    let uri = Path::uri();
+    let without = BlockMedium::on_device(Arc::new(disk.path(1)), uri, Uuid::nil(), Path::config()).unwrap();
+    assert_eq!(claim(&disk.path(2), OLD, None, false), Claimed::Held);
+    disk.state.lock().keys.remove(&1);
+    let opened = open(&without, NEW).await;
+    assert!(matches!(opened, Err(Error::Refused(why)) if why.contains("--wal-reservation auto")));
 }
 
 /// Who cannot do without does without nothing.
@@ -356,7 +456,7 @@ async fn a_log_that_relies_on_a_reservation_is_not_opened_without_one() {
     let disk = Disk::new();
     disk.state.lock().has_reservations = false;
     let medium = disk.path(1).medium();
-    assert!(medium.prepare_to_shut_out(OLD).is_err());
+    assert!(medium.prepare_to_shut_out(OLD, Host::Another).is_err());
     medium.rely_on_reservation();
     let before = disk.state.lock().bytes.clone();
     assert!(matches!(open(&medium, OLD).await, Err(Error::Refused(_))));
@@ -409,21 +509,23 @@ proptest! {
     /// However two recoverers and two next owners come in between each other: whoever was told that the old owner is out
     /// finds it out for good, and of two new owners only one can write in the end.
     #[test]
-    fn whoever_was_told_that_the_owner_is_out_finds_it_out(order in prop::collection::vec(0usize..4, 40)) {
+    fn whoever_was_told_that_the_owner_is_out_finds_it_out(order in prop::collection::vec(0usize..5, 50)) {
         let mut state = State { has_reservations: true, ..State::default() };
         let old = Key::of_owner(OLD);
         state.call(0, Call::Register { old: None, new: old, whatever: false });
         state.call(0, Call::Reserve { own: old });
-        let recoverer = || { let (machine, step) = ShutOut::new(OLD); Actor::Recoverer(machine, step) };
+        let recoverer = |host| { let (machine, step) = ShutOut::new(OLD, host); Actor::Recoverer(machine, step) };
         let owner = |epoch| {
             let (machine, step) = Claim::new(Incarnation { epoch, ..OLD }, Some(OLD), false);
             Actor::Owner(machine, step)
         };
-        let mut actors = [recoverer(), recoverer(), owner(20), owner(21)];
+        let (another, its) = (Host::Another, Host::PerhapsItsOwn);
+        let mut actors = [recoverer(another), recoverer(another), owner(20), owner(21), recoverer(its)];
         let mut is_out = false;
-        let all = order.into_iter().chain((0..4).cycle().take(40));
+        let all = order.into_iter().chain((0..5).cycle().take(50));
         for index in all {
-            actors[index].step(&mut state, index as u32 + 1);
+            // The last one is on the old owner's host.
+            actors[index].step(&mut state, [1, 2, 3, 4, 0][index]);
             is_out |= actors[index].has_shut_out();
             prop_assert!(!is_out || !state.may_write(0), "{:?} {:?}", actors, state);
         }
@@ -433,11 +535,13 @@ proptest! {
 
     #[test]
     fn keys_tell_lives_and_roles_apart(one in any::<(u32, u32)>(), other in any::<(u32, u32)>()) {
-        let life = |(broker, epoch): (u32, u32)| Incarnation { broker: broker >> 1, epoch: u64::from(epoch >> 1) };
+        let life = |(broker, epoch): (u32, u32)| Incarnation { broker: broker >> 1, epoch: u64::from(epoch >> 2) };
         let (one, other) = (life(one), life(other));
         prop_assert_eq!(Key::of_owner(one) == Key::of_owner(other), one == other);
         prop_assert_eq!(Key::of_recoverer(one) == Key::of_recoverer(other), one == other);
         prop_assert_ne!(Key::of_owner(one), Key::of_recoverer(other));
+        prop_assert_ne!(Key::of_bystander(one), Key::of_owner(other));
+        prop_assert_ne!(Key::of_bystander(one), Key::of_recoverer(other));
         prop_assert_ne!(Key::of_owner(one).get(), 0);
     }
 }
