@@ -159,6 +159,8 @@ pub async fn enqueue(
 ) -> Result<InFlight, Malformed> {
     let request = parse(version, body)?;
     let deadline = Instant::now() + request.timeout;
+    // Of all its partitions together.
+    let expected_until = deadline.min(Instant::now() + broker.partitions.config().handover.stopped_max);
     let now_ms = wall_clock_ms();
     let image = broker.metadata.image();
     let mut checked = Vec::with_capacity(request.topics.len());
@@ -172,7 +174,7 @@ pub async fn enqueue(
                 _ if !matches!(request.acks, -1..=1) => Err(ResponseError::InvalidRequiredAcks.into()),
                 None if version >= TOPIC_IDS_FROM => Err(ResponseError::UnknownTopicId.into()),
                 None => Err(ResponseError::UnknownTopicOrPartition.into()),
-                Some(known) => check(broker, version, known, index, records, now_ms).await,
+                Some(known) => check(broker, version, known, index, records, (now_ms, expected_until)).await,
             };
             if let Ok((_, checked, _)) = &stage {
                 sizes.push(checked.bytes.len());
@@ -212,20 +214,21 @@ async fn check(
     topic: &Arc<Topic>,
     index: i32,
     records: Option<BytesMut>,
-    now_ms: i64,
+    (now_ms, expected_until): (i64, Instant),
 ) -> Stage<CheckedBatch> {
     // The coordinators alone write to these (behaviour 41). Kafka lets in whoever calls himself `__admin_client`: without
     // authentication that is anybody, and what a coordinator did not write it does not know.
     if super::topic_name::is_internal(&topic.name) {
         return Err(ResponseError::InvalidTopicException.into());
     }
-    let partition = broker.partitions.get_expected(topic, index).await.map_err(|why| {
-        let leader = match why {
-            GetError::NotLeader { leader, leader_epoch } => Some((leader as i32, leader_epoch)),
-            GetError::Unknown | GetError::Open(_) => None,
-        };
-        Failure { leader, message: Some(why.to_string()), ..error::of_get(&why).into() }
-    })?;
+    let partition =
+        broker.partitions.get_expected(topic, index, expected_until.into_std()).await.map_err(|why| {
+            let leader = match why {
+                GetError::NotLeader { leader, leader_epoch } => Some((leader as i32, leader_epoch)),
+                GetError::Unknown | GetError::Open(_) => None,
+            };
+            Failure { leader, message: Some(why.to_string()), ..error::of_get(&why).into() }
+        })?;
     let config = partition.topic_config(topic, &broker.config());
     let log_append_time = config.timestamp_type() == TimestampType::LogAppendTime;
     let rules = Rules {

@@ -195,12 +195,20 @@ impl Partitions {
     }
 
     /// The same; but of what another broker leads, and may be handing over at this moment, not before that has come or is not
-    /// expected any more: clients are told who leads next a little before that one knows.
-    pub async fn get_expected(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
-        match self.get(topic, index).await {
-            Err(GetError::NotLeader { .. }) => Box::pin(self.get_when_expected(topic.id, index)).await,
-            got => got,
+    /// expected any more: clients are told who leads next a little before that one knows. It is not waited for beyond
+    /// `until`: a broker that says that it is handing something over, and then nothing more, must not hold a request up.
+    pub async fn get_expected(
+        &self,
+        topic: &Topic,
+        index: i32,
+        until: Instant,
+    ) -> Result<Arc<Partition>, GetError> {
+        let got = self.get(topic, index).await;
+        if !matches!(got, Err(GetError::NotLeader { .. })) {
+            return got;
         }
+        let waiting = Box::pin(self.get_when_expected(topic.id, index));
+        tokio::time::timeout_at(until.into(), waiting).await.unwrap_or(got)
     }
 
     async fn get_when_expected(&self, topic: Uuid, index: i32) -> Result<Arc<Partition>, GetError> {

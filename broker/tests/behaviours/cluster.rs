@@ -599,6 +599,21 @@ async fn producers_are_sent_on_early_and_wait_for_the_next_leader() {
     cluster.stop().await;
 }
 
+/// A leader that says that it hands something over, and then nothing more, holds up no request of others.
+#[tokio::test]
+async fn what_is_expected_and_never_comes_is_waited_for_in_bounds() {
+    let mut options = Options::default();
+    options.partitions.handover.stopped_max = Duration::from_millis(100);
+    let cluster = Cluster::with(2, options).await;
+    cluster.topic("elsewhere", &[1]).await;
+    cluster.broker(2).broker.metadata.expect(true);
+    let mut client = cluster.connect(2).await;
+    let asked = client.send(10, &produce_request("elsewhere", 0, &batch(1, 0))).await;
+    let mut told = client.receive::<ProduceRequest>(10, asked).await;
+    assert_eq!(told.responses.remove(0).partition_responses.remove(0).error_code, NOT_LEADER);
+    cluster.stop().await;
+}
+
 /// From the stop to the decision the next leader may have written already: what is there last, this one does not know.
 #[tokio::test]
 async fn while_a_partition_leaves_nobody_is_told_of_its_present() {
