@@ -16,11 +16,14 @@ use crate::wire::Wire;
 
 const VOLUME_BYTES: usize = 16 << 20;
 
+/// What the file is served by this broker cannot know (FUSE): so it asks whether writes of the last one may still be on their
+/// way. The disk here is the test's own, and none is.
 fn on(disk: &FaultyFile) -> Ottla {
     let wal = format!("block://{}", disk.path().display());
     Ottla::new(Storage::DirectoryBlock).with(&[
         "--wal",
         &wal,
+        "--wal-detached",
         "--upload-bytes",
         "1MiB",
         "--log-cache",
