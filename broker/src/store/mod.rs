@@ -104,7 +104,7 @@ impl Stores {
     }
 
     /// Fetches what a broker that died left in its slots from `from` on, for whoever is about to ask for it here: see
-    /// [`ahead`]. `bytes_max` bounds all that is kept and under way. Ends when it is forgotten again.
+    /// `ahead`. `bytes_max` bounds all that is kept and under way. Ends when it is forgotten again.
     pub async fn fetch_ahead(&self, of: Incarnation, from: Position, bytes_max: usize) {
         self.ahead.fetch(self.metered(Purpose::Recovery), of, from, bytes_max).await;
     }

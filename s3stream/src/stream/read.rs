@@ -51,7 +51,7 @@ impl Stream {
     }
 
     /// Brings committed records from `from` on into the block cache, from many objects side by side: about `bytes_max` of
-    /// them, or what lies in [`WARM_PARTS`] objects. Says where that ends.
+    /// them, or what lies in `WARM_PARTS` objects. Says where that ends.
     pub async fn warm(&self, from: u64, bytes_max: usize) -> u64 {
         let mut parts = self.storage.inner.metadata.locate(self.id(), from, WARM_PARTS);
         let mut bytes = 0;

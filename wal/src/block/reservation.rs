@@ -39,7 +39,7 @@
 //! it. All calls may be repeated. **Crash.** What is registered and reserved stays as it is, through a power cut of the
 //! device as well, where it can.
 //!
-//! [`claim`] is the order of calls, without I/O; [`kernel`] makes them.
+//! [`claim`] is the order of calls, without I/O; `kernel` makes them.
 
 mod claim;
 mod kernel;
