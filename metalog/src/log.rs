@@ -34,7 +34,7 @@ use crate::entry::{ENTRY_BYTES_LIMIT, Entry, HEADER_BYTES, Header, Nonce};
 use crate::{Config, Error};
 
 /// How often an object that does not decode is read again before it counts as damaged: a transfer may have been cut.
-const REREADS: u32 = 2;
+const REREADS: u32 = 4;
 /// The most snapshots that one listing considers, the newest ones. There are rarely more than a few.
 const SNAPSHOTS_LISTED_MAX: usize = 1024;
 

@@ -72,14 +72,28 @@ impl Fetcher {
 
     /// Fetches and checks the index (C2).
     pub async fn index(&self, located: &Located) -> Result<Arc<CachedIndex>, Error> {
-        let index = match self.index_once(located).await {
-            Err(Error::Corrupt { detail, .. }) => {
-                tracing::warn!(object = ?located.object, detail, "an index is damaged; fetching it again");
-                self.index_once(located).await
-            }
-            other => other,
-        }?;
+        let index = self.until_whole("an index", located.object, || self.index_once(located)).await?;
         Ok(Arc::new(index))
+    }
+
+    /// Does `fetch` again while what it brings is damaged: bytes that were damaged on their way are whole the next time,
+    /// those of a damaged object never.
+    async fn until_whole<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        what: &str,
+        object: ObjectId,
+        fetch: impl Fn() -> F,
+    ) -> Result<T, Error> {
+        for attempt in 1..self.attempts_max {
+            match fetch().await {
+                Err(Error::Corrupt { detail, .. }) => {
+                    tracing::warn!(?object, detail, "{what} is damaged; fetching it again");
+                    tokio::time::sleep(self.backoff(attempt)).await;
+                }
+                other => return other,
+            }
+        }
+        fetch().await
     }
 
     async fn index_once(&self, located: &Located) -> Result<CachedIndex, Error> {
@@ -121,13 +135,7 @@ impl Fetcher {
                 decoded => return decoded,
             }
         }
-        match self.blocks_once(located, run).await {
-            Err(Error::Corrupt { detail, .. }) => {
-                tracing::warn!(object = ?located.object, detail, "a block is damaged; fetching it again");
-                self.blocks_once(located, run).await
-            }
-            other => other,
-        }
+        self.until_whole("a block", located.object, || self.blocks_once(located, run)).await
     }
 
     async fn blocks_once(&self, located: &Located, entries: &[BlockEntry]) -> Result<Vec<Block>, Error> {

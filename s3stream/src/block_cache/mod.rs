@@ -28,7 +28,7 @@
 //!
 //! A GET is tried [`Options::attempts_max`] times with growing, jittered pauses, then [`Error::Unavailable`]. "Not found" is not
 //! retried: [`Error::Missing`] tells the caller to look the range up again, since compaction may have moved it. Bytes that
-//! fail a check are fetched once more, then [`Error::Corrupt`]. A caller that goes away cancels its GETs unless somebody
+//! fail a check are fetched again as often, then [`Error::Corrupt`]. A caller that goes away cancels its GETs unless somebody
 //! else waits for them; read-ahead goes on. Nothing here writes.
 
 pub(crate) mod fetch;

@@ -29,7 +29,7 @@ use super::Config;
 
 /// How often bytes that are not the expected ones are read again before they are believed: damage on the way is not
 /// damage in the store.
-pub(super) const REREADS: usize = 2;
+pub(super) const REREADS: usize = 4;
 
 /// What became of a create.
 #[derive(Debug)]

@@ -242,7 +242,7 @@ async fn a_missing_object_is_reported_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn damage_is_fetched_again_once_and_then_reported_wherever_it_is() {
+async fn damage_is_fetched_again_as_often_as_a_get_fails_and_then_reported_wherever_it_is() {
     let probe = Probe::default();
     let located = blocks(&probe, 1, 0..3, 900).await;
     let mut seen = 0;
@@ -264,13 +264,13 @@ async fn damage_is_fetched_again_once_and_then_reported_wherever_it_is() {
             Error::Unsupported { .. } => seen += 1,
             other => panic!("byte {at}: {other}"),
         }
-        // The same damage in transit, once.
+        // The same damage in transit, each time but the last.
         let fresh = cache(&probe, options());
         for offset in 0..3 {
-            let once = [Fate::Flipped(at), Fate::Fine];
+            let damaged = options().attempts_max as usize - 1;
             probe.with(|state| {
                 state.always = None;
-                state.next = once.into();
+                state.next = std::iter::repeat_n(Fate::Flipped(at), damaged).chain([Fate::Fine]).collect();
             });
             match fresh.read(&[located], offset, 1).await {
                 Ok(read) => assert_eq!(read.into_records(), [record(offset, 900)]),
