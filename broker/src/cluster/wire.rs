@@ -33,9 +33,13 @@
 //! | from: broker, epoch | 4 + 8 |
 //! | number of the last metadata entry that it knows of | 8 |
 //! | its wall clock, in milliseconds since the Unix epoch | 8 |
-//! | flags: 1 ailing, 2 leaving, 4 blind, 8 unreached, 16 handing; others must be 0 | 1 |
+//! | flags: 1 ailing, 2 leaving, 4 blind, 8 unreached, 16 handing; others are ignored | 1 |
 //! | what it leads costs it: bytes a second | 8 |
 //! | suspects: count, then broker and epoch of each; ascending; at most [`SUSPECTS_MAX`] | 4 + 12 each |
+//! | what a later Ottla says besides, ignored | at most [`LATER_BYTES_MAX`] |
+//!
+//! Brokers of several versions are in one cluster while it is updated: who does not understand all that another one says
+//! must not take it for dead. So a beat only grows, at its end and by flags.
 //!
 //! Nobody is authenticated yet: whoever reaches the listener can say anything here. It can make a broker poll the metadata
 //! log, keep a dead broker from being missed, or have one suspected; it can harm no data (`detector`). A note (key 32702) is
@@ -59,8 +63,12 @@ pub const REQUEST_HEADER_VERSION: i16 = 1;
 /// Suspects in one beat. No option: each is one broker of the cluster, and beyond so many there is no point in naming more.
 pub const SUSPECTS_MAX: usize = 1_024;
 
+/// What a beat may have at its end that this version does not know.
+pub const LATER_BYTES_MAX: usize = 4_096;
+
 /// The largest message, without its frame's length and header.
-pub const MESSAGE_BYTES_MAX: usize = 2 + 16 + 12 + BEAT_BYTES_MIN + SUSPECTS_MAX * INCARNATION_BYTES;
+pub const MESSAGE_BYTES_MAX: usize =
+    2 + 16 + 12 + BEAT_BYTES_MIN + SUSPECTS_MAX * INCARNATION_BYTES + LATER_BYTES_MAX;
 
 const INCARNATION_BYTES: usize = 12;
 const BEAT_BYTES_MIN: usize = INCARNATION_BYTES + 8 + 8 + 1 + 8 + 4;
@@ -163,15 +171,16 @@ impl Beat {
         self.suspects.iter().for_each(|suspect| to.incarnation(*suspect));
     }
 
+    /// A beat and the end of the message.
     fn read(from: &mut Reader<'_>) -> Result<Beat, Malformed> {
         let (who, number, wall_ms, flags) = (from.incarnation()?, from.u64()?, from.i64()?, from.u8()?);
-        if flags > flag::AILING | flag::LEAVING | flag::BLIND | flag::UNREACHED | flag::HANDING {
-            return Err(from.malformed("unknown flags of a beat"));
-        }
         let load = from.u64()?;
         let suspects = from.list(INCARNATION_BYTES, |from| from.incarnation())?;
         if suspects.len() > SUSPECTS_MAX || !suspects.is_sorted_by(|one, next| one < next) {
             return Err(from.malformed("suspects that are too many or not in ascending order"));
+        }
+        if from.left() > LATER_BYTES_MAX {
+            return Err(from.malformed("more than a later version says"));
         }
         let is = |bit| flags & bit != 0;
         Ok(Beat {
@@ -200,10 +209,7 @@ impl Heartbeat {
 
     pub fn decode(bytes: &[u8]) -> Result<Heartbeat, Malformed> {
         let mut from = Reader::new(bytes);
-        let heartbeat =
-            Heartbeat { cluster: from.uuid()?, to: from.incarnation()?, beat: Beat::read(&mut from)? };
-        from.end()?;
-        Ok(heartbeat)
+        Ok(Heartbeat { cluster: from.uuid()?, to: from.incarnation()?, beat: Beat::read(&mut from)? })
     }
 }
 
@@ -222,9 +228,7 @@ impl Answer {
         let Some(reply) = Reply::of(code) else {
             return Err(from.malformed("an unknown error code"));
         };
-        let answer = Answer { reply, cluster: from.uuid()?, beat: Beat::read(&mut from)? };
-        from.end()?;
-        Ok(answer)
+        Ok(Answer { reply, cluster: from.uuid()?, beat: Beat::read(&mut from)? })
     }
 }
 
@@ -330,13 +334,23 @@ mod tests {
         more.extend(u32::MAX.to_le_bytes());
         more.extend(1u64.to_le_bytes());
         assert!(Answer::decode(&more).is_err());
-        for (what, at, to) in
-            [("flags", at - 9, 32), ("an error code", 0, 1), ("a descending order", at + 4, 9)]
-        {
+        for (what, at, to) in [("an error code", 0, 1), ("a descending order", at + 4, 9)] {
             let mut bytes = bytes.clone();
             bytes[at] = to;
             assert!(Answer::decode(&bytes).is_err(), "{what}");
         }
+    }
+
+    /// A peer that was updated before this one goes on being heard.
+    #[test]
+    fn what_a_later_version_says_besides_is_ignored() {
+        let known = Heartbeat { cluster: Uuid::from_u128(7), to: life(7, 8), beat: beat() };
+        let mut later = known.encode();
+        later[16 + INCARNATION_BYTES + INCARNATION_BYTES + 16] |= 0xe0;
+        later.resize(later.len() + LATER_BYTES_MAX, 0xab);
+        assert_eq!(Heartbeat::decode(&later), Ok(known));
+        later.push(0);
+        assert!(Heartbeat::decode(&later).is_err(), "it has a bound");
     }
 
     proptest! {
@@ -356,15 +370,14 @@ mod tests {
             let bytes = heartbeat.encode();
             prop_assert_eq!(Heartbeat::decode(&bytes), Ok(heartbeat));
             prop_assert!(Heartbeat::decode(&bytes[..cut.index(bytes.len())]).is_err());
-            let mut longer = bytes.clone();
-            longer.push(0);
-            prop_assert!(Heartbeat::decode(&longer).is_err());
             let mut flipped = bytes.clone();
             let at = flip.index(bytes.len() * 8);
             flipped[at / 8] ^= 1 << (at % 8);
-            // There is no checksum: TCP has one. What is still read is what is written again.
+            // There is no checksum: TCP has one. What is still read is what is written again, up to what a later version
+            // says.
             if let Ok(other) = Heartbeat::decode(&flipped) {
-                prop_assert_eq!(other.encode(), flipped);
+                flipped[16 + INCARNATION_BYTES + INCARNATION_BYTES + 16] &= 0x1f;
+                prop_assert!(flipped.starts_with(&other.encode()));
             }
         }
     }

@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
         mut read: impl FnMut(&mut Self) -> Result<T, Malformed>,
     ) -> Result<Vec<T>, Malformed> {
         let count = self.u32()? as usize;
-        if count.saturating_mul(element_bytes_min.max(1)) > self.all.len() - self.at {
+        if count.saturating_mul(element_bytes_min.max(1)) > self.left() {
             return Err(self.malformed("a list longer than the bytes that are left"));
         }
         let mut elements = Vec::with_capacity(count);
@@ -226,6 +226,11 @@ impl<'a> Reader<'a> {
             elements.push(read(self)?);
         }
         Ok(elements)
+    }
+
+    /// Bytes that were not read yet.
+    pub fn left(&self) -> usize {
+        self.all.len() - self.at
     }
 
     /// Everything must have been read.
