@@ -1,10 +1,13 @@
 //! Three brokers of one store: one dies, one hangs and wakes up, under the load of an idempotent producer.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use faults::{Fault, Operation, Rule};
 
 use crate::faults::store::behind_a_proxy;
 use crate::load::Load;
-use crate::process::{Ottla, Storage};
+use crate::process::{Ottla, Storage, installed, source};
 
 /// Long enough that a slow machine does not end it, short enough to be waited out.
 const LEASE: &str = "4s";
@@ -53,6 +56,32 @@ fn what_was_acknowledged_outlives_brokers_with_object_wals() {
 #[test]
 fn what_was_acknowledged_outlives_brokers_with_block_wals() {
     survives(Storage::BucketBlock);
+}
+
+/// A group's members notice nothing of a broker that dies, whether it was their coordinator or not.
+#[test]
+fn groups_go_on_without_a_rebalance_when_a_broker_dies() {
+    let mut first =
+        Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE).with(&["--node-id", "1"]);
+    let mut second = first.fellow().with(&["--node-id", "2"]);
+    first.start();
+    second.start();
+    let mut members = Command::new(installed("venv/bin/python"))
+        .arg(source("clients/python/confluent_failover.py"))
+        .args([&first.bootstrap(), "unmoved", "2"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(members.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().expect("the members are still there").unwrap(), "ready");
+    second.kill();
+    first.wait_until_logged("its partitions are placed");
+    drop(members.stdin.take());
+    let summary = said.map_while(Result::ok).last();
+    assert!(members.wait().unwrap().success(), "the members were content: {summary:?}");
+    println!("{}", summary.unwrap());
+    first.stop();
 }
 
 /// A second process under an id that is in use is refused, and disturbs nobody.
