@@ -114,10 +114,11 @@ def main(bootstrap, topic, broker):
     orphaned = Group(bootstrap, topic, named(admin, topic, lambda node: node == broker))
     untouched = Group(bootstrap, topic, named(admin, topic, lambda node: node != broker))
     groups = [orphaned, untouched]
+    # Whoever comes later reads again what was read and not committed.
+    poll_until("their shares", groups, lambda: all(group.is_balanced() for group in groups))
     write(bootstrap, topic, 0)
     wanted = [f"{number:06}".encode() for number in range(RECORDS)]
-    settled = lambda: all(group.is_balanced() and group.values() == wanted for group in groups)  # noqa: E731
-    poll_until("the first records", groups, settled)
+    poll_until("the first records", groups, lambda: all(group.values() == wanted for group in groups))
     for group in groups:
         group.commit()
     before = [group.state() for group in groups]
