@@ -42,7 +42,7 @@ mod state;
 
 pub use config::{Clock, Config, SystemClock};
 pub use entry::Issuer;
-pub use replica::{Applied, Polled, Replica, View};
+pub use replica::{Applied, Polled, Proposed, Replica, View};
 
 /// A deterministic state machine: the same commands in the same order give the same state and the same outcomes on
 /// every replica. It does no I/O and reads no clock. Clones must be cheap (persistent maps): every entry makes one.

@@ -129,15 +129,21 @@ struct Shared<M> {
 }
 
 enum Message<M: Machine> {
-    Propose(Proposal<M::Outcome>),
+    /// In this order, and with nothing in between.
+    Propose(Vec<Proposal<M::Outcome>>),
     Refresh(oneshot::Sender<Result<Arc<View<M>>, Error>>),
 }
+
+/// A command, and who is told early ([`Replica::propose_early`]).
+pub type Proposed<O> = (Bytes, Option<oneshot::Sender<O>>);
+
+type Answer<O> = Result<Applied<O>, Error>;
 
 struct Proposal<O> {
     command: Bytes,
     /// When the proposer has waited enough for a command that was not sent.
     until: Instant,
-    answer: oneshot::Sender<Result<Applied<O>, Error>>,
+    answer: oneshot::Sender<Answer<O>>,
     /// Told the likely outcome as soon as its entry is created.
     early: Option<oneshot::Sender<O>>,
     _room: OwnedSemaphorePermit,
@@ -241,7 +247,7 @@ impl<M: Machine> Replica<M> {
     /// Dropping the future does not take the command back. Only [`Error::Unknown`] leaves open whether the command
     /// takes effect; after every other error it does not.
     pub async fn propose(&self, command: Bytes) -> Result<Applied<M::Outcome>, Error> {
-        self.propose_with(command, None).await
+        self.propose_one((command, None)).await
     }
 
     /// The same; and `early` is told the outcome as soon as the command's entry is created, a request before it is known that
@@ -251,32 +257,65 @@ impl<M: Machine> Replica<M> {
         command: Bytes,
         early: oneshot::Sender<M::Outcome>,
     ) -> Result<Applied<M::Outcome>, Error> {
-        self.propose_with(command, Some(early)).await
+        self.propose_one((command, Some(early))).await
     }
 
-    async fn propose_with(
+    async fn propose_one(&self, command: Proposed<M::Outcome>) -> Result<Applied<M::Outcome>, Error> {
+        self.propose_together(vec![command]).await.pop().expect("one answer for each command")
+    }
+
+    /// The same for several commands, which are queued in this order with nothing in between: in one entry, if they fit one.
+    /// In the order of `commands`.
+    pub async fn propose_together(
         &self,
-        command: Bytes,
-        early: Option<oneshot::Sender<M::Outcome>>,
-    ) -> Result<Applied<M::Outcome>, Error> {
+        commands: Vec<Proposed<M::Outcome>>,
+    ) -> Vec<Result<Applied<M::Outcome>, Error>> {
+        let count = commands.len();
+        let answers = match self.enqueue(commands).await {
+            Ok(answers) => answers,
+            Err(error) => return (0..count).map(|_| Err(error.clone())).collect(),
+        };
+        let mut answered = Vec::with_capacity(count);
+        for answer in answers {
+            let ended = |_| Err(Error::Unknown("the replica ended abruptly".into()));
+            answered.push(answer.await.unwrap_or_else(ended));
+        }
+        answered
+    }
+
+    /// All of them, or none.
+    async fn enqueue(
+        &self,
+        commands: Vec<Proposed<M::Outcome>>,
+    ) -> Result<Vec<oneshot::Receiver<Answer<M::Outcome>>>, Error> {
         let limit_bytes = self.inner.config.command_bytes_max();
-        if command.len() > limit_bytes {
+        if let Some((command, _)) = commands.iter().find(|(command, _)| command.len() > limit_bytes) {
             return Err(Error::TooLarge { bytes: command.len(), limit_bytes });
         }
         let until = Instant::now() + self.inner.config.operation_timeout;
-        let bytes = command_bytes(&command) as u32;
-        let room = match timeout_at(until, self.inner.room.clone().acquire_many_owned(bytes)).await {
+        let bytes = commands.iter().map(|(command, _)| command_bytes(command)).sum::<usize>();
+        if bytes > self.inner.config.queue_bytes_max {
+            return Err(Error::TooLarge { bytes, limit_bytes: self.inner.config.queue_bytes_max });
+        }
+        let room = self.inner.room.clone().acquire_many_owned(bytes as u32);
+        let mut room = match timeout_at(until, room).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => return Err(self.ended()),
             Err(_) => return Err(Error::Unavailable("the queue of commands stayed full".into())),
         };
-        let (answer, answered) = oneshot::channel();
-        let message = Message::Propose(Proposal { command, until, answer, early, _room: room });
-        if self.inner.messages.send(message).await.is_err() {
+        let mut answers = Vec::with_capacity(commands.len());
+        let mut proposals = Vec::with_capacity(commands.len());
+        for (command, early) in commands {
+            let (answer, answered) = oneshot::channel();
+            let own = room.split(command_bytes(&command)).expect("there is room for all of them");
+            proposals.push(Proposal { command, until, answer, early, _room: own });
+            answers.push(answered);
+        }
+        if self.inner.messages.send(Message::Propose(proposals)).await.is_err() {
             return Err(self.ended());
         }
         self.inner.pressing.notify_one();
-        answered.await.unwrap_or_else(|_| Err(Error::Unknown("the replica ended abruptly".into())))
+        Ok(answers)
     }
 
     /// A view that holds at least every entry that was committed before the call.
@@ -466,21 +505,26 @@ impl<M: Machine> Actor<M> {
 
     fn take_in(&mut self, message: Message<M>) {
         match message {
-            Message::Propose(proposal) => self.queue.push_back(proposal),
+            Message::Propose(proposals) => self.queue.extend(proposals),
             Message::Refresh(answer) => self.refreshes.push(answer),
         }
     }
 
     /// An error is the end.
     async fn work(&mut self) -> Result<(), Error> {
-        if !self.refreshes.is_empty() {
+        let (now, due) = (Instant::now(), self.poll_due);
+        // Commits are polls as well, but those that fail are none: then the lease must not wait for them.
+        let overdue = now >= due + self.log.config.poll_interval;
+        if !self.refreshes.is_empty() || overdue {
             self.poll().await?;
-        } else if self.queue.is_empty() && Instant::now() >= self.poll_due {
+        } else if self.queue.is_empty() && now >= due {
             let pressing = self.pressing.clone();
+            // Of what was taken in already.
+            let _ = pressing.notified().now_or_never();
             tokio::select! {
                 polled = self.poll() => polled?,
-                // A commit is a poll as well; after anything else this one is made again.
-                () = pressing.notified() => self.poll_due = Instant::now(),
+                // It is as due as it was.
+                () = pressing.notified() => self.poll_due = due,
             }
         }
         if !self.queue.is_empty() {
@@ -735,7 +779,7 @@ impl<M: Machine> Actor<M> {
         fail(self.queue.drain(..).collect(), &reason);
         while let Some(message) = self.inbox.recv().await {
             match message {
-                Message::Propose(proposal) => fail(vec![proposal], &reason),
+                Message::Propose(proposals) => fail(proposals, &reason),
                 Message::Refresh(answer) => self.refreshes.push(answer),
             }
         }

@@ -54,12 +54,15 @@ pub async fn create(broker: &Broker, specs: Vec<TopicSpec>) -> Vec<Result<Arc<To
         false => spec,
     });
     let mut results = broker.metadata.create_topics(placed.collect()).await;
-    for (spec, result) in specs.into_iter().zip(&mut results) {
-        let misplaced = matches!(result, Err(CreateTopicError::Rejected(TopicRejection::Assignment(_))));
-        // Who was to lead has left meanwhile.
-        if misplaced && spec.leaders.is_empty() {
-            *result = broker.metadata.create_topics(vec![spec]).await.remove(0);
-        }
+    // Who was to lead has left meanwhile.
+    let misplaced = |result: &Result<_, CreateTopicError>| {
+        matches!(result, Err(CreateTopicError::Rejected(TopicRejection::Assignment(_))))
+    };
+    let again = specs.into_iter().zip(&mut results);
+    let (again, refused): (Vec<_>, Vec<_>) =
+        again.filter(|(spec, result)| spec.leaders.is_empty() && misplaced(result)).unzip();
+    for (result, now) in refused.into_iter().zip(broker.metadata.create_topics(again).await) {
+        *result = now;
     }
     results
 }
@@ -79,12 +82,15 @@ pub async fn grow(
         _ => grown,
     });
     let mut results = broker.metadata.create_partitions(placed.collect()).await;
-    for (grown, result) in growing.into_iter().zip(&mut results) {
-        let misplaced = matches!(result, Err(CreatePartitionsError::Rejected(GrowRejection::Assignment(_))));
-        // Who was to lead has left meanwhile, or somebody else has made the topic larger.
-        if misplaced && grown.leaders.is_empty() {
-            *result = broker.metadata.create_partitions(vec![grown]).await.remove(0);
-        }
+    // Who was to lead has left meanwhile, or somebody else has made the topic larger.
+    let misplaced = |result: &Result<_, CreatePartitionsError>| {
+        matches!(result, Err(CreatePartitionsError::Rejected(GrowRejection::Assignment(_))))
+    };
+    let again = growing.into_iter().zip(&mut results);
+    let (again, refused): (Vec<_>, Vec<_>) =
+        again.filter(|(grown, result)| grown.leaders.is_empty() && misplaced(result)).unzip();
+    for (result, now) in refused.into_iter().zip(broker.metadata.create_partitions(again).await) {
+        *result = now;
     }
     results
 }

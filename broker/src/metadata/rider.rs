@@ -5,14 +5,14 @@
 //!   in the same entry or in a later one; should it ever come first, it is rejected, as H1 of [`moves`](super::moves) says.
 //! - **R2** Whoever registered it learns its outcome, or takes it back before it was sent; never neither.
 
-use futures::future::join_all;
 use parking_lot::Mutex;
 use s3stream::StreamId;
 use s3stream::metadata::Commit;
 use tokio::sync::oneshot;
 
 use super::command::{Command, Handed};
-use super::{Early, Error, Metadata, MoveRejection};
+use super::streams::carried_out;
+use super::{Early, Error, Handing, Metadata, MoveRejection, moved};
 
 /// What became of each partition of a hand-over.
 pub type Moved = Result<Vec<Result<(), MoveRejection>>, Error>;
@@ -84,16 +84,29 @@ impl Metadata {
     /// Commits, and sends what rides with it right behind.
     pub(super) async fn commit_with_riders(&self, commit: Commit) -> Result<(), s3stream::metadata::Error> {
         let riders = self.boarding(&commit);
-        let commit = self.carry_out(Command::CommitObjects { commit });
+        let commit = Command::CommitObjects { commit };
         if riders.is_empty() {
-            return commit.await;
+            return self.carry_out(commit).await;
         }
-        let rides = riders.into_iter().map(|rider| async move {
-            // Nobody waits any more only if the process ends.
-            let _ = rider.outcome.send(self.hand_over(rider.moves, rider.early).await);
-        });
-        // In this order: what is polled first is queued first.
-        let (committed, _) = futures::join!(commit, join_all(rides));
-        committed
+        let moves: Vec<Handed> = riders.iter().flat_map(|rider| &rider.moves).cloned().collect();
+        let _handing = Handing::begin(&self.handing, &moves);
+        let mut commands = vec![(commit.encode().into(), None)];
+        let mut outcomes = Vec::with_capacity(riders.len());
+        for Rider { moves, outcome, early, .. } in riders {
+            match self.registered() {
+                Ok(by) => {
+                    commands.push((Command::HandOver { by, moves }.encode().into(), Some(early)));
+                    outcomes.push(outcome);
+                }
+                // Nobody waits any more only if the process ends.
+                Err(error) => drop(outcome.send(Err(error))),
+            }
+        }
+        let mut answers = self.replica.propose_together(commands).await.into_iter();
+        let committed = answers.next().expect("one answer for each command");
+        for (answer, outcome) in answers.zip(outcomes) {
+            let _ = outcome.send(self.proposed(answer).and_then(moved));
+        }
+        carried_out(self.proposed(committed))
     }
 }

@@ -11,6 +11,7 @@ use s3stream::metadata::{Commit, Error, Located, Replacement, StreamId, StreamVi
 use wal::{Incarnation, Position};
 
 use super::Metadata;
+use super::apply::Outcome;
 use super::command::Command;
 
 #[async_trait]
@@ -65,12 +66,17 @@ impl StreamMetadata for Metadata {
 
 impl Metadata {
     pub(super) async fn carry_out(&self, command: Command) -> Result<(), Error> {
-        self.propose(&command).await.map(drop).map_err(|error| match error {
-            super::Error::Conflict(reason) => Error::Conflict(reason),
-            super::Error::Refused(reason) => Error::Rejected(reason),
-            super::Error::Unavailable(reason) | super::Error::Unknown(reason) => Error::Unavailable(reason),
-            // Nothing that this process asks for can succeed any more: for the storage engine the same as a fence.
-            super::Error::Fenced(reason) | super::Error::Failed(reason) => Error::Fenced(reason),
-        })
+        carried_out(self.propose(&command).await)
     }
+}
+
+/// What came of a command, as the storage engine is told.
+pub(super) fn carried_out(outcome: Result<Outcome, super::Error>) -> Result<(), Error> {
+    outcome.map(drop).map_err(|error| match error {
+        super::Error::Conflict(reason) => Error::Conflict(reason),
+        super::Error::Refused(reason) => Error::Rejected(reason),
+        super::Error::Unavailable(reason) | super::Error::Unknown(reason) => Error::Unavailable(reason),
+        // Nothing that this process asks for can succeed any more: for the storage engine the same as a fence.
+        super::Error::Fenced(reason) | super::Error::Failed(reason) => Error::Fenced(reason),
+    })
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use bytes::Bytes;
-use faults::FaultStore;
+use faults::{Fault, FaultStore, Operation, Rule};
 use metalog::{Applying, Config, Error, Issuer, Machine, Replica};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -221,6 +221,52 @@ async fn a_poll_that_nobody_asked_for_gives_way_to_a_command() {
     let mut polls = replica.polls();
     polls.borrow_and_update();
     polls.changed().await.unwrap();
+    replica.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_are_proposed_together_share_an_entry() {
+    let store = memory();
+    let replica = open(&store, Config::default()).await;
+    for round in 0..200 {
+        let commands = (0..3).map(|i| (command(0, round * 3 + i), None)).collect();
+        let numbers: Vec<u64> = replica
+            .propose_together(commands)
+            .await
+            .into_iter()
+            .map(|applied| applied.expect("committed").number)
+            .collect();
+        assert_eq!(numbers, [round as u64 + 1; 3]);
+    }
+    replica.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_fail_one_after_the_other_keep_nobody_from_polling() {
+    let faulty = Arc::new(FaultStore::in_memory(3));
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let times = Duration::from_millis(400);
+    let config = Config { request_timeout: times, operation_timeout: times, ..Config::default() };
+    let replica = open(&store, config.clone()).await;
+    faulty.add(Rule::new(Operation::Put, Fault::Refuse).under("meta/log"));
+    let proposing = (0..3).map(|by| {
+        let replica = replica.clone();
+        tokio::spawn(async move {
+            // Some always wait while those before them fail.
+            tokio::time::sleep(times / 4 * by as u32).await;
+            loop {
+                assert!(replica.propose(command(by, 0)).await.is_err());
+            }
+        })
+    });
+    let proposing: Vec<_> = proposing.collect();
+    let mut polls = replica.polls();
+    for _ in 0..10 {
+        polls.borrow_and_update();
+        let polled = tokio::time::timeout(config.poll_interval * 4, polls.changed()).await;
+        polled.expect("a lease can be kept").expect("the replica lives");
+    }
+    proposing.iter().for_each(tokio::task::JoinHandle::abort);
     replica.close().await;
 }
 
