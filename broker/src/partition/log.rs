@@ -120,9 +120,10 @@ pub enum AppendError {
     /// given back, for another admission.
     #[error("{detail}")]
     NoRoom { batch: Box<Checked>, detail: String },
-    /// The partition is being handed over. The batch is given back, for when it is decided whether that came about.
+    /// The partition is being handed over. The batch and its room are given back, for when it is decided whether that came
+    /// about.
     #[error("the partition is on its way to another broker")]
-    Leaving { batch: Box<Checked>, leaving: Leaving },
+    Leaving { batch: Box<Checked>, admission: Admission, leaving: Leaving },
     /// Another broker leads the partition.
     #[error("the partition went to another broker")]
     Left,
@@ -278,7 +279,7 @@ impl Partition {
             Standing::Leaving(leaving) => {
                 let leaving = leaving.clone();
                 core.state.turned_away(now_ms, &checked.header);
-                return Err(AppendError::Leaving { batch: Box::new(checked), leaving });
+                return Err(AppendError::Leaving { batch: Box::new(checked), admission, leaving });
             }
             Standing::Left => return Err(AppendError::Left),
             Standing::Deleted => return Err(AppendError::Deleted),
@@ -343,7 +344,8 @@ impl Partition {
         loop {
             let admission = self.storage.admit(checked.bytes.len()).await?;
             match self.append(super::wall_clock_ms(), checked, admission) {
-                Err(AppendError::Leaving { batch, leaving }) => {
+                Err(AppendError::Leaving { batch, admission, leaving }) => {
+                    drop(admission);
                     checked = *batch;
                     leaving.decided.cancelled().await;
                 }
