@@ -18,9 +18,11 @@
 //!   the one before it is there, and what is told to go elsewhere is told so behind that.
 //! - **K3** A batch that may have been taken is never answered as one that was not: its time is up. A producer may send what was
 //!   refused under another sequence number; what may be there it must not.
-//! - **K4** What is held is bounded: it keeps its room in the log cache, and is held no longer than the producer waits. At most
-//!   [`Limits::forwards_max`](crate::partition::handover::Limits::forwards_max) requests are sent on at a time; the others are
-//!   told who leads, as they would be without any of this.
+//! - **K4** What is held is bounded: it keeps its room in the log cache, for twice
+//!   [`Limits::stopped_max`](crate::partition::handover::Limits::stopped_max) at most, so that a next leader that hangs does not take it
+//!   from others for as long as producers have patience. At most
+//!   [`Limits::forwards_max`](crate::partition::handover::Limits::forwards_max) requests are sent on at a time. The others are told who
+//!   leads, as they would be without any of this.
 //!
 //! # Retries
 //! None: the producer's own.
@@ -76,6 +78,7 @@ pub(super) struct Held {
     pub partition: Arc<Partition>,
     pub leaving: Leaving,
     pub records: Bytes,
+    pub since: Instant,
     /// Its room in the log cache (K4).
     pub _room: Admission,
     /// Requests that may be sent on.
@@ -99,7 +102,8 @@ type Place = (Uuid, i32);
 pub(super) async fn send_on(held: Vec<Held>, deadline: Instant) -> Vec<Sent> {
     let mut by_next: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (at, one) in held.iter().enumerate() {
-        if timeout_at(deadline, one.leaving.told.cancelled()).await.is_err() {
+        let until = deadline.min(one.since + one.partition.handover().stopped_max);
+        if timeout_at(until, one.leaving.told.cancelled()).await.is_err() {
             continue;
         }
         match one.partition.current_leader() {
@@ -122,13 +126,15 @@ pub(super) async fn send_on(held: Vec<Held>, deadline: Instant) -> Vec<Sent> {
 }
 
 async fn to_next(next: u32, batches: &[&Held], deadline: Instant) -> Vec<Sent> {
-    let image = batches[0].partition.metadata().image();
-    let (Some(broker), Ok(_turn)) = (image.broker(next), batches[0].forwards.try_acquire()) else {
+    let first = batches[0];
+    let image = first.partition.metadata().image();
+    let until = deadline.min(first.since + 2 * first.partition.handover().stopped_max);
+    let (Some(broker), Ok(_turn)) = (image.broker(next), first.forwards.try_acquire()) else {
         return batches.iter().map(|_| Sent::NotTaken).collect();
     };
     let places = batches.iter().map(|held| (held.partition.topic_id, held.partition.index)).collect();
     let records = batches.iter().map(|held| held.records.clone()).collect();
-    send(&broker.listener, places, records, deadline).await
+    send(&broker.listener, places, records, until).await
 }
 
 /// Sends `records` to the broker that listens there.

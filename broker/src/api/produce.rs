@@ -321,7 +321,8 @@ impl Placing<'_> {
                 Err(AppendError::Leaving { batch, admission, leaving }) => {
                     let (records, forwards) =
                         (batch.bytes.freeze(), self.broker.partitions.forwards().clone());
-                    let held = Held { partition, leaving, records, _room: admission, forwards };
+                    let since = Instant::now();
+                    let held = Held { partition, leaving, records, since, _room: admission, forwards };
                     return Err(Unplaced::Leaving(Box::new(held)));
                 }
                 Err(why) => {

@@ -538,6 +538,11 @@ impl Partition {
         }
     }
 
+    /// Bounds of its hand-over.
+    pub fn handover(&self) -> &super::handover::Limits {
+        &self.config.handover
+    }
+
     /// Whether this broker still leads the partition, under the same leader epoch.
     pub fn is_led(&self) -> bool {
         let image = self.metadata.image();
