@@ -89,12 +89,24 @@ impl Image {
         Standing { naming, owner }
     }
 
+    /// Whether a recovery may still come by this object: a slot at or beyond the trim point of a log that is not
+    /// recovered. A commit in several entries names slots before it moves the trim point; to the recovery that goes on for
+    /// one that died in between, a slot that is missing would be the log's end (O2, O5).
+    fn is_walked(&self, id: ObjectId) -> bool {
+        let ObjectId::Slot { owner, slot } = id else { return false };
+        self.lives.get(&owner).is_some_and(|life| slot >= life.trim.0)
+    }
+
     /// See [`Catalog::garbage`], as of entry `number`.
     pub fn due_garbage(&self, number: u64, look: &Look) -> Due {
         let mut due = Due { state: number, ..Due::default() };
         let from = look.from.map_or(Bound::Unbounded, Bound::Included);
         let mut garbage = self.garbage.range((from, Bound::Unbounded));
         for (id, Garbage { since, since_ms, .. }) in garbage.by_ref().take(look.limit) {
+            if self.is_walked(*id) {
+                // Falls due by the entry that moves the trim point: what has changed is looked at again.
+                continue;
+            }
             let aged = look.aged.filter(|aged| *since <= aged.state);
             let wait_ms = aged.map(|aged| since_ms.saturating_sub(aged.since_ms_max));
             if look.known.is_some_and(|known| *since <= known) || wait_ms.is_some_and(|wait| wait <= 0) {

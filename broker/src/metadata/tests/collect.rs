@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use s3stream::gc::rules::{Alive, Dead, Verdict, judge};
-use s3stream::gc::{Aged, Look, Naming, Owner, Standing};
+use s3stream::gc::{Aged, Due, Look, Naming, Owner, Standing};
 
 use super::*;
 
@@ -634,4 +634,29 @@ fn garbage_falls_due_by_its_age_or_by_what_is_known() {
     let third = Some(objects[2].id);
     assert_eq!(stretch(None, 2), (2, third), "there is more");
     assert_eq!(stretch(third, 2), (1, None));
+}
+
+/// A recovery that commits in several entries dies after the first, and the topic of what it named is deleted: the next
+/// one still comes by that slot.
+#[test]
+fn a_slot_that_a_recovery_may_still_come_by_is_not_due() {
+    let mut log = Log::formatted();
+    let of = log.serving(1);
+    let topic = log.topic(of, "t", 1);
+    let by = log.serving(2);
+    log.apply(Command::Fence { by, of }).unwrap();
+    let named = slot(of, 0, &[part(topic.partitions[0].log, 0, 1)]);
+    let first = commit(of, 0, std::slice::from_ref(&named));
+    log.apply(Command::CommitRecovered { by, of, from: Position(0), commit: first, last: false }).unwrap();
+    log.apply(Command::DeleteTopics { by, topics: vec![topic.id] }).unwrap();
+    let known = Some(log.number);
+    let due =
+        |log: &Log| log.image.due_garbage(log.number, &Look { from: None, limit: 9, known, aged: None });
+    assert_eq!(
+        due(&log),
+        Due { state: log.number, ..Due::default() },
+        "it would pass for the end of the log"
+    );
+    log.recovered(by, of);
+    assert_eq!(due(&log).objects, [named.id]);
 }
