@@ -116,7 +116,8 @@ pub mod peer {
                 seeds.push([vec![1], answer.encode()].concat());
             }
         }
-        for ask in [Ask::State { traffic: true }, Ask::SetDraining { broker: 3, draining: true }] {
+        let forsake = Ask::Forsake(life(3));
+        for ask in [Ask::State { traffic: true }, Ask::SetDraining { broker: 3, draining: true }, forsake] {
             seeds.push([vec![2], ask.encode()].concat());
         }
         let member = |id| Member {

@@ -14,6 +14,7 @@ use kafka_protocol::messages::{
 };
 use tokio::time::Instant;
 use uuid::Uuid;
+use wal::Incarnation;
 
 use super::client::{Client, Connect, check, topic_name};
 use super::output;
@@ -45,6 +46,11 @@ enum ClusterCommand {
     /// Let a broker that was drained lead partitions again
     #[command(after_help = "Example:\n  ottla cluster undrain 2")]
     Undrain(Undrain),
+    /// Give up the log of a dead broker whose volume is lost for good, so that its partitions are led again
+    #[command(
+        after_help = "What was acknowledged on that volume and not uploaded from it is lost, once and for all. Where the volume can still be attached to any machine, its log is recovered instead: see --wal-attach. The broker's log and `ottla metalog dump` say which epoch is waited for.\n\nExample:\n  ottla cluster forsake 3 17 --accept-loss"
+    )]
+    Forsake(Forsake),
     /// Move partitions so that brokers have equal shares, by number and by load
     #[command(
         after_help = "Nothing is copied: a partition pauses for a fraction of a second and is led by another broker.\n\nExamples:\n  ottla cluster rebalance --dry-run\n  ottla cluster rebalance --observe 30s"
@@ -78,6 +84,19 @@ struct Undrain {
 }
 
 #[derive(Debug, Args)]
+struct Forsake {
+    /// The broker's id
+    broker: u32,
+    /// The epoch of its life that left the log
+    epoch: u64,
+    /// Yes, what is only in that log is to be lost
+    #[arg(long, required = true)]
+    accept_loss: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
 struct Rebalance {
     /// Only say what would move
     #[arg(long)]
@@ -94,6 +113,7 @@ pub async fn run(cluster: Cluster) -> anyhow::Result<()> {
         ClusterCommand::Status(arguments) => status(arguments).await,
         ClusterCommand::Drain(arguments) => drain(arguments).await,
         ClusterCommand::Undrain(arguments) => undrain(arguments).await,
+        ClusterCommand::Forsake(arguments) => forsake(arguments).await,
         ClusterCommand::Rebalance(arguments) => rebalance(arguments).await,
     }
 }
@@ -180,6 +200,19 @@ async fn undrain(arguments: Undrain) -> anyhow::Result<()> {
     set_draining(&mut client, arguments.broker, false).await?;
     let mut out = output::stdout();
     writeln!(out, "broker {} may lead partitions again, and gets its share soon", arguments.broker)?;
+    Ok(out.flush()?)
+}
+
+async fn forsake(arguments: Forsake) -> anyhow::Result<()> {
+    let Forsake { broker, epoch, .. } = arguments;
+    let mut client = Client::new(&arguments.connect);
+    let state = client.cluster_state(Ask::Forsake(Incarnation { broker, epoch })).await?;
+    check(state.error_code as i16, || format!("broker {broker}"), Some(&state.error_message))?;
+    let mut out = output::stdout();
+    writeln!(
+        out,
+        "the log of broker {broker} epoch {epoch} is given up; its partitions go on without what was only there"
+    )?;
     Ok(out.flush()?)
 }
 

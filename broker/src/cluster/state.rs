@@ -1,4 +1,5 @@
-//! What `ottla cluster` asks a broker: the state of the cluster as that broker knows it, and to have a broker emptied.
+//! What `ottla cluster` asks a broker: the state of the cluster as that broker knows it, to have a broker emptied, and to give
+//! up a log that is lost.
 //!
 //! API key 32701, version 0, in frames and primitives like those of [`wire`](super::wire); any broker answers.
 //!
@@ -6,8 +7,9 @@
 //!
 //! | field | bytes |
 //! |---|---|
-//! | what: 0 the state, 1 with the traffic of what the broker leads, 2 empty a broker, 3 let it have partitions again | 1 |
-//! | broker id, for 2 and 3; otherwise 0 | 4 |
+//! | what: 0 the state, 1 with the traffic of what the broker leads, 2 empty a broker, 3 let it have partitions again, 4 give up the log of a life | 1 |
+//! | broker id, for 2, 3 and 4; otherwise 0 | 4 |
+//! | epoch, for 4 alone | 8 |
 //!
 //! Answer:
 //!
@@ -21,16 +23,18 @@
 //! | brokers: count, then [`Member`] each, by id | 4, … |
 //! | traffic: count, then [`Traffic`] each; at most [`TRAFFIC_MAX`] | 4, 36 each |
 //!
-//! The state is what any client may know of the cluster. Who may have a broker emptied is a question of authorization, which
-//! there is none of yet: as with the deletion of a topic, whoever reaches the listener may.
+//! The state is what any client may know of the cluster. Who may have a broker emptied or a log given up is a question of
+//! authorization, which there is none of yet: as with the deletion of a topic, whoever reaches the listener may.
 
 use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
+use wal::Incarnation;
 
 use crate::api::error;
 use crate::broker::Broker;
+use crate::failover::recovery;
 use crate::metadata::codec::{Malformed, Reader, Writer};
 use crate::metadata::image::Image;
 
@@ -47,8 +51,15 @@ const MEMBER_BYTES_MIN: usize = 26;
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    State { traffic: bool },
-    SetDraining { broker: u32, draining: bool },
+    State {
+        traffic: bool,
+    },
+    SetDraining {
+        broker: u32,
+        draining: bool,
+    },
+    /// The life is fenced and its log is lost: its partitions go on without what was only there.
+    Forsake(Incarnation),
 }
 
 /// What a broker is about.
@@ -118,9 +129,13 @@ impl Ask {
         let (what, broker) = match self {
             Ask::State { traffic } => (u8::from(traffic), 0),
             Ask::SetDraining { broker, draining } => (if draining { 2 } else { 3 }, broker),
+            Ask::Forsake(of) => (4, of.broker),
         };
         to.u8(what);
         to.u32(broker);
+        if let Ask::Forsake(of) = self {
+            to.u64(of.epoch);
+        }
         to.0
     }
 
@@ -130,6 +145,7 @@ impl Ask {
         let ask = match (what, broker) {
             (0 | 1, 0) => Ask::State { traffic: what == 1 },
             (2 | 3, broker) => Ask::SetDraining { broker, draining: what == 2 },
+            (4, broker) => Ask::Forsake(Incarnation { broker, epoch: from.u64()? }),
             _ => return Err(from.malformed("an unknown request")),
         };
         from.end()?;
@@ -213,10 +229,11 @@ pub async fn answer(broker: &Broker, ask: Ask) -> ClusterState {
     let outcome = match ask {
         Ask::State { .. } => Ok(()),
         Ask::SetDraining { broker: id, draining } => broker.metadata.set_draining(id, draining).await,
+        Ask::Forsake(of) => recovery::forsake(&broker.metadata, of).await,
     };
     let (error_code, error_message) = match outcome {
         Ok(()) => (0, "".into()),
-        // That broker does not live.
+        // There is no such broker, or not in that state.
         Err(why @ crate::metadata::Error::Conflict(_)) => {
             (ResponseError::BrokerIdNotRegistered.code() as u16, why.to_string().into())
         }
@@ -314,6 +331,10 @@ mod tests {
         assert_eq!(hex(&Ask::State { traffic: true }.encode()), "0100000000");
         assert_eq!(hex(&Ask::SetDraining { broker: 7, draining: false }.encode()), "0307000000");
         assert_eq!(
+            hex(&Ask::Forsake(Incarnation { broker: 7, epoch: 8 }).encode()),
+            "04070000000800000000000000"
+        );
+        assert_eq!(
             hex(&state().encode()),
             "660002006e6f0100630300000004000000000000000105000000010000000600000007000000000000000100680800010100\
              7202090000000a00000001000000\
@@ -323,11 +344,13 @@ mod tests {
 
     #[test]
     fn what_is_cut_or_changed_is_refused_or_another() {
-        for ask in [Ask::State { traffic: false }, Ask::SetDraining { broker: 9, draining: true }] {
+        let forsake = Ask::Forsake(Incarnation { broker: 9, epoch: 10 });
+        for ask in [Ask::State { traffic: false }, Ask::SetDraining { broker: 9, draining: true }, forsake] {
             assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
         }
+        assert!(Ask::decode(&forsake.encode()[..12]).is_err());
         assert!(Ask::decode(&[0, 1, 0, 0, 0]).is_err());
-        assert!(Ask::decode(&[4, 0, 0, 0, 0]).is_err());
+        assert!(Ask::decode(&[5, 0, 0, 0, 0]).is_err());
         let bytes = state().encode();
         assert_eq!(ClusterState::decode(&bytes), Ok(state()));
         for length in 0..bytes.len() {

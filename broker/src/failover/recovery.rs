@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use s3stream::StreamMetadata;
 use tokio::time::Instant;
+use wal::uri::Target;
 use wal::{Incarnation, Medium, Uri, Vacated};
 
 use crate::media::{Media, Opened};
-use crate::metadata::Metadata;
+use crate::metadata::{Error, Metadata};
 use crate::store::Purpose;
 
 /// Between two attempts after another recoverer went first.
@@ -49,6 +50,42 @@ impl fmt::Display for Recovered {
             Recovered::Elsewhere => formatter.write_str("another broker recovered what it left"),
         }
     }
+}
+
+/// Gives up the log of the fenced life `of`, which nobody will ever read again: its partitions go on from what was uploaded. What
+/// was acknowledged and is only in that log is lost, by the word of whoever asks. [`Error::Conflict`] if there is no such
+/// life or it is not fenced, [`Error::Refused`] if its log is in the bucket, where a log cannot be lost.
+///
+/// Returns when nothing can be acknowledged on it any more and its partitions are placed: after a lease at most.
+pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> {
+    let image = metadata.refresh().await?;
+    let Some(life) = image.life(of).filter(|life| life.fenced) else {
+        let waiting: Vec<String> = image
+            .lives()
+            .filter(|(_, life)| life.fenced)
+            .map(|(of, life)| format!("broker {} epoch {} ({})", of.broker, of.epoch, life.wal_uri))
+            .collect();
+        let waiting = if waiting.is_empty() { "none".to_owned() } else { waiting.join(", ") };
+        return Err(Error::Conflict(format!(
+            "the log of broker {} epoch {} is not waited for; logs that are: {waiting}",
+            of.broker, of.epoch
+        )));
+    };
+    if matches!(Uri(life.wal_uri.to_string()).target(), Ok(Target::Object { .. })) {
+        return Err(Error::Refused(format!(
+            "the log of broker {} epoch {} is in the bucket, as {}: restore what is damaged of it from a copy, and it is recovered",
+            of.broker, of.epoch, life.wal_uri
+        )));
+    }
+    tokio::time::sleep(life.lease + margin(life.lease)).await;
+    metadata.forsake(of, life.trim).await?;
+    tracing::warn!(
+        broker = of.broker,
+        epoch = of.epoch,
+        "{} was given up on request: what was acknowledged and not uploaded from it is lost",
+        life.wal_uri
+    );
+    Ok(())
 }
 
 /// What two clocks may disagree about over the time of a lease: a tenth of it, and a little.

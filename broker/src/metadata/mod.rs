@@ -537,6 +537,14 @@ impl Metadata {
         self.propose(&Command::SetDraining { by, broker, draining }).await.map(drop)
     }
 
+    /// Ends the recovery of the fenced life `of` at its trim point `from`, whatever its log holds beyond. [`Error::Conflict`] if
+    /// that moved, or nothing of it is left to recover.
+    pub async fn forsake(&self, of: Incarnation, from: wal::Position) -> Result<(), Error> {
+        let by = self.registered()?;
+        let commit = s3stream::metadata::Commit { owner: of, objects: Vec::new(), wal_trim: from };
+        self.propose(&Command::CommitRecovered { by, of, from, commit, last: true }).await.map(drop)
+    }
+
     /// Gives partitions of this broker away (H1 to H4). In the order of `moves`, which are at most
     /// [`MOVES_PER_COMMAND_MAX`]. `early` is told which of them will have gone as soon as the entry is written, a request before
     /// it is known that it counts; nothing but advice may follow from it.

@@ -221,9 +221,13 @@ async fn brokers_of_other_clusters_and_other_lives_are_told_so() {
     assert_eq!(broker.broker.peers.status(), []);
     // Behaviour 8, of keys that Kafka does not have.
     let good = right.encode();
-    let mut unknown_flag = good.clone();
-    unknown_flag[16 + 12 + 12 + 8 + 8] = 0xff;
-    for body in [&good[..good.len() - 1], &[&good[..], &[0]].concat(), &unknown_flag, &[]] {
+    let (mut later, mut too_long) = (good.clone(), good.clone());
+    later[16 + 12 + 12 + 8 + 8] |= 0xe0;
+    later.push(0);
+    too_long.resize(good.len() + wire::LATER_BYTES_MAX + 1, 0);
+    client.send_raw(&wire::request(wire::HEARTBEAT, 6, "test", &later)).await;
+    assert!(client.receive_frame().await.is_some(), "a later version is heard out");
+    for body in [&good[..good.len() - 1], &too_long, &[]] {
         let mut client = broker.connect().await;
         client.send_raw(&wire::request(wire::HEARTBEAT, 5, "test", body)).await;
         client.closed().await;

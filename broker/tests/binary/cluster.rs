@@ -7,7 +7,7 @@ use faults::{Fault, Operation, Rule};
 
 use crate::faults::store::behind_a_proxy;
 use crate::load::Load;
-use crate::process::{Ottla, Storage, installed, source};
+use crate::process::{Ottla, Storage, installed, run, source, wait_for};
 
 /// Long enough that a slow machine does not end it, short enough to be waited out.
 const LEASE: &str = "4s";
@@ -112,4 +112,47 @@ fn a_broker_that_is_taken_for_dead_during_its_start_begins_anew() {
     second.wait_until_ready();
     first.stop();
     second.stop();
+}
+
+/// A volume that is gone for good: what its broker led waits until somebody says that it is to go on without.
+#[test]
+fn a_log_that_is_lost_is_given_up_on_request_and_not_before() {
+    let mut first =
+        Ottla::new(Storage::BucketBlock).with_variable("OTTLA_LEASE", LEASE).with(&["--node-id", "1"]);
+    let mut second = first.fellow().with(&["--node-id", "2"]);
+    first.start();
+    second.start();
+    run(&mut first.cli(&["topic", "create", "spread", "--partitions", "4"]));
+    second.kill();
+    let left = first.directory.path().join(format!("wal-{}", second.port));
+    std::fs::remove_file(&left).unwrap();
+    first.wait_until_logged("fencing: it");
+    let forsake = |epoch: &str, more: &[&str]| {
+        let arguments = [&["cluster", "forsake", "2", epoch], more].concat();
+        let output = first.cli(&arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, said) = forsake("1", &[]);
+    assert!(!done && said.contains("--accept-loss"), "{said}");
+    // Only the life that is named, and only its id and epoch name it.
+    let epoch = wait_for(|| {
+        let (done, said) = forsake("1", &["--accept-loss"]);
+        assert!(!done, "epoch 1 is nobody's");
+        let waiting = said.split("logs that are: broker 2 epoch ").nth(1).ok_or(said.clone())?;
+        Ok(waiting.split(' ').next().unwrap().to_owned())
+    });
+    let led = || {
+        let status = run(&mut first.cli(&["cluster", "status"]));
+        let row = status.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = row.into_iter().find(|row| row.first() == Some(&"1")).expect("it is there");
+        row.iter().rev().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(led(), 2, "the others wait");
+    let (done, said) = forsake(&epoch, &["--accept-loss"]);
+    assert!(done, "{said}");
+    assert_eq!(led(), 4);
+    for partition in ["0", "1", "2", "3"] {
+        run(&mut first.cli(&["produce", "spread", "--partition", partition, "a record"]));
+    }
+    first.stop();
 }
