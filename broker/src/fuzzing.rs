@@ -494,7 +494,7 @@ pub mod history {
     use crate::metadata::NoteHash;
     use crate::metadata::apply::At;
     use crate::metadata::command::{
-        Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
+        Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
     };
     use crate::metadata::image::{Image, Listener};
 
@@ -545,6 +545,7 @@ pub mod history {
             rack: Some("a".into()),
             machine: "machine".into(),
             replaces: None,
+            claim: None,
         };
         let id = Uuid::from_u128(7);
         let configs = vec![("retention.ms".into(), "1000".into())];
@@ -585,7 +586,18 @@ pub mod history {
             Command::SetBrokerConfigs { by, broker: None, was: Vec::new(), shall: configs },
             Command::TrimStreams { by, trims: vec![(StreamId(0), 5)] },
             Command::AllocateProducerIds { by, count: 1000 },
-            Command::RegisterBroker(Registration { replaces: Some(2), ..registration }),
+            Command::RegisterBroker(Registration {
+                replaces: Some(2),
+                claim: Some(Claiming {
+                    volume: id,
+                    device: "".into(),
+                    blank: true,
+                    alone: true,
+                    judged: 2,
+                    gone: vec![by],
+                }),
+                ..registration
+            }),
             Command::CommitRecovered {
                 by: next,
                 of: by,

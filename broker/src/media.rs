@@ -13,11 +13,16 @@
 //!   waited out (B1). That an operator's command moved a volume proves nothing, nor does a lock on a file system that is not
 //!   known to be one machine's.
 //! - **M3** A volume that another host may still write to is not taken for our own log, and so never formatted (B2):
-//!   [`check_ours`]. Its last owner must have closed it, or have had a device as a process of this kernel, or a file on
+//!   [`check_ours`]. Whoever may write to it must have closed it, or have had a device as a process of this kernel, or a file on
 //!   a file system that one machine mounts; or the device must be able to keep that one out (persistent reservations). An
 //!   operator who knows better says so (`--wal-detached`). An equal machine id is no proof.
 //! - **M4** A process that may be on its last owner's host does not ask a device to shut that one out (P3): the lease is
 //!   waited out, and a reservation taken when the log is opened.
+//! - **M5** Who may write to a volume is not only its last owner, by its superblock, but every life that claimed it with its
+//!   registration ([`volumes`](crate::metadata::volumes)), whether its first write has come there or not, and whether it was
+//!   fenced or recovered since; and of a blank volume every life that is to format one which may be the same. A claim says
+//!   of whom it is proved that they can write no more, and those alone are forgotten: who is kept out by a reservation
+//!   may write again when that is given back.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -34,13 +39,14 @@ use wal::uri::Target;
 use wal::{Incarnation, Medium, Uri};
 
 use crate::machine;
-use crate::metadata::image::Image;
 use crate::options::{Options, WalChoice};
 use crate::store::{Purpose, Stores};
 
 mod attach;
+mod ours;
 
 pub use attach::Attach;
+pub use ours::{Judged, LastWriter, check_ours};
 
 /// Times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,30 +90,6 @@ pub struct Ours {
     volume: Option<Arc<BlockMedium>>,
     /// Who wrote it last, if it is a volume.
     pub last_owner: Option<LastOwner>,
-}
-
-/// What is known of the last owner of a volume that is to be ours (M3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastWriter {
-    /// It can write no more, nor acknowledge.
-    Gone,
-    /// It may acknowledge until its lease is over, which is waited out, and write until this process opens the log with a
-    /// reservation.
-    Leased,
-    /// It may write until the device keeps it from it, which comes when it is fenced ([`Ours::shut_out`]).
-    Reachable(Incarnation),
-}
-
-impl Ours {
-    /// Makes the device keep out the last owner, which is fenced. True if what it acknowledged is there to be read now;
-    /// otherwise its lease has to be waited out.
-    pub async fn shut_out(&self, last: Incarnation) -> bool {
-        match &self.volume {
-            // As `check_ours` found.
-            Some(volume) => shut_out(volume, last, Host::Another).await,
-            None => false,
-        }
-    }
 }
 
 async fn shut_out(volume: &BlockMedium, of: Incarnation, host: Host) -> bool {
@@ -235,98 +217,6 @@ impl Media {
     }
 }
 
-/// Whether the volume that this process has taken may become its log (M3), and what is to be done first. `detached`: the
-/// operator says that no other host can write to it. Disturbs nobody.
-///
-/// # Errors
-/// With what to do about it.
-pub fn check_ours(media: &Media, ours: &Ours, image: &Image, detached: bool) -> anyhow::Result<LastWriter> {
-    let (Some(last), Some(volume)) = (ours.last_owner, &ours.volume) else { return Ok(LastWriter::Gone) };
-    let uri = ours.medium.uri();
-    let Target::Block { path, .. } = uri.target()? else { return Ok(LastWriter::Gone) };
-    if detached {
-        volume.is_detached_elsewhere();
-    }
-    let owner = last.incarnation;
-    // Of a volume that came from elsewhere a start of this machine was told so before it registered.
-    let theirs = machine_of(image, owner, uri);
-    let known = Known {
-        released: last.released,
-        detached,
-        same_kernel: theirs.is_some_and(|theirs| machine::is_same_kernel(theirs, &media.machine))
-            && !is_regular_file(&path),
-        holds_everywhere: is_regular_file(&path) && is_one_machines(&path),
-    };
-    let host = whose_host(theirs, &media.machine);
-    let is_there = |asked: Result<(), String>| asked.inspect_err(|reason| tracing::info!("{reason}")).is_ok();
-    let prepared = || is_there(volume.prepare_to_shut_out(owner, host));
-    let can_reserve = || is_there(volume.has_reservations(owner));
-    match known.last_writer(owner, prepared, can_reserve) {
-        Some(LastWriter::Gone) => Ok(LastWriter::Gone),
-        Some(writer) => {
-            volume.rely_on_reservation();
-            Ok(writer)
-        }
-        None => bail!(
-            "the write-ahead log {uri} was last written by broker {} epoch {}, which did not close it, and nothing proves that \
-             it was on this machine as it runs now (machine and boot: {}, here {}; after a restart of the machine, or from \
-             a cloned one, or on a network's file system, nothing can): it may still write to it, and would overwrite what is \
-             acknowledged here. If that machine was only started again, or else once the volume is detached from it or it is \
-             stopped for good, start again with --wal-detached, this once",
-            owner.broker,
-            owner.epoch,
-            theirs.unwrap_or("unknown"),
-            media.machine
-        ),
-    }
-}
-
-/// The machine on which `owner` ran, which wrote the volume `uri` last. Where its broker registered last is that only if it
-/// was this life that did, or one with the same volume.
-fn machine_of<'a>(image: &'a Image, owner: Incarnation, uri: &Uri) -> Option<&'a str> {
-    let same_volume = |epoch| {
-        let life = image.life(Incarnation { broker: owner.broker, epoch });
-        life.is_some_and(|life| is_same(&Uri(life.wal_uri.to_string()), uri))
-    };
-    let info = image.broker(owner.broker)?;
-    (info.epoch == owner.epoch || same_volume(info.epoch)).then_some(&*info.machine)
-}
-
-/// What there is to judge by.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    /// The last owner closed its log.
-    released: bool,
-    /// The operator's word.
-    detached: bool,
-    /// It is a device, and it ran under this kernel, whose lock of the device this process holds.
-    same_kernel: bool,
-    /// It is a file on a file system that only one machine can have mounted.
-    holds_everywhere: bool,
-}
-
-impl Known {
-    /// M3. `None`: it may write whenever it likes. `prepared`: the device would keep it from it now; `can_reserve`: when the log
-    /// is opened.
-    fn last_writer(
-        self,
-        owner: Incarnation,
-        prepared: impl FnOnce() -> bool,
-        can_reserve: impl FnOnce() -> bool,
-    ) -> Option<LastWriter> {
-        if self.released || self.detached || self.same_kernel || self.holds_everywhere {
-            return Some(LastWriter::Gone);
-        }
-        if prepared() {
-            return Some(LastWriter::Reachable(owner));
-        }
-        if host::planted("format-early") {
-            return Some(LastWriter::Gone);
-        }
-        can_reserve().then_some(LastWriter::Leased)
-    }
-}
-
 /// Beyond a batch, what of an append has to fit into the log's largest record: a bound, no measure.
 const APPEND_OVERHEAD_BYTES: u64 = 64 << 10;
 
@@ -420,36 +310,12 @@ mod tests {
     use wal::{AckRight, Incarnation, Record, Vacated};
 
     use super::*;
-    use crate::metadata::apply::At;
-    use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
-    use crate::metadata::image::Listener;
     use crate::options::{arguments, gather};
 
     fn options(given: &[&str]) -> Options {
         let given = std::iter::once("serve").chain(given.iter().copied());
         let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
         Options::from_values(&gather(&matches, []).unwrap()).unwrap()
-    }
-
-    /// M3: one proof is enough, and without any the answer is no.
-    #[test]
-    fn a_volume_becomes_ours_only_if_nobody_else_can_write_to_it() {
-        let nothing = Known { released: false, detached: false, same_kernel: false, holds_everywhere: false };
-        let owner = Incarnation { broker: 1, epoch: 1 };
-        let judged = |known: Known, prepared: bool, reservable: bool| {
-            known.last_writer(owner, || prepared, || reservable)
-        };
-        assert_eq!(judged(nothing, false, false), None);
-        assert_eq!(judged(nothing, true, true), Some(LastWriter::Reachable(owner)));
-        assert_eq!(judged(nothing, false, true), Some(LastWriter::Leased), "started again, or a clone");
-        for proof in [
-            Known { released: true, ..nothing },
-            Known { detached: true, ..nothing },
-            Known { same_kernel: true, ..nothing },
-            Known { holds_everywhere: true, ..nothing },
-        ] {
-            assert_eq!(judged(proof, false, false), Some(LastWriter::Gone), "{proof:?}");
-        }
     }
 
     /// M4: under one kernel, or who knows where, nobody registers with the device.
@@ -466,43 +332,6 @@ mod tests {
         ] {
             assert_eq!(whose_host(theirs, "m/1"), host, "{theirs:?}");
         }
-    }
-
-    /// A broker that went on elsewhere, with another log, says nothing of where its volume was written last.
-    #[test]
-    fn a_volumes_last_machine_is_that_of_the_life_that_wrote_it() {
-        let mut image = Image::empty();
-        let mut number = 0;
-        let mut apply = |image: &mut Image, command: Command| {
-            number += 1;
-            image.apply(At { number, time_ms: 0 }, &command).unwrap();
-            Incarnation { broker: 1, epoch: number }
-        };
-        apply(&mut image, Command::Format { cluster_id: "a cluster".into(), format: FORMAT_VERSION });
-        let mut register = |image: &mut Image, wal: &str, machine: &str| {
-            let replaces = image.last_registration(1);
-            let registration = Registration {
-                broker: 1,
-                wal_uri: wal.into(),
-                lease_ms: 3_000,
-                listener: Listener { host: "a host".into(), port: 9092 },
-                rack: None,
-                machine: machine.into(),
-                replaces,
-            };
-            apply(image, Command::RegisterBroker(registration))
-        };
-        let uri = Uri("block:///volume".to_owned());
-        let first = register(&mut image, &uri.0, "here");
-        assert_eq!(machine_of(&image, first, &uri), Some("here"));
-        register(&mut image, "object:", "there");
-        assert_eq!(machine_of(&image, first, &uri), None, "it may still write to it, here");
-        register(&mut image, "block:///another", "there");
-        assert_eq!(machine_of(&image, first, &uri), None);
-        // It was told so, or it would not have registered with that volume.
-        register(&mut image, &uri.0, "there");
-        assert_eq!(machine_of(&image, first, &uri), Some("there"));
-        assert_eq!(machine_of(&image, Incarnation { broker: 2, epoch: 1 }, &uri), None);
     }
 
     /// M2: only a file system that is known to be one machine's.

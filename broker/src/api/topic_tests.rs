@@ -42,6 +42,7 @@ async fn broker_on(store: Arc<InMemory>, configs: &[(&str, &str)]) -> Broker {
             rack: Some("r1"),
             machine: "machine",
             replaces: metadata.image().last_registration(1),
+            claim: None,
         })
         .await
         .unwrap();
@@ -251,6 +252,7 @@ async fn behaviour_27_every_partition_is_there_though_nobody_leads_it() {
         rack: None,
         machine: "machine",
         replaces: next.image().last_registration(1),
+        claim: None,
     })
     .await
     .unwrap();

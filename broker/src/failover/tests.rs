@@ -14,7 +14,7 @@ use super::caretaker::{Action, Caretaker};
 use super::recovery::{Recoverer, margin};
 use super::{Config, Failover};
 use crate::cluster::{Verdict, Verdicts, Why};
-use crate::media::{LastWriter, Media, Ours, check_ours};
+use crate::media::{Judged, LastWriter, Media, Ours, check_ours};
 use crate::metadata::apply::At;
 use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
 use crate::metadata::image::{Image, Listener};
@@ -47,6 +47,7 @@ impl History {
                 rack: None,
                 machine: format!("machine {broker}").into(),
                 replaces: None,
+                claim: None,
             }));
             let by = Incarnation { broker, epoch: history.number };
             history.apply(Command::OpenLeaderships { by });
@@ -284,7 +285,7 @@ impl Cluster {
         let cluster = cluster_id::parse(&metadata.cluster_id()).unwrap();
         let media = Arc::new(Media::new(&options, cluster, self.stores.clone(), machine.to_owned()));
         let ours = media.ours().unwrap();
-        check_ours(&media, &ours, &metadata.image(), false).unwrap();
+        let judged = check_ours(&media, &ours, &metadata.image(), id, false).unwrap();
         let registering = Registering {
             id,
             wal: ours.medium.uri(),
@@ -292,6 +293,7 @@ impl Cluster {
             rack: None,
             machine,
             replaces: metadata.image().last_registration(id),
+            claim: judged.claim,
         };
         let life = metadata.register(registering).await.unwrap().incarnation;
         let right = Arc::new(AckRight::unlimited());
@@ -458,7 +460,8 @@ async fn who_can_write_to_a_volume_is_judged_by_locks_machines_and_last_words() 
 
     // As somebody's own log: this file is on one machine's file system, or on this machine.
     let ours = media.ours().unwrap();
-    assert_eq!(check_ours(&media, &ours, &metadata.image(), false).unwrap(), LastWriter::Gone);
+    let judged = check_ours(&media, &ours, &metadata.image(), 1, false).unwrap();
+    assert_eq!((judged.writer, judged.claim), (LastWriter::Gone, None));
     let wal = ours
         .medium
         .open(
@@ -501,6 +504,99 @@ impl Drop for SharedDisk {
     }
 }
 
+/// A broker that was started, and has registered with its log on `device`, and not opened it yet.
+struct Starting {
+    metadata: Arc<Metadata>,
+    ours: Ours,
+    judged: anyhow::Result<Judged>,
+}
+
+impl Starting {
+    async fn on(cluster: &Cluster, device: &str, machine: &str, detached: bool) -> Starting {
+        let options = cluster.options(device, &[]);
+        let log = options.bounds.metadata.clone();
+        let metadata = Metadata::open(cluster.stores.metadata.clone(), log).await.unwrap();
+        let id = cluster_id::parse(&metadata.cluster_id()).unwrap();
+        let media = Media::new(&options, id, cluster.stores.clone(), machine.to_owned());
+        let ours = media.ours().unwrap();
+        let judged = check_ours(&media, &ours, &metadata.image(), 1, detached);
+        Starting { metadata, ours, judged }
+    }
+
+    async fn register(&self, machine: &str) -> Result<Incarnation, crate::metadata::Error> {
+        let registering = Registering {
+            id: 1,
+            wal: self.ours.medium.uri(),
+            listener: Listener { host: "a host".into(), port: 1 },
+            rack: None,
+            machine,
+            replaces: self.metadata.image().last_registration(1),
+            claim: self.judged.as_ref().unwrap().claim.clone(),
+        };
+        Ok(self.metadata.register(registering).await?.incarnation)
+    }
+
+    async fn open(&self, life: Incarnation) -> Result<Arc<dyn Wal>, wal::Error> {
+        let right = Arc::new(AckRight::unlimited());
+        self.ours.medium.open(life, Vacated::nothing_left(), right).await
+    }
+}
+
+/// M5, N4: a host stands still with the first writes of its broker on their way. Whoever comes to the same volume meanwhile
+/// finds nobody's name on it, and must know of that one nevertheless: its writes would land over what is acknowledged then.
+/// Once as a blank volume, and once as one whose last owner closed its log.
+#[tokio::test]
+async fn a_volume_that_another_host_is_about_to_write_to_is_not_taken() {
+    let cluster = Cluster::new();
+    let disk = SharedDisk::new(&cluster);
+    let [here, there] = &disk.0;
+    for blank in [true, false] {
+        // Both have looked at the volume when neither had registered.
+        let slow = Starting::on(&cluster, here, "a/1", false).await;
+        let before = std::fs::read(cluster.path("disk")).unwrap();
+        let second = Starting::on(&cluster, there, "b/2", false).await;
+        assert_eq!(slow.judged.as_ref().unwrap().writer, LastWriter::Gone);
+        assert_eq!(slow.judged.as_ref().unwrap().claim.as_ref().unwrap().blank, blank);
+        let life = slow.register("a/1").await.unwrap();
+        let refused = second.register("b/2").await;
+        assert!(matches!(refused, Err(crate::metadata::Error::Conflict(_))), "{refused:?}");
+        drop(second);
+
+        // Whoever looks later is told to wait, or refused, whatever became of the first one meanwhile.
+        let third = Starting::on(&cluster, there, "b/2", false).await;
+        match &third.judged {
+            Ok(judged) => assert!(blank && judged.wait.as_ref().unwrap().contains("a/1")),
+            Err(refused) => {
+                let refused = refused.to_string();
+                assert!(!blank && refused.contains("a/1") && refused.contains("--wal-detached"), "{refused}");
+            }
+        }
+        drop(third);
+        assert!(std::fs::read(cluster.path("disk")).unwrap() == before, "nobody has written anything");
+        // Its own next life, under the same kernel, which has the lock of the volume.
+        let Starting { metadata, ours, .. } = slow;
+        metadata.close(false).await.unwrap();
+        drop(ours);
+        let again = Starting::on(&cluster, here, "a/1", false).await;
+        let judged = again.judged.as_ref().unwrap();
+        assert_eq!((judged.writer, &judged.wait), (LastWriter::Gone, &None));
+        assert_eq!(judged.claim.as_ref().unwrap().gone, [life]);
+        let life = again.register("a/1").await.unwrap();
+        let wal = again.open(life).await.unwrap();
+        again.metadata.open_leaderships().await.unwrap();
+        wal.close().await;
+        again.metadata.close(true).await.unwrap();
+        assert_eq!(again.metadata.image().claimed_volumes().count(), 0, "it closed its log");
+    }
+    // The operator's word ends all claims.
+    let slow = Starting::on(&cluster, here, "a/1", false).await;
+    slow.register("a/1").await.unwrap();
+    let moved = Starting::on(&cluster, there, "b/2", true).await;
+    let life = moved.register("b/2").await.unwrap();
+    moved.open(life).await.unwrap();
+    assert_eq!(moved.metadata.image().claimed_volumes().flat_map(|(_, claims)| claims).count(), 1);
+}
+
 /// B1, B2 on a device that two hosts can reach: it is read when the lease is over, and is nobody's to format while the old
 /// host may write to it, though its log was recovered. (With `OTTLA_PLANTED=format-early` this fails.) The last part shows
 /// what would become of it.
@@ -534,7 +630,7 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     for machine in ["b/2", "a/2", "a"] {
         let media = taker_on(machine, &[]);
         let ours = media.ours().unwrap();
-        let refused = check_ours(&media, &ours, &heir.metadata.image(), false);
+        let refused = check_ours(&media, &ours, &heir.metadata.image(), 1, false);
         let refused = refused.expect_err("its old host may still write to it").to_string();
         assert!(refused.contains("--wal-detached") && refused.contains("a/1"), "{refused}");
         let required = taker(&["--wal-reservation=required"]).ours();
@@ -545,7 +641,9 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     // Somebody says that the volume is detached, and it is not.
     let media = taker(&[]);
     let ours = media.ours().unwrap();
-    assert_eq!(check_ours(&media, &ours, &heir.metadata.image(), true).unwrap(), LastWriter::Gone);
+    let judged = check_ours(&media, &ours, &heir.metadata.image(), 1, true).unwrap();
+    assert_eq!(judged.writer, LastWriter::Gone);
+    assert!(judged.claim.unwrap().gone.contains(&of), "whose claim outlived its recovery");
     let life = Incarnation { broker: 1, epoch: of.epoch + 100 };
     let right = Arc::new(AckRight::unlimited());
     let wal = ours.medium.open(life, Vacated::nothing_left(), right).await.unwrap();

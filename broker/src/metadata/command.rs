@@ -19,7 +19,7 @@ use super::image::{Config, Listener};
 use super::note_hash::NoteHash;
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 const COMMAND_VERSION: u8 = 2;
 
@@ -144,6 +144,31 @@ pub struct Registration {
     /// The epoch of this id's last registration as the issuer knows it: of two processes that take one id, the second is
     /// told.
     pub replaces: Option<u64>,
+    /// Of its volume, if other hosts may reach that.
+    pub claim: Option<Claiming>,
+}
+
+/// What a broker says of a volume that it is about to write to ([`volumes`](super::volumes)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claiming {
+    /// The volume's own id; of a blank one the id that it will have.
+    pub volume: Uuid,
+    /// The device's id, the same on every host; empty if it has none.
+    pub device: Arc<str>,
+    pub blank: bool,
+    /// Nobody who was there before can write to the volume any more.
+    pub alone: bool,
+    /// The newest registration that the issuer knew.
+    pub judged: u64,
+    /// Lives that can write no more to what they claimed, this volume or another one.
+    pub gone: Vec<Incarnation>,
+}
+
+impl Claiming {
+    /// Whether an earlier claim of the same volume is over with this one.
+    pub(super) fn ends(&self, life: Incarnation) -> bool {
+        self.alone || self.gone.contains(&life)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +241,7 @@ mod tag {
     pub const HAND_OVER: u8 = 19;
     pub const REASSIGN: u8 = 20;
     pub const HAND_OVER_OF_EPOCH: u8 = 21;
+    pub const REGISTER_WITH_VOLUME: u8 = 22;
 }
 
 impl Command {
@@ -231,7 +257,8 @@ impl Command {
                 to.u32(*format);
             }
             Command::RegisterBroker(registration) => {
-                to.u8(tag::REGISTER_BROKER);
+                let with_volume = registration.claim.is_some();
+                to.u8(if with_volume { tag::REGISTER_WITH_VOLUME } else { tag::REGISTER_BROKER });
                 write_registration(&mut to, registration);
             }
             Command::OpenLeaderships { by } => {
@@ -364,7 +391,8 @@ impl Command {
         }
         let command = match from.u8()? {
             tag::FORMAT => Command::Format { cluster_id: from.string()?, format: from.u32()? },
-            tag::REGISTER_BROKER => Command::RegisterBroker(read_registration(&mut from)?),
+            tag::REGISTER_BROKER => Command::RegisterBroker(read_registration(&mut from, false)?),
+            tag::REGISTER_WITH_VOLUME => Command::RegisterBroker(read_registration(&mut from, true)?),
             tag::OPEN_LEADERSHIPS => Command::OpenLeaderships { by: from.incarnation()? },
             tag::CREATE_TOPICS => Command::CreateTopics {
                 by: from.incarnation()?,
@@ -458,9 +486,18 @@ fn write_registration(to: &mut Writer, registration: &Registration) {
     to.option(registration.rack.as_deref(), |to, rack| to.string(rack));
     to.string(&registration.machine);
     to.option(registration.replaces, |to, epoch| to.u64(epoch));
+    if let Some(claim) = &registration.claim {
+        to.uuid(claim.volume);
+        to.string(&claim.device);
+        to.bool(claim.blank);
+        to.bool(claim.alone);
+        to.u64(claim.judged);
+        to.count(claim.gone.len());
+        claim.gone.iter().for_each(|life| to.incarnation(*life));
+    }
 }
 
-fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
+fn read_registration(from: &mut Reader<'_>, with_volume: bool) -> Result<Registration, Malformed> {
     Ok(Registration {
         broker: from.u32()?,
         wal_uri: from.string()?,
@@ -469,6 +506,18 @@ fn read_registration(from: &mut Reader<'_>) -> Result<Registration, Malformed> {
         rack: from.option(|from| from.string())?,
         machine: from.string()?,
         replaces: from.option(|from| from.u64())?,
+        claim: if with_volume { Some(read_claiming(from)?) } else { None },
+    })
+}
+
+fn read_claiming(from: &mut Reader<'_>) -> Result<Claiming, Malformed> {
+    Ok(Claiming {
+        volume: from.uuid()?,
+        device: from.string()?,
+        blank: from.bool()?,
+        alone: from.bool()?,
+        judged: from.u64()?,
+        gone: from.list(12, |from| from.incarnation())?,
     })
 }
 

@@ -18,6 +18,8 @@
 //!   one that is not named then never will be (O5).
 //! - **I9** A partition's two streams have one owner, which has opened, and whose broker is the partition's leader; or
 //!   none: then nobody could take it yet.
+//! - **I10** The claims of a volume are of lives that were registered, in the order of their registrations; no volume is listed
+//!   without one ([`volumes`](super::volumes)).
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use wal::{Incarnation, Position};
 
 use super::note_hash::NoteHash;
 pub use super::parts::{Part, Parts};
+pub use super::volumes::Claim;
 
 pub(super) type Map<K, V> = RedBlackTreeMapSync<K, V>;
 
@@ -224,6 +227,8 @@ pub struct Image {
     pub(super) next_producer_id: i64,
     /// What was set for a broker, and under `None` for all brokers, while they ran. No entry is empty.
     pub(super) configs: Map<Option<u32>, Arc<[Config]>>,
+    /// Who may write to volumes that several hosts can reach.
+    pub(super) volumes: Map<Uuid, Arc<[Claim]>>,
     /// Wall clock of the last entry, milliseconds.
     pub(super) time_ms: i64,
     /// Set by a command that this program does not understand: from then on it cannot know the state.
@@ -254,6 +259,7 @@ impl Image {
             next_stream: 0,
             next_producer_id: 0,
             configs: Map::new_sync(),
+            volumes: Map::new_sync(),
             time_ms: 0,
             halted: None,
         }

@@ -74,6 +74,7 @@ impl Image {
                 registration.replaces.map_or("none".to_owned(), |epoch| epoch.to_string()),
             )));
         }
+        self.check_claim(at.number, registration)?;
         let earlier: Vec<Incarnation> =
             self.lives().map(|(of, _)| of).filter(|of| of.broker == incarnation.broker).collect();
         for of in earlier {
@@ -98,6 +99,7 @@ impl Image {
             epoch: incarnation.epoch,
         };
         self.brokers.insert_mut(incarnation.broker, broker);
+        self.claim(incarnation, registration);
         let previous = self
             .unrecovered()
             .map(|(incarnation, life)| Unrecovered {
@@ -114,6 +116,7 @@ impl Image {
         self.check_live(by)?;
         let first = self.no_candidates();
         self.lives.get_mut(&by).expect("checked to live").opened = true;
+        self.claim_opened(by);
         if first {
             self.place_orphans(None);
         }
@@ -166,6 +169,7 @@ impl Image {
     pub(super) fn close_broker(&mut self, by: Incarnation) -> Result<Outcome, Rejection> {
         self.check_live(by)?;
         self.forget_target(by.broker);
+        self.end_claims(|_, claim| claim.life == by);
         self.forget_life(by);
         Ok(Outcome::Done)
     }

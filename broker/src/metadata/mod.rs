@@ -42,6 +42,7 @@ pub mod snapshot;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, Range};
@@ -65,7 +66,7 @@ pub use note_hash::NoteHash;
 pub use rider::Riding;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
-use command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
+use command::{Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
 use image::{Config, Listener};
 use lease::{Lease, standing};
 
@@ -210,6 +211,8 @@ pub struct Registering<'a> {
     pub machine: &'a str,
     /// The epoch of the registration that this one comes after; `None` for the first of its id.
     pub replaces: Option<u64>,
+    /// Of a volume that other hosts may reach.
+    pub claim: Option<Claiming>,
 }
 
 /// A topic to be created. Its configs are validated already
@@ -407,7 +410,7 @@ impl Metadata {
     /// # Panics
     /// If called again after it succeeded: a process is one incarnation.
     pub async fn register(&self, registering: Registering<'_>) -> Result<Registered, Error> {
-        let Registering { id, wal, listener, rack, machine, replaces } = registering;
+        let Registering { id, wal, listener, rack, machine, replaces, claim } = registering;
         for text in [Some(wal.0.as_str()), Some(&*listener.host), rack, Some(machine)].into_iter().flatten() {
             if text.len() > codec::STRING_BYTES_MAX {
                 return Err(Error::Refused(format!("a name of {} bytes is too long", text.len())));
@@ -421,6 +424,7 @@ impl Metadata {
             rack: rack.map(Arc::from),
             machine: machine.into(),
             replaces,
+            claim,
         };
         match self.propose(&Command::RegisterBroker(registration)).await? {
             Outcome::Registered(registered) => {

@@ -1,7 +1,7 @@
 //! The bytes of an [`Image`]: what a snapshot of the metadata log holds. The log's own snapshot object puts a checksum
 //! around them.
 //!
-//! A version byte (3), then the fields of the image in the order of its declaration, maps in ascending order of their
+//! A version byte (4), then the fields of the image in the order of its declaration, maps in ascending order of their
 //! keys as lists of key and value, without the derived ones. `docs/formats/metadata.md` has the table. The order of the
 //! maps makes the bytes a function of the state: two replicas at the same entry have the same snapshot.
 
@@ -15,11 +15,14 @@ use wal::{Incarnation, Position};
 use super::codec::{Malformed, Reader, Writer};
 use super::command::{FORMAT_VERSION, read_configs, write_configs};
 use super::image::{
-    BrokerInfo, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Parts, Stream, Topic,
+    BrokerInfo, Claim, Cluster, Garbage, Image, Life, Listener, Object, Part, PartitionInfo, Parts, Stream,
+    Topic,
 };
 
-const SNAPSHOT_VERSION: u8 = 3;
-/// Without notes of partitions.
+const SNAPSHOT_VERSION: u8 = 4;
+/// Without claims of volumes.
+const SNAPSHOT_VERSION_3: u8 = 3;
+/// Nor notes of partitions.
 const SNAPSHOT_VERSION_2: u8 = 2;
 
 impl Image {
@@ -70,6 +73,12 @@ impl Image {
             to.option(*broker, |to, broker| to.u32(broker));
             write_configs(&mut to, configs);
         }
+        to.count(self.volumes.size());
+        for (id, claims) in &self.volumes {
+            to.uuid(*id);
+            to.count(claims.len());
+            claims.iter().for_each(|claim| write_claim(&mut to, claim));
+        }
         to.0
     }
 
@@ -78,7 +87,7 @@ impl Image {
     pub fn decode(bytes: &[u8]) -> Result<Image, Malformed> {
         let mut from = Reader::new(bytes);
         let version = from.u8()?;
-        if ![SNAPSHOT_VERSION, SNAPSHOT_VERSION_2].contains(&version) {
+        if !(SNAPSHOT_VERSION_2..=SNAPSHOT_VERSION).contains(&version) {
             return Err(from.malformed("a snapshot of an unknown version"));
         }
         let mut image = Image::empty();
@@ -120,6 +129,13 @@ impl Image {
         {
             image.configs.insert_mut(broker, configs.into());
         }
+        if version > SNAPSHOT_VERSION_3 {
+            for (id, claims) in
+                from.list(20, |from| Ok((from.uuid()?, from.list(CLAIM_BYTES_MIN, read_claim)?)))?
+            {
+                image.volumes.insert_mut(id, claims.into());
+            }
+        }
         let end = Malformed { what: "a snapshot that contradicts itself", at: bytes.len() };
         from.end()?;
         if image.check().is_err() {
@@ -128,7 +144,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Checks I1 to I6; the first violation, in words.
+    /// Checks I1 to I6, and I9 and I10; the first violation, in words.
     pub fn check(&self) -> Result<(), String> {
         let mut named = std::collections::BTreeMap::new();
         for (id, stream) in &self.streams {
@@ -179,7 +195,7 @@ impl Image {
         if self.configs.values().any(|configs| configs.is_empty()) {
             return Err("a broker's configs are there and empty".to_owned());
         }
-        Ok(())
+        self.check_claims()
     }
 
     fn check_topics(&self) -> Result<(), String> {
@@ -275,6 +291,29 @@ fn read_life(from: &mut Reader<'_>) -> Result<Life, Malformed> {
     })
 }
 
+/// Life 12, three texts of 2, two flags.
+const CLAIM_BYTES_MIN: usize = 20;
+
+fn write_claim(to: &mut Writer, claim: &Claim) {
+    to.incarnation(claim.life);
+    to.string(&claim.machine);
+    to.string(&claim.wal_uri);
+    to.string(&claim.device);
+    to.bool(claim.blank);
+    to.bool(claim.alone);
+}
+
+fn read_claim(from: &mut Reader<'_>) -> Result<Claim, Malformed> {
+    Ok(Claim {
+        life: from.incarnation()?,
+        machine: from.string()?,
+        wal_uri: from.string()?,
+        device: from.string()?,
+        blank: from.bool()?,
+        alone: from.bool()?,
+    })
+}
+
 fn write_topic(to: &mut Writer, topic: &Topic) {
     to.uuid(topic.id);
     to.string(&topic.name);
@@ -305,7 +344,7 @@ fn read_topic(from: &mut Reader<'_>, version: u8) -> Result<Topic, Malformed> {
                     log: StreamId(from.u64()?),
                     checkpoint: StreamId(from.u64()?),
                     target: from.option(|from| from.u32())?,
-                    note: if version == SNAPSHOT_VERSION { from.option(|from| from.hash())? } else { None },
+                    note: if version > SNAPSHOT_VERSION_2 { from.option(|from| from.hash())? } else { None },
                 })
             })?
             .into(),

@@ -41,6 +41,7 @@ impl Node {
             rack: None,
             machine: "machine",
             replaces: None,
+            claim: None,
         };
         let by = metadata.register(registering).await.unwrap().incarnation;
         let right = Arc::new(AckRight::unlimited());

@@ -82,6 +82,7 @@ mod tests {
                 rack: None,
                 machine: "one".into(),
                 replaces: None,
+                claim: None,
             }));
         }
         image

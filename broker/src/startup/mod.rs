@@ -53,6 +53,10 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// at one time are a mistake of whoever starts them.
 const RACES_MAX: u32 = 16;
 
+/// How long brokers that are to format blank volumes wait for each other, where the devices have no ids to tell them apart. No
+/// option: it takes a moment, once, and who waits for one that is gone has to be told.
+const FORMATTING_MAX: Duration = Duration::from_secs(60);
+
 /// Starts a broker. On an error nothing is left running, and the predecessor, if there is one, is undisturbed unless the
 /// error came after it was fenced.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
@@ -129,11 +133,10 @@ async fn assemble(
     let media = Arc::new(Media::new(options, cluster, Arc::new(stores), machine::here()));
     // A2.
     let ours = media.ours()?;
-    let last = media::check_ours(&media, &ours, &metadata.image(), options.wal_detached)?;
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
-    let incarnation = become_a_broker(options, &metadata, &media, &ours, &listener).await?;
+    let (incarnation, last) = become_a_broker(options, &metadata, &media, &ours, &listener).await?;
     metadata.keep_lease(right.clone())?;
     // From here on the others expect to hear of it, however long it takes until it serves.
     let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
@@ -156,14 +159,14 @@ async fn assemble(
     parts.serve(doors, recovered, began).await
 }
 
-/// Takes an id, and registers under it (Id3).
+/// Takes an id, and registers under it (Id3), once the volume is known to be nobody else's to write to (A2).
 async fn become_a_broker(
     options: &Options,
     metadata: &Metadata,
     media: &Media,
     ours: &Ours,
     listener: &Listener,
-) -> anyhow::Result<Incarnation> {
+) -> anyhow::Result<(Incarnation, LastWriter)> {
     let machine = media.machine.as_str();
     let known = identity::Known {
         id: options.node_id.map(|id| id as u32),
@@ -171,10 +174,21 @@ async fn become_a_broker(
         listener,
         machine,
     };
-    for _ in 0..RACES_MAX {
-        // One image for who is asked whether it lives and who is replaced.
+    let until = tokio::time::Instant::now() + FORMATTING_MAX;
+    let mut races = 0;
+    while races < RACES_MAX {
+        // One image for who may write to the volume, who is asked whether it lives and who is replaced.
         let image = metadata.image();
         let id = identity::choose(&known, &image)?;
+        let judged = media::check_ours(media, ours, &image, id, options.wal_detached)?;
+        if let Some(reason) = judged.wait {
+            ensure!(tokio::time::Instant::now() < until, reason);
+            tracing::info!("waiting: {reason}");
+            tokio::time::sleep(STORE_PAUSE).await;
+            persevere("reading the metadata", || metadata.refresh()).await?;
+            continue;
+        }
+        races += 1;
         refuse_beside_a_living_broker(options, metadata, &image, id, machine).await?;
         let register = || {
             metadata.register(Registering {
@@ -184,13 +198,19 @@ async fn become_a_broker(
                 rack: options.rack.as_deref(),
                 machine,
                 replaces: image.last_registration(id),
+                claim: judged.claim.clone(),
             })
         };
         match persevere("registering this broker", register).await {
-            Ok(registered) => return Ok(registered.incarnation),
+            Ok(registered) => return Ok((registered.incarnation, judged.writer)),
             Err(metadata::Error::Conflict(_)) => {
+                let before = image.last_registration(id);
                 let image =
                     metadata.refresh().await.context("this broker cannot register in the metadata")?;
+                if image.last_registration(id) == before {
+                    // Somebody else claimed the volume, or a blank one, which is to be judged first.
+                    continue;
+                }
                 let theirs = image.broker(id).context("a registration was lost")?;
                 // Our own, of which we did not hear that it was accepted, is followed like any other that is dead.
                 let is_own = theirs.listener == *listener && *theirs.machine == *machine;

@@ -277,6 +277,7 @@ mod tests {
             rack: None,
             machine: "machine".into(),
             replaces: None,
+            claim: None,
         }));
         apply(Command::OpenLeaderships { by: BY });
         let topic =

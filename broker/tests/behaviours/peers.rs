@@ -406,6 +406,7 @@ async fn registered(store: &Arc<dyn ObjectStore>, node: u32, port: u16) -> Arc<M
         rack: None,
         machine: "machine",
         replaces: None,
+        claim: None,
     };
     metadata.register(registering).await.unwrap();
     metadata.open_leaderships().await.unwrap();

@@ -118,6 +118,7 @@ impl TestBroker {
                 rack: None,
                 machine: "machine",
                 replaces: metadata.image().last_registration(disk.node),
+                claim: None,
             })
             .await
             .expect("register");

@@ -164,6 +164,7 @@ impl Cluster {
             rack: Some("eu-central-1a".into()),
             machine: Uuid::from_u128(id.into()).to_string().into(),
             replaces: self.image.last_registration(id),
+            claim: None,
         };
         let (outcome, _) = self.apply("register", Command::RegisterBroker(registration));
         let Outcome::Registered(registered) = outcome else { panic!("{outcome:?}") };

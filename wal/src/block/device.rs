@@ -61,6 +61,28 @@ pub trait Device: Send + Sync + fmt::Debug + 'static {
     }
 }
 
+/// The id that a device has of its own, the same on every host that reaches it, if it has one: sysfs knows it as `wwid`, from
+/// a SCSI device's identification page or an NVMe namespace's UUID, NGUID, EUI-64 or serial number.
+pub fn identity(path: &Path) -> Option<String> {
+    #[cfg(feature = "simulated")]
+    if simulated::current().is_some() {
+        return None;
+    }
+    let found = std::fs::metadata(path).ok().filter(|found| found.file_type().is_block_device())?;
+    let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // A part of a device would be told from its other parts by more than that.
+    if device.join("partition").exists() {
+        return None;
+    }
+    let read = |name: &str| std::fs::read_to_string(device.join(name)).ok();
+    let id = read("wwid").or_else(|| read("device/wwid"))?;
+    Some(id.trim().chars().take(IDENTITY_CHARS_MAX).collect()).filter(|id: &String| !id.is_empty())
+}
+
+/// Of a device's id: more than any of the standards has.
+const IDENTITY_CHARS_MAX: usize = 256;
+
 /// How a [`FileDevice`] is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -11,7 +11,8 @@
 //!
 //! - **V1** Only the owner writes: an exclusive lock (and O_EXCL on a device) is held from before the superblocks are read
 //!   until the last thread has ended. Recoverers only read (B2).
-//! - **V2** A volume is formatted only if it is blank; another cluster's, another version's and foreign content are refused.
+//! - **V2** A volume is formatted only if it is blank; another cluster's, another version's and foreign content are refused. It
+//!   is the opening of a log that formats: whoever only took the volume has written nothing (V9).
 //! - **V3** Both superblocks name the owner before its first frame is written; frames carry volume and epoch, so nothing
 //!   that an earlier life or an earlier volume left is ever taken for data.
 //! - **V4** A failed write or flush is final.
@@ -19,12 +20,15 @@
 //! - **V6** Only the owner that the superblock names is recovered. One that opened its log is named from then on (V3), so
 //!   a volume with an older owner, or none, is not the one that it wrote.
 //! - **V7** An owner whose log was closed in order says so on the volume with its last write ([`LastOwner::released`]).
-//!   A volume is opened under a new owner only if its last one is still the one that was found when the volume was taken:
-//!   whoever decides whether that one can write no more has looked at the right one (B2).
+//!   A volume is opened under a new owner only if it is still the one that was found when it was taken, with the same last
+//!   owner, or as blank: whoever decides who can write to it no more has looked at the right one (B2).
 //!
 //! - **V8** Where the device has persistent reservations an owner takes one before its first write ([`reservation`], B1 (a));
 //!   a write that is refused for it fences the log. Without one a volume that two hosts can reach is fenced by the lease of
 //!   [`AckRight`] alone, which is B1 (b).
+//! - **V9** Nothing is written to a volume before the cluster knows of the life that will be its owner: a blank one is
+//!   planned when it is taken, and formatted by the opening of its log, in one with V3. Whoever is about to write to a volume
+//!   for the first time can so be known to whoever comes after it, and one that finds it blank no more has lost a race.
 //!
 //! Reading order: `superblock` and `frame` (the format), `layout` (where records go), [`device`], `volume`,
 //! `writer`, `recovery`, [`reservation`].
@@ -163,8 +167,10 @@ pub struct BlockMedium {
     config: Config,
     /// Whether it is ours to write (V1).
     owned: bool,
-    /// Whether it was blank until this process formatted it.
-    fresh: Mutex<bool>,
+    /// As it will be formatted, while it is blank (V9).
+    plan: Mutex<Option<Superblock>>,
+    /// The volume's own id, made when it was formatted, or planned.
+    id: Uuid,
     /// As it was found, or as this process left it (V7).
     last_owner: Mutex<Option<LastOwner>>,
     /// The log that was opened last.
@@ -177,8 +183,8 @@ pub struct BlockMedium {
 }
 
 impl BlockMedium {
-    /// Takes the volume for this process: opens and locks it, makes a missing file (256 MiB if the URI names no capacity),
-    /// formats a blank one. Blocks, for up to about [`Config::zeroing_time_max`] where a file is made.
+    /// Takes the volume for this process: opens and locks it, makes a missing file (256 MiB if the URI names no capacity).
+    /// Blocks, for up to about [`Config::zeroing_time_max`] where a file is made.
     ///
     /// Do this before the metadata log hears of the incarnation that will own it: a second process on the same volume
     /// then ends here, and an incarnation that is known always has a volume.
@@ -219,9 +225,9 @@ impl BlockMedium {
         };
         let volume =
             Volume { device: Arc::new(FileDevice::open(&path, Access::Read)?), uri: uri.clone(), cluster };
-        let last_owner = volume.superblock()?.and_then(|superblock| superblock.last_owner());
+        let found = volume.superblock()?;
         let reservations = reservations_at(&path, &config);
-        let medium = BlockMedium::of(volume, config, false, false, last_owner);
+        let medium = BlockMedium::of(volume, config, found);
         Ok(BlockMedium { reservations, ..medium })
     }
 
@@ -237,23 +243,19 @@ impl BlockMedium {
     ) -> Result<BlockMedium, Error> {
         config.validate()?;
         let volume = Volume { device, uri, cluster };
-        let last_owner = volume.superblock()?.and_then(|superblock| superblock.last_owner());
-        Ok(BlockMedium::of(volume, config, false, false, last_owner))
+        let found = volume.superblock()?;
+        Ok(BlockMedium::of(volume, config, found))
     }
 
-    fn of(
-        volume: Volume,
-        config: Config,
-        owned: bool,
-        fresh: bool,
-        last_owner: Option<LastOwner>,
-    ) -> BlockMedium {
+    /// To read it.
+    fn of(volume: Volume, config: Config, found: Option<Superblock>) -> BlockMedium {
         BlockMedium {
             volume,
             config,
-            owned,
-            fresh: Mutex::new(fresh),
-            last_owner: Mutex::new(last_owner),
+            owned: false,
+            plan: Mutex::default(),
+            id: found.map(|superblock| superblock.volume).unwrap_or_default(),
+            last_owner: Mutex::new(found.and_then(|superblock| superblock.last_owner())),
             live: Mutex::default(),
             reservations: None,
             relies_on_reservation: AtomicBool::new(false),
@@ -264,6 +266,17 @@ impl BlockMedium {
     /// Who had it last when it was taken, or whom it was opened for since.
     pub fn last_owner(&self) -> Option<LastOwner> {
         *self.last_owner.lock()
+    }
+
+    /// The volume's own id, wherever it is and whatever it is called there. A blank one has an id once its log is opened: this
+    /// one, if it is this process that opens it.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Whether nobody has opened a log on it yet.
+    pub fn is_blank(&self) -> bool {
+        self.plan.lock().is_some()
     }
 
     /// Like [`BlockMedium::new`], on a device that the caller brings. It must be the caller's alone (V1).
@@ -289,18 +302,19 @@ impl BlockMedium {
         config.validate()?;
         let volume = Volume { device, uri, cluster };
         let found = volume.superblock()?;
-        let ring_bytes = match &found {
-            Some(superblock) => superblock.ring_bytes,
-            None => volume.format(capacity)?.ring_bytes,
+        let superblock = match found {
+            Some(superblock) => superblock,
+            None => volume.plan(capacity)?,
         };
+        let ring_bytes = superblock.ring_bytes;
         if let Some(capacity) = capacity.filter(|capacity| capacity.abs_diff(ring_bytes) > 1 << 20) {
             tracing::warn!(
                 uri = %volume.uri, capacity, ring_bytes,
                 "the volume keeps the capacity that it was made with"
             );
         }
-        let last_owner = found.and_then(|superblock| superblock.last_owner());
-        Ok(BlockMedium::of(volume, config, true, found.is_none(), last_owner))
+        let plan = Mutex::new(found.is_none().then_some(superblock));
+        Ok(BlockMedium { owned: true, plan, ..BlockMedium::of(volume, config, Some(superblock)) })
     }
 
     /// Shuts the last owner out of the device for good, if it holds its reservation: it must be fenced in the metadata. What
@@ -442,18 +456,29 @@ impl BlockMedium {
         volume: Volume,
         config: &Config,
         owner: Incarnation,
-        expected: Option<Incarnation>,
+        expected: Expected,
         claims_no_owner: bool,
         right: Arc<AckRight>,
         reserving: Reserving,
     ) -> Result<BlockWal, Error> {
-        let held =
-            BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, expected, &reserving)?;
-        let Some(found) = volume.superblock()? else {
-            return Err(volume.refuse("was wiped while it was in use; start again".into()));
+        let last = expected.owner;
+        let held = BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, last, &reserving)?;
+        let found = match (volume.superblock()?, expected.plan) {
+            (Some(found), None) => found,
+            (None, Some(plan)) => plan,
+            (None, None) => {
+                return Err(volume.refuse("was wiped while it was in use; start again".into()));
+            }
+            // V9.
+            (Some(found), Some(_)) => {
+                return Err(Error::Fenced(format!(
+                    "{} was blank when this process took it, and has an owner, {:?}, now: another host writes to it",
+                    volume.uri, found.owner
+                )));
+            }
         };
         // V7.
-        if found.owner != expected {
+        if found.owner != last || found.volume != expected.volume {
             return Err(Error::Fenced(format!(
                 "{} got another owner, {:?}, while this process held it: another host writes to it",
                 volume.uri, found.owner
@@ -487,6 +512,11 @@ impl BlockMedium {
         // Of a reservation that this broker never had it is not told that it lost it.
         let refused = |error| {
             match error {
+            Error::Fenced(_) if held.is_none() && expected.plan.is_some() => volume.refuse(
+                "is blank, but reserved on its device by some host: clear the reservation first (from a host that is registered, \
+                 `sg_persist --out --clear` or `nvme resv-release --rrela=1`), or name another device"
+                    .into(),
+            ),
             Error::Fenced(_) if held.is_none() => volume.refuse(
                 "is reserved on its device, probably by who recovered its log, and this broker has no reservation of its own: \
                  give it one (--wal-reservation auto, and before Linux 6.4 CAP_SYS_ADMIN), or clear the device's \
@@ -501,6 +531,15 @@ impl BlockMedium {
         volume.write_superblock(&superblock).await.map_err(refused)?;
         BlockWal::start(volume, superblock, geometry, right, held)
     }
+}
+
+/// A volume as it was when it was taken (V7, V9).
+#[derive(Clone, Copy)]
+struct Expected {
+    volume: Uuid,
+    owner: Option<Incarnation>,
+    /// If it was blank.
+    plan: Option<Superblock>,
 }
 
 /// How a log's owner goes about its device's reservation.
@@ -533,11 +572,7 @@ impl Medium for BlockMedium {
     }
 
     async fn recover(&self, previous: Incarnation, from: Position) -> Result<Box<dyn Recovery>, Error> {
-        let fresh = *self.fresh.lock();
-        if fresh {
-            // The next start must find it blank again, and say the same.
-            let volume = self.volume.clone();
-            blocking(move || volume.unformat()).await?;
+        if self.is_blank() {
             return Err(self.volume.refuse(format!(
                 "is blank, but broker {} left its log of epoch {} there; attach the right volume or bring the file back",
                 previous.broker, previous.epoch
@@ -566,7 +601,8 @@ impl Medium for BlockMedium {
         }
         let (volume, config) = (self.volume.clone(), self.config.clone());
         let claims_no_owner = vacated.claims_no_owner();
-        let expected = self.last_owner().map(|last| last.incarnation);
+        let last = self.last_owner().map(|last| last.incarnation);
+        let expected = Expected { volume: self.id, owner: last, plan: *self.plan.lock() };
         let required = self.config.reservation == reservation::Use::Required
             || self.relies_on_reservation.load(Ordering::Relaxed);
         let anybodys = self.anybodys.load(Ordering::Relaxed);
@@ -574,7 +610,7 @@ impl Medium for BlockMedium {
         if self.relies_on_reservation.load(Ordering::Relaxed) {
             let (volume, reserving) = (volume.clone(), reserving.clone());
             blocking(move || {
-                BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, expected, &reserving)
+                BlockMedium::reserve(reserving.reservations.clone(), &volume, owner, last, &reserving)
             })
             .await?;
             tracing::info!(
@@ -587,7 +623,7 @@ impl Medium for BlockMedium {
             BlockMedium::start_log(volume, &config, owner, expected, claims_no_owner, right, reserving).await
         })
         .await?;
-        *self.fresh.lock() = false;
+        *self.plan.lock() = None;
         *self.last_owner.lock() = Some(LastOwner { incarnation: owner, released: false });
         *self.live.lock() = wal.shared();
         Ok(Arc::new(wal))

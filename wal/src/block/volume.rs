@@ -1,4 +1,4 @@
-//! A device with its superblocks: reading, formatting, refusing.
+//! A device with its superblocks: reading, planning, refusing.
 
 use std::io;
 use std::sync::Arc;
@@ -95,15 +95,15 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes a blank volume the cluster's, without an owner.
-    pub(super) fn format(&self, capacity: Option<u64>) -> Result<Superblock, Error> {
+    /// What a blank volume will be: the cluster's, without an owner. Nothing is written yet (V9).
+    pub(super) fn plan(&self, capacity: Option<u64>) -> Result<Superblock, Error> {
         let block = self.device.block_bytes() as u64;
         let size = capacity.unwrap_or(u64::MAX).min(self.device.size_bytes());
         if size < RING_OFFSET + RING_BYTES_MIN {
             let least = RING_OFFSET + RING_BYTES_MIN;
             return Err(self.refuse(format!("has a capacity of {size} bytes; it needs {least} at least")));
         }
-        let superblock = Superblock {
+        Ok(Superblock {
             block_bytes: block as u32,
             cluster: self.cluster,
             volume: Uuid::new_v4(),
@@ -114,40 +114,12 @@ impl Volume {
             trim: 0,
             durable: 0,
             reach: 0,
-        };
-        let second = Superblock { sequence: 1, ..superblock };
-        let written =
-            self.write_superblock_now(&superblock).and_then(|()| self.write_superblock_now(&second));
-        match written {
-            Err(Error::Fenced(_)) => Err(self.refuse(
-                "is blank, but reserved on its device by some host: clear the reservation first (from a host that is registered, \
-                 `sg_persist --out --clear` or `nvme resv-release --rrela=1`), or name another device"
-                    .into(),
-            )),
-            written => written.map(|()| second),
-        }
-    }
-
-    /// Takes back a [`Volume::format`] that should not have been.
-    pub(super) fn unformat(&self) -> Result<(), Error> {
-        let zeroes = AlignedBuffer::zeroed(self.device.block_bytes());
-        for offset in SLOT_OFFSETS {
-            self.device.write_durable(&zeroes, offset).map_err(|error| {
-                Error::Failed(format!("could not wipe a superblock of {}: {error}", self.uri))
-            })?;
-        }
-        Ok(())
+        })
     }
 
     /// Durable when it returns. An error is final: the log has failed.
     pub(super) async fn write_superblock(&self, superblock: &Superblock) -> Result<(), Error> {
         let written = self.write(&encoded(superblock), slot_offset(superblock.sequence)).await;
-        written.map_err(|error| self.superblock_failed(&error))
-    }
-
-    /// The same, before the volume has an owner.
-    fn write_superblock_now(&self, superblock: &Superblock) -> Result<(), Error> {
-        let written = self.device.write_durable(&encoded(superblock), slot_offset(superblock.sequence));
         written.map_err(|error| self.superblock_failed(&error))
     }
 

@@ -24,12 +24,6 @@ async fn open(disk: &Arc<Disk>, epoch: u64, vacated: Vacated) -> Arc<dyn Wal> {
     medium.open(life(epoch), vacated, Arc::new(AckRight::unlimited())).await.unwrap()
 }
 
-/// A disk that has been formatted, as before the metadata log hears of an owner.
-fn formatted(disk: Arc<Disk>) -> Arc<Disk> {
-    drop(disk.medium().unwrap());
-    disk
-}
-
 /// One frame for each record; where they lie.
 async fn append_frames(wal: &dyn Wal, records: &[Record]) -> Vec<u64> {
     let mut offsets = Vec::new();
@@ -50,7 +44,7 @@ async fn recover(disk: &Arc<Disk>, epoch: u64, from: u64) -> Result<(Vec<Record>
 
 /// A crashed disk with six frames of two blocks each, all acknowledged.
 async fn six_frames() -> (Arc<Disk>, Vec<Record>, Vec<u64>) {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     let records: Vec<_> = (1..=6).map(|number| record(number, 5_000)).collect();
     let offsets = append_frames(&*wal, &records).await;
@@ -99,7 +93,7 @@ async fn a_torn_tail_is_the_end() {
 /// V5: after an orderly close the superblock says how far the log goes, so even its last frame is missed.
 #[tokio::test]
 async fn a_closed_log_misses_its_last_frame() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     let offsets = append_frames(&*wal, &[record(1, 10), record(2, 10)]).await;
     wal.close().await;
@@ -170,11 +164,7 @@ async fn another_cluster_and_another_version_are_refused() {
     assert!(matches!(other, Err(Error::Refused(reason)) if reason.contains("belongs to the cluster")));
     assert_eq!(recover(&disk, 1, 0).await.unwrap().0, records);
     for slot in SLOTS {
-        disk.edit(slot, 112, |bytes| {
-            bytes[8] = 2;
-            let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[..108]) as u32;
-            bytes[108..112].copy_from_slice(&crc.to_le_bytes());
-        });
+        edit_superblock(&disk, slot, |bytes| bytes[8] = 2);
     }
     assert!(matches!(disk.medium(), Err(Error::Refused(reason)) if reason.contains("version 2")));
 }
@@ -189,11 +179,51 @@ async fn a_blank_volume_in_place_of_a_log_is_refused() {
     }
 }
 
-/// V6: a process that dies between formatting a volume and looking for a log on it must not make the next one believe
-/// that there never was a log.
+/// V9: whoever only takes a volume writes nothing, and whoever finds that another host was quicker writes nothing over it.
+#[tokio::test]
+async fn of_two_that_take_a_blank_volume_the_second_finds_the_first() {
+    let disk = Disk::in_memory();
+    let (first, second) = (disk.medium().unwrap(), disk.medium().unwrap());
+    assert!(first.is_blank() && second.is_blank() && first.id() != second.id());
+    assert!(disk.bytes(0, VOLUME_BYTES as usize).iter().all(|byte| *byte == 0), "nothing is written yet");
+    let wal = first.open(life(1), Vacated::new_medium(), Arc::new(AckRight::unlimited())).await.unwrap();
+    append_frames(&*wal, &[record(1, 100)]).await;
+    let before = disk.bytes(0, VOLUME_BYTES as usize);
+    let opened = second.open(life(2), Vacated::new_medium(), Arc::new(AckRight::unlimited())).await;
+    assert!(matches!(opened, Err(Error::Fenced(reason)) if reason.contains("was blank")));
+    assert!(disk.bytes(0, VOLUME_BYTES as usize) == before);
+    assert_eq!((disk.medium().unwrap().id(), first.is_blank()), (first.id(), false));
+}
+
+/// V7: another volume in its place.
+#[tokio::test]
+async fn a_volume_that_was_exchanged_is_not_opened() {
+    let disk = Disk::in_memory();
+    open(&disk, 1, Vacated::new_medium()).await.close().await;
+    let medium = disk.medium().unwrap();
+    for slot in SLOTS {
+        edit_superblock(&disk, slot, |bytes| bytes[32] ^= 1);
+    }
+    let opened = medium.open(life(2), Vacated::nothing_left(), Arc::new(AckRight::unlimited())).await;
+    assert!(matches!(opened, Err(Error::Fenced(_))));
+}
+
+fn edit_superblock(disk: &Disk, slot: u64, edit: impl FnOnce(&mut [u8])) {
+    disk.edit(slot, 112, |bytes| {
+        edit(bytes);
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[..108]) as u32;
+        bytes[108..112].copy_from_slice(&crc.to_le_bytes());
+    });
+}
+
+/// V6: a volume that an earlier program formatted, and died, must not make anybody believe that there never was a log.
 #[tokio::test]
 async fn a_volume_that_never_had_the_owner_is_refused() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
+    open(&disk, 1, Vacated::new_medium()).await.close().await;
+    for slot in SLOTS {
+        edit_superblock(&disk, slot, |bytes| bytes[64..80].fill(0));
+    }
     for from in [0, 4_096] {
         let recovered = recover(&disk, 1, from).await;
         assert!(matches!(&recovered, Err(Error::Refused(reason)) if reason.contains("never had an owner")));
@@ -214,7 +244,7 @@ async fn an_older_copy_of_the_volume_is_refused() {
 /// A metadata log that is older than the volume (restored from a backup) must not pass for the truth.
 #[tokio::test]
 async fn a_trim_point_before_the_volumes_is_corruption() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     let offsets = append_frames(&*wal, &[record(1, 10), record(2, 10), record(3, 10)]).await;
     wal.trim(Position(offsets[2] - RING_OFFSET)).await.unwrap();
@@ -253,7 +283,6 @@ async fn frames_of_a_wiped_volume_are_not_data() {
     append_frames(&*wal, &frames).await;
     disk.crash(InFlight::Lost);
     disk.edit(0, 1 << 20, |bytes| bytes.fill(0));
-    let disk = formatted(disk);
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     append_frames(&*wal, &frames[..20]).await;
     disk.crash(InFlight::Lost);
@@ -264,7 +293,7 @@ async fn frames_of_a_wiped_volume_are_not_data() {
 /// ring had been skipped; but that frame says where its predecessor ended.
 #[tokio::test]
 async fn a_hole_at_the_end_of_a_lap_is_not_skipped() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     let block = |number| record(number, 4_096 - 72 - 8 - 3);
     let lap: Vec<_> = (0..255).map(block).collect();
@@ -286,7 +315,7 @@ async fn a_hole_at_the_end_of_a_lap_is_not_skipped() {
 /// W5: everything is trimmed, and just where the log ends a whole frame of the lap before begins.
 #[tokio::test]
 async fn a_frame_of_an_earlier_lap_is_not_data() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     for number in 0..300u64 {
         let position = wal.append(record(number as u8, 100)).unwrap().await.unwrap();
@@ -302,7 +331,7 @@ async fn a_frame_of_an_earlier_lap_is_not_data() {
 /// W6: no space comes back before the superblock with the trim point is durable; trims that wait share one.
 #[tokio::test]
 async fn space_comes_back_with_the_superblock() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     let mut positions = Vec::new();
     loop {
@@ -336,7 +365,7 @@ async fn space_comes_back_with_the_superblock() {
 /// F13: a flush that failed is not tried again, and what it covered is not acknowledged by a later one.
 #[tokio::test]
 async fn nothing_is_written_after_a_failed_flush() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let wal = open(&disk, 1, Vacated::new_medium()).await;
     append_frames(&*wal, &[record(1, 10)]).await;
     disk.fail_flush();
@@ -351,7 +380,7 @@ async fn nothing_is_written_after_a_failed_flush() {
 /// B2: nor after a fence.
 #[tokio::test]
 async fn nothing_is_written_after_a_fence() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let right = Arc::new(AckRight::unlimited());
     let medium = disk.medium().unwrap();
     let wal = medium.open(life(1), Vacated::new_medium(), right.clone()).await.unwrap();
@@ -367,7 +396,7 @@ async fn nothing_is_written_after_a_fence() {
 /// B2: a log whose right has lapsed may have been recovered already; its close leaves the superblocks alone.
 #[tokio::test]
 async fn a_close_without_the_right_leaves_the_superblocks_alone() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let medium = disk.medium().unwrap();
     let wal = medium.open(life(1), Vacated::new_medium(), Arc::new(AckRight::leased())).await.unwrap();
     let append = wal.append(record(1, 10)).unwrap();
@@ -380,7 +409,7 @@ async fn a_close_without_the_right_leaves_the_superblocks_alone() {
 /// V1 inside one process: one log at a time on a medium, and a log that was dropped leaves it.
 #[tokio::test]
 async fn a_medium_has_one_log_at_a_time() {
-    let disk = formatted(Disk::in_memory());
+    let disk = Disk::in_memory();
     let medium = disk.medium().unwrap();
     let right = || Arc::new(AckRight::unlimited());
     let wal = medium.open(life(1), Vacated::new_medium(), right()).await.unwrap();

@@ -105,11 +105,15 @@ fn what_cannot_be_a_volume_is_refused() {
     assert!(!here.join("missing").exists());
 }
 
-#[test]
-fn another_clusters_file_is_refused_and_kept() {
+#[tokio::test]
+async fn another_clusters_file_is_refused_and_kept() {
     let directory = directory();
     let path = directory.path().join("volume");
-    drop(take(&path).unwrap());
+    let medium = take(&path).unwrap();
+    let owner = Incarnation { broker: 1, epoch: 1 };
+    let opened = medium.open(owner, Vacated::nothing_left(), Arc::new(AckRight::unlimited())).await;
+    opened.unwrap().close().await;
+    drop(medium);
     let before = std::fs::read(&path).unwrap();
     let uri = Uri::block(&path, None).unwrap();
     let reason = refusal(BlockMedium::new(&uri, Uuid::from_u128(0xbad), Config::default()));

@@ -264,6 +264,7 @@ mod tests {
                     rack: None,
                     machine: "machine",
                     replaces: metadata.image().last_registration(1),
+                    claim: None,
                 })
                 .await
                 .unwrap();

@@ -73,6 +73,7 @@ impl World {
                 rack: None,
                 machine: "machine",
                 replaces: metadata.image().last_registration(1),
+                claim: None,
             })
             .await
             .unwrap();

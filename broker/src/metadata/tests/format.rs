@@ -23,6 +23,27 @@ fn commands() -> Vec<(&'static str, Command)> {
                 rack: Some("r".into()),
                 machine: "m".into(),
                 replaces: Some(6),
+                claim: None,
+            }),
+        ),
+        (
+            "register-with-volume",
+            Command::RegisterBroker(Registration {
+                broker: 1,
+                wal_uri: "block:///v".into(),
+                lease_ms: 10_000,
+                listener: Listener { host: "h".into(), port: 9092 },
+                rack: None,
+                machine: "m/b".into(),
+                replaces: None,
+                claim: Some(Claiming {
+                    volume: id,
+                    device: "naa.5".into(),
+                    blank: true,
+                    alone: false,
+                    judged: 6,
+                    gone: vec![of],
+                }),
             }),
         ),
         ("open-leaderships", Command::OpenLeaderships { by }),
@@ -166,7 +187,9 @@ fn image() -> Image {
     }];
     log.apply(Command::HandOver { by: old, moves }).unwrap();
     log.apply(Command::SetDraining { by: other, broker: 1, draining: true }).unwrap();
-    let new = log.register(1).incarnation;
+    let claim = Claiming { device: "naa.5".into(), blank: true, ..claiming(&log.image, 5) };
+    let new = log.claim(1, claim).unwrap();
+    log.claim(3, Claiming { alone: false, ..claiming(&log.image, 5) }).unwrap();
     log.apply(Command::AllocateProducerIds { by: new, count: 1000 }).unwrap();
     log.apply(Command::RaiseLowWater { by: new, counter: 3 }).unwrap();
     log.image
@@ -206,16 +229,19 @@ fn golden_snapshot() {
 
 /// What an earlier program wrote.
 #[test]
-fn a_snapshot_of_version_2_is_read() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metadata/tests/golden/snapshot-2.hex");
-    let digits: String = std::fs::read_to_string(path).unwrap().split_whitespace().collect();
-    let bytes: Vec<u8> = (0..digits.len() / 2)
-        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
-    let image = Image::decode(&bytes).unwrap();
-    assert_eq!((bytes[0], image.topics().count(), image.check()), (2, 2, Ok(())));
-    assert!(image.topics().all(|topic| topic.partitions.iter().all(|partition| partition.note.is_none())));
-    assert_eq!(Image::decode(&image.encode()).unwrap().encode(), image.encode());
+fn snapshots_of_earlier_versions_are_read() {
+    for version in [2, 3] {
+        let path = format!("{}/src/metadata/tests/golden/snapshot-{version}.hex", env!("CARGO_MANIFEST_DIR"));
+        let digits: String = std::fs::read_to_string(path).unwrap().split_whitespace().collect();
+        let bytes: Vec<u8> = (0..digits.len() / 2)
+            .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let image = Image::decode(&bytes).unwrap();
+        assert_eq!((bytes[0], image.topics().count(), image.check()), (version, 2, Ok(())));
+        let has_notes = image.topics().any(|topic| topic.partitions.iter().any(|it| it.note.is_some()));
+        assert_eq!((has_notes, image.claimed_volumes().count()), (version == 3, 0));
+        assert_eq!(Image::decode(&image.encode()).unwrap().encode(), image.encode());
+    }
 }
 
 #[test]
@@ -269,7 +295,7 @@ fn counts_are_checked_before_anything_is_allocated() {
 
 proptest! {
     #[test]
-    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..22u8) {
+    fn garbage_is_refused_or_applied_but_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in 1..23u8) {
         let mut framed = vec![2, tag];
         framed.extend_from_slice(&bytes);
         for bytes in [&bytes[..], &framed[..]] {

@@ -27,6 +27,7 @@ async fn registered(metadata: &Metadata) -> Registered {
             rack: None,
             machine: "machine",
             replaces: metadata.image().last_registration(1),
+            claim: None,
         })
         .await
         .unwrap()

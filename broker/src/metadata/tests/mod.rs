@@ -9,6 +9,7 @@ mod model;
 mod moves;
 mod replace;
 mod rules;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -18,7 +19,9 @@ use uuid::Uuid;
 use wal::{Incarnation, Position};
 
 use super::apply::{At, Outcome, Registered, Rejection};
-use super::command::{Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
+use super::command::{
+    Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
+};
 use super::image::{Config, Image, Listener, Topic};
 use super::note_hash::NoteHash;
 
@@ -48,6 +51,13 @@ impl Log {
         let outcome = self.image.apply_bytes(at, &command.encode());
         self.image.check().unwrap();
         outcome
+    }
+
+    /// With the claim of a volume.
+    fn claim(&mut self, broker: u32, claim: Claiming) -> Result<Incarnation, Rejection> {
+        let Command::RegisterBroker(registration) = self.registration(broker) else { unreachable!() };
+        let command = Command::RegisterBroker(Registration { claim: Some(claim), ..registration });
+        self.apply(command).map(|_| Incarnation { broker, epoch: self.number })
     }
 
     fn register(&mut self, broker: u32) -> Registered {
@@ -88,6 +98,18 @@ impl Log {
     }
 }
 
+/// A claim of a volume by somebody who knows all of the image.
+fn claiming(image: &Image, volume: u128) -> Claiming {
+    Claiming {
+        volume: Uuid::from_u128(volume),
+        device: "".into(),
+        blank: false,
+        alone: true,
+        judged: image.newest_registration(),
+        gone: Vec::new(),
+    }
+}
+
 /// The first of its id.
 fn registration(broker: u32) -> Command {
     Command::RegisterBroker(Registration {
@@ -98,6 +120,7 @@ fn registration(broker: u32) -> Command {
         rack: None,
         machine: "machine".into(),
         replaces: None,
+        claim: None,
     })
 }
 

@@ -470,8 +470,8 @@ async fn a_log_that_relies_on_a_reservation_is_not_opened_without_one() {
     );
     disk.state.lock().bytes.fill(0);
     let blank = BlockMedium::on_device(Arc::new(disk.path(3)), Path::uri(), Uuid::nil(), Path::config());
-    let refused = blank.unwrap_err().to_string();
-    assert!(refused.contains("is blank, but reserved"), "{refused}");
+    let refused = open(&blank.unwrap(), OLD).await;
+    assert!(matches!(refused, Err(Error::Refused(reason)) if reason.contains("is blank, but reserved")));
 }
 
 /// A participant, step by step.
