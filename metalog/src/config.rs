@@ -38,7 +38,7 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// The most commands that wait. Default 4,096.
     pub queue_commands_max: usize,
-    /// The most entries that are fetched ahead while catching up. Default 16.
+    /// The most entries that are fetched ahead while catching up. Default 64.
     pub read_ahead: usize,
 
     /// A snapshot is due after so many entries. Default 1,000.
@@ -76,7 +76,7 @@ impl Default for Config {
             entry_bytes_max: 1 << 20,
             queue_bytes_max: 16 << 20,
             queue_commands_max: 4096,
-            read_ahead: 16,
+            read_ahead: 64,
             snapshot_entries: 1000,
             snapshot_log_bytes: 64 << 20,
             snapshot_bytes_max: 1 << 30,

@@ -103,8 +103,8 @@ impl Entry {
         assert!(self.nonce != Nonce::NONE, "entry {} has no nonce", self.number);
         assert_eq!(self.number == 1, self.predecessor == Nonce::NONE, "only entry 1 has no predecessor");
         assert!(self.issuer.is_none_or(|issuer| issuer.epoch > 0), "epoch 0 stands for no issuer");
-        let body: usize = self.commands.iter().map(|command| command_bytes(command)).sum();
-        let size = ENVELOPE_BYTES + body;
+        let size = self.bytes();
+        let body = size - ENVELOPE_BYTES;
         assert!(size <= ENTRY_BYTES_LIMIT, "an entry of {size} bytes is over the format's limit");
 
         let mut bytes = BytesMut::with_capacity(size);
@@ -127,6 +127,11 @@ impl Entry {
         bytes.put_u32_le(crc);
         assert_eq!(bytes.len(), size);
         bytes.freeze()
+    }
+
+    /// What it takes in the store.
+    pub(crate) fn bytes(&self) -> usize {
+        ENVELOPE_BYTES + self.commands.iter().map(|command| command_bytes(command)).sum::<usize>()
     }
 
     /// Commands are slices of `bytes`.

@@ -226,7 +226,7 @@ impl Log {
 
     /// Reads on from entry `from`, several entries ahead once there are several.
     pub fn walk(&self, from: u64) -> Walk {
-        Walk { log: self.clone(), next: from, found: 0, ahead: FuturesOrdered::new() }
+        Walk { log: self.clone(), next: from, found: 0, bytes_max: 1, ahead: FuturesOrdered::new() }
     }
 
     /// Whether entries were deleted from this log.
@@ -444,11 +444,16 @@ impl Pauses {
     }
 }
 
+/// What entries that are fetched ahead may hold together, as long as they are no larger than those before them.
+const READ_AHEAD_BYTES: usize = 64 << 20;
+
 /// Entries in order, up to the first that is missing.
 pub(crate) struct Walk {
     log: Log,
     next: u64,
     found: usize,
+    /// The largest that was found.
+    bytes_max: usize,
     ahead: FuturesOrdered<BoxFuture<'static, Result<Option<Entry>, Error>>>,
 }
 
@@ -456,14 +461,18 @@ impl Walk {
     /// The next entry, or `None` if there is none (yet); see [`Log::missing`] for what that means.
     pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
         // As many ahead as were found: one request at the tail, a full window when far behind.
-        while self.ahead.len() < self.found.clamp(1, self.log.config.read_ahead) {
+        let window = self.log.config.read_ahead.min(READ_AHEAD_BYTES / self.bytes_max).max(1);
+        while self.ahead.len() < self.found.clamp(1, window) {
             let (log, number) = (self.log.clone(), self.next);
             self.ahead.push_back(async move { log.read(number).await }.boxed());
             self.next += 1;
         }
         let entry = self.ahead.next().await.expect("at least one read is under way")?;
         match &entry {
-            Some(_) => self.found += 1,
+            Some(entry) => {
+                self.found += 1;
+                self.bytes_max = self.bytes_max.max(entry.bytes());
+            }
             None => self.ahead.clear(),
         }
         Ok(entry)

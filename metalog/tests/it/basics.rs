@@ -271,6 +271,22 @@ async fn commands_that_fail_one_after_the_other_keep_nobody_from_polling() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_long_log_is_read_many_entries_at_a_time() {
+    let store: Arc<dyn ObjectStore> = late();
+    let writer = open(&store, Config::default()).await;
+    for i in 0..400 {
+        writer.propose(command(0, i)).await.unwrap();
+    }
+    writer.close().await;
+    let began = tokio::time::Instant::now();
+    let reader = open(&store, Config::default()).await;
+    assert_eq!(reader.view().number, 400);
+    let rounds = began.elapsed().as_millis() / LATE.as_millis();
+    assert!(rounds <= 24, "400 entries took as long as {rounds} requests, one after the other");
+    reader.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_poll_that_reached_the_tail_is_told() {
     let store = memory();
     let (writer, reader) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
