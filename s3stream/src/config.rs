@@ -16,6 +16,9 @@ pub struct Config {
     pub upload_interval_max: Duration,
     /// The active block is sealed early when the WAL is fuller than this fraction of its capacity. Default 0.5.
     pub wal_used_fraction_max: f64,
+    /// The active block is sealed early when the WAL holds at least so many slots, where it has such: each is a request of its own to
+    /// whoever recovers it. Default 400.
+    pub wal_slots_max: u64,
     /// Blocks being uploaded at the same time; commits stay in block order. Default 2.
     pub uploads_in_flight_max: usize,
     /// PUTs of one block that run at the same time. Default 4.
@@ -50,6 +53,7 @@ impl Default for Config {
             upload_bytes: 64 << 20,
             upload_interval_max: Duration::from_secs(60),
             wal_used_fraction_max: 0.5,
+            wal_slots_max: 400,
             uploads_in_flight_max: 2,
             puts_in_flight_max: 4,
             stream_object_bytes: 32 << 20,

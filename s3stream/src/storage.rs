@@ -491,13 +491,16 @@ impl Inner {
         self.wal_waiters.load(Ordering::Relaxed) > 0 || self.ledger.lock().budget.waiting() > 0
     }
 
-    /// Seals the active block if the WAL needs room that only a trim gives, and nothing is on its way that would make some.
+    /// Seals the active block if the WAL needs room that only a trim gives, or recovery would take long, and nothing is on its way
+    /// that would help.
     /// Those who wait for writes under way are no reason: many small uploads would make nothing faster.
     pub fn relieve_wal(&self) {
         let status = self.wal.status();
         let threshold = self.config.wal_used_fraction_max * status.capacity_bytes as f64;
         let waiting = self.wal_waiting_bytes.load(Ordering::SeqCst);
-        if (waiting == 0 || !status.may_need_trim(waiting)) && (status.used_bytes as f64) <= threshold {
+        let pressed = waiting > 0 && status.may_need_trim(waiting);
+        let long = status.used_slots >= self.config.wal_slots_max.max(1);
+        if !pressed && !long && (status.used_bytes as f64) <= threshold {
             return;
         }
         let mut ledger = self.ledger.lock();

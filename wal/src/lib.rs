@@ -233,6 +233,8 @@ pub struct Status {
     pub used_bytes: u64,
     /// Bytes that the medium can hold; `u64::MAX` where there is no bound but the bill.
     pub capacity_bytes: u64,
+    /// Slots between the trim point and the last append, each of which a recovery has to ask for; 0 where there are none.
+    pub used_slots: u64,
 }
 
 /// What a record may take on the medium besides its bytes: headers, and padding to a block.

@@ -445,13 +445,14 @@ impl Wal for MemoryWal {
         let durable = self.releaser.durable_end();
         let capacity_bytes = self.shared.options.capacity_bytes;
         if volume.generation != self.generation {
-            return Status { trimmed: durable, durable, used_bytes: 0, capacity_bytes };
+            return Status { trimmed: durable, durable, used_bytes: 0, capacity_bytes, used_slots: 0 };
         }
         Status {
             trimmed: Position(volume.trimmed),
             durable,
             used_bytes: volume.tail - volume.trimmed,
             capacity_bytes,
+            used_slots: 0,
         }
     }
 

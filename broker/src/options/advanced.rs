@@ -97,6 +97,8 @@ pub static ROWS: &[Definition] = &[
 
     row("upload-wal-used-percent", count(1, 100), |bounds| Field::Percent(&mut bounds.engine.wal_used_fraction_max),
         "Upload begins early when the WAL is fuller than this."),
+    row("upload-wal-slots", count(50, 1_000_000), |bounds| Field::from(&mut bounds.engine.wal_slots_max),
+        "Object WAL: upload begins early when this many slots lie in the WAL. Whoever takes over from a broker that died reads them all, one GET each."),
     row("upload-parts-in-flight", count(1, 64), |bounds| Field::from(&mut bounds.engine.uploads_in_flight_max),
         "Parts of the log cache, of upload-bytes each, that are uploaded at once. Batches below 8 KiB are copied for it, which takes as much memory once more."),
     row("upload-puts-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.engine.puts_in_flight_max),
@@ -242,6 +244,8 @@ pub static ROWS: &[Definition] = &[
         "Metadata log: entries that one run of retention deletes."),
     row("metadata-view-age", millis(10_000, 30 * DAY_MS), |bounds| Field::from(&mut bounds.metadata.log.view_age_max),
         "Metadata log: a view that was not renewed for so long is loaded anew."),
+    row("metadata-dead-listed", millis(0, 600_000), |bounds| Field::from(&mut bounds.metadata.dead_listed_for),
+        "How long Metadata lists a broker that died. A client that loses it in the answer that names a new leader may drop that leader again."),
     row("metadata-producer-ids", count(1, 1_000_000), |bounds| Field::from(&mut bounds.metadata.producer_id_block),
         "Producer ids that are taken from the metadata log at once."),
 

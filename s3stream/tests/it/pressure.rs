@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
+use s3stream::object::ObjectSlotCodec;
 use s3stream::{Config, Error, RECORD_OVERHEAD_BYTES, Storage, StreamMetadata};
 use tokio::time::timeout;
 use uuid::Uuid;
 use wal::Uri;
 use wal::block::BlockMedium;
 use wal::memory::{MemoryMedium, Options};
+use wal::object::ObjectMedium;
 
 use crate::world::{World, read_all, record, small};
 
@@ -202,6 +204,28 @@ async fn a_log_that_fills_up_makes_room_for_itself() {
     timeout(Duration::from_secs(50), broker.fill(0, 100, 900)).await.expect("room is made");
     broker.storage.flush().await.expect("flushes");
     assert_eq!(read_all(&broker.streams[0], 0).await.len(), 107);
+}
+
+/// As many as a recovery may have to read, whatever they hold: a minute of small batches would be a thousand of them.
+#[tokio::test(start_paused = true)]
+async fn a_log_of_many_slots_is_uploaded_before_its_time() {
+    let store = Arc::new(object_store::memory::InMemory::new());
+    let codec = Arc::new(ObjectSlotCodec::default());
+    let medium = ObjectMedium::new(store.clone(), codec, wal::object::Config::default());
+    let config = Config { wal_slots_max: 40, upload_interval_max: Duration::from_secs(3600), ..small() };
+    let world = World::on(config, store, Arc::new(medium));
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    // Each waits for the one before, and so has a slot of its own.
+    let mut most = 0;
+    for _ in 0..30 {
+        broker.fill(0, 10, 10).await;
+        most = most.max(broker.storage.status().wal.used_slots);
+    }
+    assert!((40..60).contains(&most), "{most} slots at once");
+    let status = broker.storage.status();
+    assert!(status.bytes_uploaded > 0 && world.metadata.named_objects().len() <= 300 / 40, "{status:?}");
+    assert_eq!(read_all(&broker.streams[0], 0).await.len(), 300);
 }
 
 #[tokio::test(start_paused = true)]

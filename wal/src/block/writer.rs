@@ -289,6 +289,7 @@ impl Wal for BlockWal {
             durable: self.shared.releaser.durable_end(),
             used_bytes: state.layout.used(),
             capacity_bytes: state.layout.geometry().ring,
+            used_slots: 0,
         }
     }
 

@@ -24,6 +24,11 @@ impl Slots {
         Slots { delete_delay, held: VecDeque::new(), held_bytes: 0, trimmed: 0, condemned: VecDeque::new() }
     }
 
+    /// How many slots lie at or beyond the trim point.
+    pub(super) fn held(&self) -> u64 {
+        self.held.len() as u64
+    }
+
     /// A slot is being written.
     pub(super) fn add(&mut self, slot: u64, bytes: u64) {
         self.held.push_back((slot, bytes));

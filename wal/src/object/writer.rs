@@ -422,6 +422,7 @@ impl Wal for ObjectWal {
             durable: self.shared.releaser.durable_end(),
             used_bytes: slots.held_bytes(),
             capacity_bytes: u64::MAX,
+            used_slots: slots.held(),
         }
     }
 
