@@ -81,8 +81,10 @@ fn refuse_all(wanted: &[MetadataRequestTopic]) -> MetadataResponse {
     MetadataResponse::default().with_topics(refused).with_error_code(ResponseError::InvalidRequest.code())
 }
 
+/// Who serves, and who did until a moment ago: clients that lose a broker in the answer that names a new leader lose the leader too.
 fn brokers(broker: &Broker, context: &Context, image: &ImageRef) -> Vec<MetadataResponseBroker> {
-    let brokers = nodes::serving(broker, context, image).map(|node| {
+    let listed = nodes::serving(broker, context, image).chain(nodes::departed(broker, image));
+    let brokers = listed.map(|node| {
         MetadataResponseBroker::default()
             .with_node_id(BrokerId(node.id))
             .with_host(StrBytes::from_string(node.address.host.to_string()))

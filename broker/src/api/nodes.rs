@@ -34,6 +34,16 @@ pub(super) fn serving<'a>(
     })
 }
 
+/// Those that died a moment ago, and serve no more.
+pub(super) fn departed(broker: &Broker, image: &ImageRef) -> Vec<Node> {
+    let departed = broker.metadata.departed(image).into_iter().map(|(id, info)| Node {
+        id: id as i32,
+        address: Advertised { host: info.listener.host.clone(), port: info.listener.port },
+        rack: info.rack.clone(),
+    });
+    departed.collect()
+}
+
 /// Who is named as the controller; -1 if nobody serves.
 pub(super) fn controller(image: &ImageRef) -> BrokerId {
     BrokerId(image.caretaker().map_or(-1, |caretaker| caretaker.broker as i32))

@@ -267,6 +267,7 @@ impl Watch {
         let mut links = shared.links.lock();
         links.retain(|life, _| image.is_live(*life));
         shared.metadata.skews.keep(|life| image.is_live(life));
+        shared.metadata.note_departures(&image);
         shared.expect(|handing| handing.retain(|life| links.contains_key(life)));
         for (life, _, info) in lives() {
             links.entry(life).or_insert_with(|| {

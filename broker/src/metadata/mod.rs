@@ -28,6 +28,7 @@ pub mod cluster_id;
 pub mod codec;
 mod collect;
 pub mod command;
+mod departed;
 pub mod image;
 mod lease;
 pub mod members;
@@ -67,7 +68,8 @@ pub use rider::Riding;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
 use command::{Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
-use image::{Config, Listener};
+use departed::Departed;
+use image::{BrokerInfo, Config, Listener};
 use lease::{Lease, standing};
 
 use crate::clocks::{Clocks, Skews};
@@ -102,12 +104,15 @@ pub struct Options {
     /// Producer ids that are taken from the log at once. Default 1,000; at most
     /// [`PRODUCER_IDS_PER_COMMAND_MAX`].
     pub producer_id_block: u32,
+    /// How long clients are told where a broker was that died (`departed`). Default 5 s.
+    pub dead_listed_for: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let log = metalog::Config { entry_bytes_max: 4 << 20, ..metalog::Config::default() };
-        Options { log, lease: Duration::from_secs(3), producer_id_block: 1_000 }
+        let dead_listed_for = Duration::from_secs(5);
+        Options { log, lease: Duration::from_secs(3), producer_id_block: 1_000, dead_listed_for }
     }
 }
 
@@ -262,6 +267,7 @@ pub struct Metadata {
     clocks: Mutex<Clocks>,
     /// As the links to the other brokers find them.
     pub(crate) skews: Skews,
+    departed: Departed,
     closing: CancellationToken,
     riders: rider::Riders,
     /// Brokers to which partitions are on their way into the log, and how many hand-overs each waits for.
@@ -286,6 +292,7 @@ impl Metadata {
             opened: Instant::now(),
             clocks: Mutex::default(),
             skews: Skews::default(),
+            departed: Departed::default(),
             closing: CancellationToken::new(),
             riders: rider::Riders::default(),
             handing: watch::Sender::default(),
@@ -312,6 +319,17 @@ impl Metadata {
             Ok(_) | Err(Rejection::AlreadyFormatted(_)) => Ok(()),
             Err(rejection) => Err(rejection.into()),
         }
+    }
+
+    /// Looks who has died since it was called last.
+    pub fn note_departures(&self, image: &ImageRef) {
+        self.departed.look(Instant::now(), image, self.options.dead_listed_for);
+    }
+
+    /// Where brokers were that died a moment ago, by id: clients are still told.
+    pub fn departed<'a>(&self, image: &'a ImageRef) -> Vec<(u32, &'a BrokerInfo)> {
+        self.note_departures(image);
+        self.departed.listed(Instant::now(), image)
     }
 
     /// The state as of now. Wait-free; take it once per request.

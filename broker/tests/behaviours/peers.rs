@@ -354,7 +354,7 @@ async fn who_is_killed_is_dead_and_its_next_life_is_well() {
         let response = client.call(12, &MetadataRequest::default().with_topics(None)).await;
         let mut known: Vec<_> = response.brokers.iter().map(|broker| broker.node_id.0).collect();
         known.sort_unstable();
-        assert_eq!(known, [1, 2]);
+        assert_eq!(known, [1, 2, 3], "clients are told of the dead for a while");
         let described = &response.topics.iter().find(|found| found.topic_id == topic.id).unwrap().partitions;
         let leaders: Vec<_> = described.iter().map(|row| (row.error_code, row.leader_id.0)).collect();
         assert_eq!(leaders, [(0, 1), (0, 2), (LEADER_NOT_AVAILABLE, -1)]);

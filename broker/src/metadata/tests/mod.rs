@@ -2,6 +2,7 @@
 
 mod collect;
 mod collect_race;
+mod departed;
 mod format;
 mod handle;
 mod members;

@@ -1,0 +1,107 @@
+//! Who died a moment ago is listed, and nobody else.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::command::Command;
+use super::super::departed::State;
+use super::Log;
+
+const LISTED: Duration = Duration::from_secs(5);
+
+/// As a broker sees it that looks after each entry.
+struct Observer {
+    log: Log,
+    state: State,
+    now: Instant,
+}
+
+impl Observer {
+    fn of(log: Log) -> Observer {
+        let mut observer = Observer { log, state: State::default(), now: Instant::now() };
+        observer.look();
+        observer
+    }
+
+    fn look(&mut self) {
+        self.state.look(self.now, self.log.number, &self.log.image, LISTED);
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.log.apply(command).unwrap();
+        self.look();
+    }
+
+    fn listed(&self) -> Vec<u32> {
+        self.state.listed(self.now, &self.log.image).into_iter().map(|(broker, _)| broker).collect()
+    }
+}
+
+/// Z1, Z2.
+#[test]
+fn who_is_fenced_stays_listed_for_a_while() {
+    let mut log = Log::formatted();
+    let [one, two] = [1, 2].map(|broker| log.serving(broker));
+    let mut observer = Observer::of(log);
+    assert_eq!(observer.listed(), [0; 0]);
+    observer.apply(Command::Fence { by: one, of: two });
+    assert_eq!(observer.listed(), [2]);
+    // Recovered and forgotten, with its partitions led by others: that is when it counts.
+    observer.now += LISTED / 2;
+    observer.log.recovered(one, two);
+    observer.look();
+    assert_eq!(observer.listed(), [2]);
+    observer.now += LISTED / 2;
+    assert_eq!(observer.listed(), [0; 0]);
+}
+
+/// Z2: fence and recovery may be read at once.
+#[test]
+fn who_was_fenced_and_recovered_between_two_looks_is_listed() {
+    let mut log = Log::formatted();
+    let [one, two] = [1, 2].map(|broker| log.serving(broker));
+    let mut observer = Observer::of(log);
+    observer.log.apply(Command::Fence { by: one, of: two }).unwrap();
+    observer.log.recovered(one, two);
+    observer.look();
+    assert_eq!(observer.listed(), [2]);
+}
+
+/// Z2.
+#[test]
+fn who_left_in_order_is_not_listed() {
+    let mut log = Log::formatted();
+    let [_, two] = [1, 2].map(|broker| log.serving(broker));
+    let mut observer = Observer::of(log);
+    observer.apply(Command::SetDraining { by: two, broker: 2, draining: true });
+    observer.apply(Command::CloseBroker { by: two });
+    assert_eq!(observer.log.image.serving_brokers().map(|(broker, _)| broker).collect::<Vec<_>>(), [1]);
+    assert_eq!(observer.listed(), [0; 0]);
+}
+
+/// Z2.
+#[test]
+fn a_next_life_is_listed_once() {
+    let mut log = Log::formatted();
+    log.serving(1);
+    log.serving(2);
+    let mut observer = Observer::of(log);
+    let by = observer.log.register(2).incarnation;
+    observer.look();
+    assert_eq!(observer.listed(), [2], "it is on its way");
+    observer.apply(Command::OpenLeaderships { by });
+    assert_eq!(observer.listed(), [0; 0]);
+}
+
+/// An image that was read before the last one says nothing of who came since.
+#[test]
+fn an_older_image_is_not_looked_at() {
+    let mut log = Log::formatted();
+    log.serving(1);
+    let before = log.clone();
+    log.serving(2);
+    let mut observer = Observer::of(log);
+    observer.state.look(observer.now, before.number, &before.image, LISTED);
+    assert_eq!(observer.listed(), [0; 0]);
+}
