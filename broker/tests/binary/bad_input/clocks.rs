@@ -12,6 +12,14 @@ fn another_clock() -> PathBuf {
     found.expect("faketime is missing; run ./test --install once")
 }
 
+/// `seconds` off, but for the clock that only goes on.
+fn with_clock(broker: Ottla, seconds: &str) -> Ottla {
+    broker
+        .with_variable("LD_PRELOAD", &another_clock().display().to_string())
+        .with_variable("FAKETIME", seconds)
+        .with_variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+}
+
 /// Records are uploaded soon, are too old after an hour, and are looked at all the time.
 const HASTY: [&str; 6] = [
     "--upload-interval",
@@ -27,11 +35,7 @@ const OUTVOTED: &str = "this broker's clock is ahead of those of too many others
 #[test]
 fn a_clock_that_is_hours_ahead_is_said_and_costs_no_record() {
     let mut right = Ottla::new(Storage::BucketObject).with(&HASTY);
-    let mut ahead = right
-        .fellow()
-        .with_variable("LD_PRELOAD", &another_clock().display().to_string())
-        .with_variable("FAKETIME", "+18030")
-        .with_variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut ahead = with_clock(right.fellow(), "+18030");
     right.start();
     ahead.start();
     right.wait_until_logged("is 5 h 0 min ahead of this broker's");
@@ -56,5 +60,31 @@ fn a_clock_that_is_hours_ahead_is_said_and_costs_no_record() {
     assert!(!ahead.log().contains("taken to be dead"), "{}", ahead.log());
     assert!(!right.log().contains("taken to be dead"), "{}", right.log());
     ahead.stop();
+    right.stop();
+}
+
+#[test]
+fn a_clock_that_is_hours_behind_is_said_and_costs_no_record() {
+    let mut right = Ottla::new(Storage::BucketObject);
+    let mut behind = with_clock(right.fellow(), "-10830");
+    right.start();
+    behind.start();
+    right.wait_until_logged("is 3 h 0 min behind this broker's");
+    behind.wait_until_logged("is 3 h 0 min ahead of this broker's");
+    // What right producers write is hours ahead to the broker that is behind, which Kafka allows up to one.
+    let later = "message.timestamp.after.max.ms=86400000";
+    run(&mut right.cli(&["topic", "create", "t", "--partitions", "2", "--config", later]));
+    for (partition, value) in [("0", "a"), ("1", "b"), ("0", "c"), ("1", "d")] {
+        run(&mut right.cli(&["produce", "t", "-p", partition, value]));
+    }
+    for log in [right.log(), behind.log()] {
+        assert!(!log.contains("taken to be dead"), "{log}");
+    }
+    // Nor does a fail-over go by a clock.
+    behind.kill();
+    let mut values: Vec<String> =
+        run(&mut right.cli(&["consume", "t", "--from-beginning"])).lines().map(str::to_owned).collect();
+    values.sort();
+    assert_eq!(values, ["a", "b", "c", "d"], "{}", right.log());
     right.stop();
 }
