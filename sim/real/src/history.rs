@@ -32,7 +32,8 @@ struct Line {
 pub struct Ack {
     pub time: u64,
     pub partition: i32,
-    pub offset: i64,
+    /// librdkafka does not say where, if the answer was lost and that to the next records of the same producer was not.
+    pub offset: Option<i64>,
     pub number: u64,
 }
 
@@ -100,7 +101,11 @@ impl Tail {
 
 fn ack(time: u64, send: &Value) -> Option<Ack> {
     let (partition, at) = (send.get(1)?.as_str()?.parse().ok()?, send.get(2)?);
-    Some(Ack { time, partition, offset: at.get(0)?.as_i64()?, number: at.get(1)?.as_u64()? })
+    let offset = match at.get(0)? {
+        Value::Null => None,
+        offset => Some(offset.as_i64()?),
+    };
+    Some(Ack { time, partition, offset, number: at.get(1)?.as_u64()? })
 }
 
 /// Who reads what: for each reader the record at each offset of each partition.
@@ -164,16 +169,22 @@ pub fn ledger<'a>(acks: impl Iterator<Item = &'a Ack>, read: &BTreeMap<(i32, i64
         }
     }
     for ack in acks {
-        if read.get(&(ack.partition, ack.offset)) == Some(&ack.number) {
+        let place = places.get(&(ack.partition, ack.number));
+        let right = match ack.offset {
+            Some(offset) => read.get(&(ack.partition, offset)) == Some(&ack.number),
+            None => place.is_some(),
+        };
+        if right {
             continue;
         }
-        let (count, what) = match places.get(&(ack.partition, ack.number)) {
+        let (count, what) = match place {
             Some(offset) => (&mut ledger.moved, format!("is at {offset}")),
             None => (&mut ledger.lost, "is nowhere".to_owned()),
         };
         *count += 1;
         if *count == 1 {
-            let Ack { partition, offset, number, time } = ack;
+            let Ack { partition, number, time, .. } = ack;
+            let offset = ack.offset.map_or("?".to_owned(), |offset| offset.to_string());
             let seconds = *time as f64 / 1e9;
             ledger
                 .examples

@@ -96,7 +96,8 @@ fn percentiles_are_of_the_values() {
 
 #[test]
 fn the_ledger_tells_lost_moved_and_doubled_apart() {
-    let ack = |offset, number| Ack { time: 1, partition: 0, offset, number };
+    let at = |offset, number| Ack { time: 1, partition: 0, offset, number };
+    let ack = |offset, number| at(Some(offset), number);
     let read = |records: &[(i64, u64)]| -> BTreeMap<(i32, i64), u64> {
         records.iter().map(|(offset, number)| ((0, *offset), *number)).collect()
     };
@@ -110,4 +111,8 @@ fn the_ledger_tells_lost_moved_and_doubled_apart() {
     assert_eq!(told(&[(0, 10), (1, 99), (2, 12)]), (1, 0, 0));
     assert_eq!(told(&[(0, 10), (2, 12), (5, 11)]), (0, 1, 0));
     assert_eq!(told(&[(0, 10), (1, 11), (2, 12), (3, 12)]), (0, 0, 1));
+    // Acknowledged without a place: anywhere is right, nowhere is not.
+    let somewhere = [at(None, 11)];
+    assert_eq!(counts(ledger(somewhere.iter(), &read(&[(0, 10), (7, 11)]))), (0, 0, 0));
+    assert_eq!(counts(ledger(somewhere.iter(), &read(&[(0, 10), (7, 12)]))), (1, 0, 0));
 }
