@@ -31,6 +31,11 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def serving(admin):
+    """Metadata also lists who died a moment ago."""
+    return len(admin.describe_cluster(request_timeout=DEADLINE).result().nodes)
+
+
 class Broker:
     def __init__(self, place, number, arguments):
         self.log = open(f"{place}/broker-{number}.log", "ab")
@@ -168,7 +173,7 @@ def cluster(options, place, children):
         wait_until(f"broker {number} answers", lambda: answers(brokers[-1].port))
     bootstrap = ",".join(broker.address for broker in brokers)
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    wait_until("all brokers serve", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
+    wait_until("all brokers serve", lambda: serving(admin) == BROKERS)
     return brokers, bootstrap, admin
 
 
@@ -207,7 +212,7 @@ def measure(options, place, children):
         said = {"round": number + 1, "victim": victim, "partitions": len(affected), "taken": summary(taken)}
         print(json.dumps({**said, "client": summary(times), "others": summary(others) if others else None}), flush=True)
         brokers[victim - 1].revive(options.signal)
-        wait_until("all brokers serve again", lambda: len(admin.list_topics(timeout=DEADLINE).brokers) == BROKERS)
+        wait_until("all brokers serve again", lambda: serving(admin) == BROKERS)
     load.ending = True
     load.join()
     unfinished = load.producer.flush(DEADLINE)
