@@ -161,6 +161,13 @@ impl<'s> Cluster<'s> {
         Ok(())
     }
 
+    /// Whether that is what a broker said last: others took it for dead while it was leaving, and it says that it has left something to
+    /// them.
+    fn was_fenced(&self, id: u32) -> anyhow::Result<bool> {
+        let log = std::fs::read_to_string(self.scene.directory().join(format!("b{id}.log")))?;
+        Ok(log.lines().rfind(|line| !line.is_empty()).is_some_and(|line| line.starts_with("ottla: fenced: ")))
+    }
+
     /// What is wrong with how a broker that was told to leave has left, if anything is.
     pub async fn left_in_order(&mut self, id: u32) -> anyhow::Result<Option<String>> {
         let Some(mut child) = self.broker(id).child.take() else { return Ok(None) };
@@ -168,7 +175,9 @@ impl<'s> Cluster<'s> {
             Ok(status) => {
                 let status = status?;
                 // A process that has just begun, perhaps by itself, ends as any does until it listens to signals.
-                let in_order = status.success() || status.signal() == Some(Signal::TERM.as_raw());
+                let in_order = status.success()
+                    || status.signal() == Some(Signal::TERM.as_raw())
+                    || status.code() == Some(1) && self.was_fenced(id)?;
                 (!in_order).then(|| format!("broker {id} was told to leave, and did with {status}"))
             }
             Err(_) => {

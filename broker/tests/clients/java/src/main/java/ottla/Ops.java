@@ -374,23 +374,34 @@ public final class Ops {
 
   /** Asks for the ends of all partitions, and for what the group has committed. */
   private void probe() {
-    try (KafkaConsumer<byte[], byte[]> consumer = consumer(GROUP, "none")) {
-      long process = history.process();
-      String group = ",\"group\":" + quoted(GROUP);
-      while (!stopping) {
-        watermarks(consumer, process, PROBE_TIMEOUT);
-        history.operation(process, "invoke", "committed", "{}", group);
-        try {
-          Map<TopicPartition, OffsetAndMetadata> answer = consumer.committed(new HashSet<>(everything()), PROBE_TIMEOUT);
-          String value = answer.entrySet().stream()
-              .map(one -> "\"" + one.getKey().partition() + "\":" + (one.getValue() == null ? null : one.getValue().offset()))
-              .collect(Collectors.joining(",", "{", "}"));
-          history.operation(process, "ok", "committed", value, group);
-        } catch (KafkaException error) {
-          history.operation(process, "info", "committed", "{}", group + error(error));
+    long process = history.process();
+    while (!stopping) {
+      try (KafkaConsumer<byte[], byte[]> consumer = consumer(GROUP, "none")) {
+        // An answer that was given up is given, when it comes, for one to the same question asked later. Not to another consumer.
+        boolean answered = true;
+        while (!stopping && answered) {
+          watermarks(consumer, process, PROBE_TIMEOUT);
+          answered = committed(consumer, process);
+          sleep();
         }
-        sleep();
       }
+    }
+  }
+
+  /** Whether there was an answer. */
+  private boolean committed(KafkaConsumer<byte[], byte[]> consumer, long process) {
+    String group = ",\"group\":" + quoted(GROUP);
+    history.operation(process, "invoke", "committed", "{}", group);
+    try {
+      Map<TopicPartition, OffsetAndMetadata> answer = consumer.committed(new HashSet<>(everything()), PROBE_TIMEOUT);
+      String value = answer.entrySet().stream()
+          .map(one -> "\"" + one.getKey().partition() + "\":" + (one.getValue() == null ? null : one.getValue().offset()))
+          .collect(Collectors.joining(",", "{", "}"));
+      history.operation(process, "ok", "committed", value, group);
+      return true;
+    } catch (KafkaException error) {
+      history.operation(process, "info", "committed", "{}", group + error(error));
+      return false;
     }
   }
 
