@@ -29,7 +29,6 @@ pub mod fetch;
 pub mod fetch_response;
 pub mod fetch_session;
 pub mod find_coordinator;
-mod forward;
 pub mod heartbeat;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fetch_response::Endpoint;
-use super::forward::{Held, Sent, send_on};
 use super::produce_response::{Acknowledged, Failure, ProduceResponse, TopicResponse};
 use super::wire::{Malformed, Reader};
 use super::{Context, error};
@@ -35,7 +34,7 @@ use crate::metadata::{ImageRef, Topic};
 use crate::partition::batch::Codec;
 use crate::partition::recompress::Target;
 use crate::partition::validate::{self, Checked, Rules};
-use crate::partition::{AppendError, Appended, GetError, Partition, wall_clock_ms};
+use crate::partition::{AppendError, Appended, GetError, Leaving, Partition, wall_clock_ms};
 
 const FLEXIBLE_FROM: i16 = 9;
 const TOPIC_IDS_FROM: i16 = 13;
@@ -97,18 +96,6 @@ pub(crate) fn parse(version: i16, body: BytesMut) -> Result<Request, Malformed> 
     Ok(Request { acks, timeout, topics })
 }
 
-#[cfg(test)]
-impl Request {
-    /// Its time, and its batches by topic id and partition.
-    pub(super) fn batches(self) -> (Duration, Vec<(Uuid, i32, BytesMut)>) {
-        let of_topic = |topic: TopicData| {
-            let batches = topic.partitions.into_iter();
-            batches.map(move |(index, records)| (topic.id, index, records.unwrap_or_default()))
-        };
-        (self.timeout, self.topics.into_iter().flat_map(of_topic).collect())
-    }
-}
-
 /// A partition's batch on its way through the phases.
 type Stage<T> = Result<T, Unplaced>;
 
@@ -116,9 +103,12 @@ type Stage<T> = Result<T, Unplaced>;
 #[derive(Debug)]
 enum Unplaced {
     Failed(Failure),
-    /// Its partition is being handed over. The answer waits until that is decided: then the next leader gets it, or can be
-    /// named, and the producer need not ask again and again.
-    Leaving(Box<Held>),
+    /// Its partition is being handed over. The answer waits until that is decided: then the next leader can be named, and
+    /// the producer need not ask again and again.
+    Leaving {
+        partition: Arc<Partition>,
+        leaving: Leaving,
+    },
 }
 
 impl<F: Into<Failure>> From<F> for Unplaced {
@@ -318,12 +308,8 @@ impl Placing<'_> {
                     late = Failure { message: Some(detail), ..error::NO_ROOM.into() };
                     tokio::task::yield_now().await;
                 }
-                Err(AppendError::Leaving { batch, admission, leaving }) => {
-                    let (records, forwards) =
-                        (batch.bytes.freeze(), self.broker.partitions.forwards().clone());
-                    let since = Instant::now();
-                    let held = Held { partition, leaving, records, since, _room: admission, forwards };
-                    return Err(Unplaced::Leaving(Box::new(held)));
+                Err(AppendError::Leaving { leaving, .. }) => {
+                    return Err(Unplaced::Leaving { partition, leaving });
                 }
                 Err(why) => {
                     // What a deposed leader knows of producers is old, and no retry follows such an answer. A right that has
@@ -388,47 +374,22 @@ impl InFlight {
                 self.topics.iter().flat_map(|topic| &topic.partitions).any(|(_, stage)| stage.is_err());
             return Err(if failed { Unacknowledged::Close } else { Unacknowledged::Silence });
         }
-        let InFlight { deadline, topics: mut placed, mut endpoints, .. } = self;
-        let (mut held, mut places) = (Vec::new(), Vec::new());
-        for (topic, TopicInFlight { partitions, .. }) in placed.iter_mut().enumerate() {
-            for (at, (_, stage)) in partitions.iter_mut().enumerate() {
-                let Err(unplaced) = stage else { continue };
-                match std::mem::replace(unplaced, ResponseError::NotLeaderOrFollower.into()) {
-                    Unplaced::Leaving(one) => {
-                        places.push((topic, at, one.partition.clone()));
-                        held.push(*one);
+        let mut topics = Vec::with_capacity(self.topics.len());
+        let mut endpoints = self.endpoints;
+        for TopicInFlight { name, id, partitions: placed } in self.topics {
+            let mut partitions = Vec::with_capacity(placed.len());
+            for (index, stage) in placed {
+                let outcome = match stage {
+                    Ok(placed) => acknowledge(placed, self.deadline).await,
+                    Err(Unplaced::Failed(failure)) => Err(failure),
+                    Err(Unplaced::Leaving { partition, leaving }) => {
+                        let _ = tokio::time::timeout_at(self.deadline, leaving.told.cancelled()).await;
+                        Err(not_leader(&partition, &mut endpoints))
                     }
-                    failed => *unplaced = failed,
-                }
+                };
+                partitions.push((index, outcome));
             }
-        }
-        let mut topics = Vec::with_capacity(placed.len());
-        let acknowledging = async {
-            for TopicInFlight { name, id, partitions: placed } in placed {
-                let mut partitions = Vec::with_capacity(placed.len());
-                for (index, stage) in placed {
-                    let outcome = match stage {
-                        Ok(placed) => acknowledge(placed, deadline).await,
-                        Err(Unplaced::Failed(failure)) => Err(failure),
-                        Err(Unplaced::Leaving(_)) => unreachable!("taken out above"),
-                    };
-                    partitions.push((index, outcome));
-                }
-                topics.push(TopicResponse { name, id, partitions });
-            }
-        };
-        if held.is_empty() {
-            acknowledging.await;
-            return Ok(ProduceResponse { topics, endpoints });
-        }
-        // Elsewhere: what few requests ever do must not make the state of all of them larger.
-        let ((), sent) = Box::pin(async { tokio::join!(acknowledging, send_on(held, deadline)) }).await;
-        for ((topic, at, partition), sent) in places.into_iter().zip(sent) {
-            topics[topic].partitions[at].1 = match sent {
-                Sent::Answered(outcome) => outcome,
-                Sent::NotTaken => Err(not_leader(&partition, &mut endpoints)),
-                Sent::Unknown => Err(ResponseError::RequestTimedOut.into()),
-            };
+            topics.push(TopicResponse { name, id, partitions });
         }
         Ok(ProduceResponse { topics, endpoints })
     }

@@ -29,7 +29,7 @@ macro_rules! take_number {
 }
 
 impl Reader {
-    take_number!(u8 try_get_u8 u8, i16 try_get_i16 i16, i32 try_get_i32 i32, i64 try_get_i64 i64, u128 try_get_u128 u128);
+    take_number!(u8 try_get_u8 u8, i16 try_get_i16 i16, i32 try_get_i32 i32, u128 try_get_u128 u128);
 
     /// An unsigned LEB128 number of at most 32 bits.
     pub fn uvarint(&mut self) -> Result<u32, Malformed> {

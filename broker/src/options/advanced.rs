@@ -278,9 +278,6 @@ pub static ROWS: &[Definition] = &[
         "How long a partition's next leader waits for what the last one knew of it, before it reads that from the store."),
     row("handover-note-memory", bytes(0, GIB), |bounds| Field::from(&mut bounds.partition.handover.notes_bytes_max),
         "What a broker keeps in memory for the next leaders of partitions that it has handed over."),
-    row("handover-forwards", count(0, 10_000), |bounds| Field::from(&mut bounds.partition.handover.forwards_max),
-        "Produce requests that a broker takes to the next leaders of partitions at a time: those that came while the \
-         partitions could not be written to. Producers of others are told where to send them."),
     row("handover-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.mover.retry_pause),
         "The pause after the first hand-over that failed; after more of them up to ten times as long."),
     row("joining-moves", count(0, 100_000), |bounds| Field::from(&mut bounds.mover.joining_moves_max),

@@ -12,11 +12,10 @@
 //!
 //! Two things keep a third request, and a fourth, out of that time. The next leader looks for the entry while it is being
 //! written ([`expect`](crate::metadata::Metadata::expect)), so that it knows of it when it is there. And producers are told to go there as soon as it is
-//! written: that it counts is known only a request later (L5 of the metadata log), but all that they were told was advice. What
-//! they had sent by then this broker takes there itself ([`forward`](crate::api::forward)).
+//! written: that it counts is known only a request later (L5 of the metadata log), but all that they were told was advice.
 //!
 //! # Guarantees
-//! - **G1** Nothing is appended here after a partition has stopped; what was before is acknowledged, by
+//! - **G1** Nothing is acknowledged after a partition has stopped that was not appended before; what was is acknowledged, by
 //!   this broker, and is committed before the entry (H1 of [`moves`](crate::metadata::moves)).
 //! - **G2** What the next leader opens says all that this one knew: the newest checkpoint, and the log behind it, are committed.
 //!   So a batch that a producer sends again, to the next leader, is recognised there.
@@ -76,9 +75,6 @@ pub struct Limits {
     pub note_wait: Duration,
     /// What those may take in memory, bytes. Default 32 MiB.
     pub notes_bytes_max: usize,
-    /// Requests that are sent on to a next leader at a time, of those that came while a partition was stopped. Default 128; 0 for
-    /// none.
-    pub forwards_max: usize,
 }
 
 impl Default for Limits {
@@ -89,7 +85,6 @@ impl Default for Limits {
             prepare_max: Duration::from_secs(30),
             note_wait: Duration::from_millis(250),
             notes_bytes_max: 32 << 20,
-            forwards_max: 128,
         }
     }
 }

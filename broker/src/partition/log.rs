@@ -120,10 +120,9 @@ pub enum AppendError {
     /// given back, for another admission.
     #[error("{detail}")]
     NoRoom { batch: Box<Checked>, detail: String },
-    /// The partition is being handed over. The batch and its room are given back, for when it is decided whether that came
-    /// about.
+    /// The partition is being handed over. The batch is given back, for when it is decided whether that came about.
     #[error("the partition is on its way to another broker")]
-    Leaving { batch: Box<Checked>, admission: Admission, leaving: Leaving },
+    Leaving { batch: Box<Checked>, leaving: Leaving },
     /// Another broker leads the partition.
     #[error("the partition went to another broker")]
     Left,
@@ -279,7 +278,7 @@ impl Partition {
             Standing::Leaving(leaving) => {
                 let leaving = leaving.clone();
                 core.state.turned_away(now_ms, &checked.header);
-                return Err(AppendError::Leaving { batch: Box::new(checked), admission, leaving });
+                return Err(AppendError::Leaving { batch: Box::new(checked), leaving });
             }
             Standing::Left => return Err(AppendError::Left),
             Standing::Deleted => return Err(AppendError::Deleted),
@@ -344,8 +343,7 @@ impl Partition {
         loop {
             let admission = self.storage.admit(checked.bytes.len()).await?;
             match self.append(super::wall_clock_ms(), checked, admission) {
-                Err(AppendError::Leaving { batch, admission, leaving }) => {
-                    drop(admission);
+                Err(AppendError::Leaving { batch, leaving }) => {
                     checked = *batch;
                     leaving.decided.cancelled().await;
                 }
@@ -536,11 +534,6 @@ impl Partition {
             drop(core);
             told.cancel();
         }
-    }
-
-    /// Bounds of its hand-over.
-    pub fn handover(&self) -> &super::handover::Limits {
-        &self.config.handover
     }
 
     /// Whether this broker still leads the partition, under the same leader epoch.

@@ -46,7 +46,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use s3stream::Storage;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -152,13 +152,11 @@ pub struct Partitions {
     pub(crate) tasks: Tasks,
     closing: CancellationToken,
     notes: arrival::Notes,
-    forwards: Arc<Semaphore>,
 }
 
 impl Partitions {
     /// For the broker with the id `broker`. Must be called inside a tokio runtime.
     pub fn start(config: Config, broker: u32, storage: Storage, metadata: Arc<Metadata>) -> Arc<Partitions> {
-        let forwards = Arc::new(Semaphore::new(config.handover.forwards_max));
         let partitions = Arc::new(Partitions {
             config,
             broker,
@@ -168,7 +166,6 @@ impl Partitions {
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
             notes: arrival::Notes::default(),
-            forwards,
         });
         partitions.tasks.keep("the closing of partitions that went", partitions.clone().close_deleted());
         partitions.tasks.keep("the opening of partitions that arrive", partitions.clone().open_arriving());
@@ -181,11 +178,6 @@ impl Partitions {
 
     pub fn storage(&self) -> &Storage {
         &self.storage
-    }
-
-    /// One for each request that may be sent on to a next leader now ([`handover::Limits::forwards_max`]).
-    pub fn forwards(&self) -> &Arc<Semaphore> {
-        &self.forwards
     }
 
     /// The partition `index` of `topic`, opened if need be.

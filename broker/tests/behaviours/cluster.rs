@@ -548,85 +548,11 @@ async fn whoever_opens_a_partition_that_is_leaving_waits_and_is_told() {
     cluster.stop().await;
 }
 
-/// K1, K2, and G2: what producers had sent by then their next leader gets, in order, and they get its answers; what they send
-/// later is told who that is.
-#[tokio::test]
-async fn what_comes_while_a_partition_is_stopped_is_taken_to_its_next_leader() {
-    let mut options = Options::default();
-    options.partitions.handover.stopped_max = DEADLINE;
-    let cluster = Cluster::with(2, options).await;
-    let topic = cluster.topic("taken", &[1, 1]).await;
-    let (mut client, mut other) = (cluster.connect(1).await, cluster.connect(1).await);
-    client.produced("taken", 0, &batch(1, 0)).await;
-    other.produced("taken", 0, &batch(2, 0)).await;
-    within(cluster.broker(1).storage.flush()).await.unwrap();
-    let partition = cluster.broker(1).partition(&topic, 0).await;
-    let stay = cluster.broker(1).partition(&topic, 1).await;
-    cluster.store.hold_puts();
-    let partitions = cluster.broker(1).broker.partitions.clone();
-    let handing = tokio::spawn({
-        let leave = leave(&topic, 2);
-        async move { partitions.hand_over(&leave).await }
-    });
-    // All that comes before the stop, and not the entry that decides.
-    within(async {
-        while partition.is_current() {
-            if !cluster.store.held_puts().is_empty() {
-                cluster.store.complete_put(0);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
-    // As the last leader's heartbeat says.
-    let next = cluster.broker(2).broker.metadata.clone();
-    next.expect(true);
-    let mut asked = Vec::new();
-    for sequence in 1..=3 {
-        asked.push(client.send(10, &produce_request("taken", 0, &batch(1, sequence))).await);
-    }
-    // Of one that was taken already, and of two partitions of which one stays.
-    let again = other.send(10, &produce_request("taken", 0, &batch(2, 0))).await;
-    let mut both = produce_request("taken", 0, &batch(2, 1));
-    let mut of_other = produce_request("taken", 1, &batch(2, 0));
-    both.topic_data[0].partition_data.append(&mut of_other.topic_data[0].partition_data);
-    let both = other.send(10, &both).await;
-    until(|| stay.log_end() == 1).await;
-    cluster.store.resume_puts();
-    let mut offsets = Vec::new();
-    for asked in asked {
-        let mut answer = client.receive::<ProduceRequest>(10, asked).await;
-        let answer = answer.responses.remove(0).partition_responses.remove(0);
-        assert_eq!(answer.error_code, 0);
-        offsets.push(answer.base_offset);
-    }
-    assert!(offsets.is_sorted(), "{offsets:?}");
-    let mut answer = other.receive::<ProduceRequest>(10, again).await;
-    let answer = answer.responses.remove(0).partition_responses.remove(0);
-    assert_eq!((answer.error_code, answer.base_offset), (0, 1), "where it has been all the time");
-    let answer = other.receive::<ProduceRequest>(10, both).await;
-    let answers = &answer.responses[0].partition_responses;
-    let codes: Vec<_> = answers.iter().map(|answer| (answer.index, answer.error_code)).collect();
-    assert_eq!(codes, [(0, 0), (1, 0)]);
-    assert_eq!(answers[1].base_offset, 0);
-    offsets.push(answers[0].base_offset);
-    assert_eq!(within(handing).await.unwrap().unwrap().left.len(), 1);
-    offsets.sort_unstable();
-    assert_eq!(offsets, [2, 3, 4, 5]);
-    let refused = client.produce("taken", 0, &batch(1, 4)).await;
-    assert_eq!(refused.error_code, NOT_LEADER, "it has had time enough");
-    next.expect(false);
-    assert_eq!(cluster.connect(2).await.produced("taken", 0, &batch(1, 4)).await, 6);
-    cluster.stop().await;
-}
-
 /// Producers are sent to the next leader when the entry is written, and before anybody knows that it counts; there they wait.
 #[tokio::test]
 async fn producers_are_sent_on_early_and_wait_for_the_next_leader() {
     let mut options = Options::default();
     options.partitions.handover.stopped_max = DEADLINE;
-    // K4: where there are more than may be taken there.
-    options.partitions.handover.forwards_max = 0;
     let cluster = Cluster::with(2, options).await;
     let topic = cluster.topic("early", &[1]).await;
     let (mut client, mut other) = (cluster.connect(1).await, cluster.connect(2).await);
