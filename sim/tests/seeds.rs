@@ -17,6 +17,9 @@ fn the_same_seed_has_the_same_trace() {
         let before = text.split_once(" events").expect("the events are counted").0;
         format!("{before} {}", after.split(',').next().unwrap_or_default())
     };
-    assert_eq!(trace("1"), trace("1"));
+    // Of each kind of log.
+    for seed in ["1", "2", "4", "8"] {
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
     assert_ne!(trace("1"), trace("2"));
 }
