@@ -37,7 +37,7 @@ pub fn machine_id() -> Option<String> {
 pub fn boot_id() -> Option<String> {
     #[cfg(feature = "simulated")]
     if let Some(machine) = simulated::current() {
-        return Some(machine.id());
+        return Some(machine.boot());
     }
     id_in("/proc/sys/kernel/random/boot_id")
 }

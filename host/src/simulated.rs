@@ -19,6 +19,9 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// Its name, and its id.
     fn id(&self) -> String;
 
+    /// Names the boot of its kernel.
+    fn boot(&self) -> String;
+
     fn boottime(&self) -> Duration;
 
     fn wall(&self) -> Duration;

@@ -415,3 +415,106 @@ impl Volume for Open {
         self.submit(What::Flush)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Life = Life { machine: 0, number: 1 };
+    const SECTOR: usize = 512;
+
+    fn world(seed: u64, kind: Kind, fua: bool) -> (World, Arc<dyn Volume>) {
+        let world = World::new(seed, 2, false);
+        world.lock().disks.add(kind, "/wal", 0, 16 * BLOCK_BYTES, SECTOR, fua);
+        let volume = open(&world, LIFE, Path::new("/wal"), true).unwrap();
+        (world, volume)
+    }
+
+    /// Until everything has landed.
+    fn pass(world: &World) {
+        for _ in 0..60 {
+            world.happen();
+            world.lock().now += STEP;
+        }
+    }
+
+    /// The first byte of each sector of the first block.
+    fn sectors(volume: &dyn Volume) -> Vec<u8> {
+        let mut block = [0; BLOCK_BYTES];
+        volume.read(&mut block, 0).unwrap();
+        block.iter().step_by(SECTOR).copied().collect()
+    }
+
+    fn cut(world: &World) {
+        world.lock().leave_disks(LIFE, false);
+    }
+
+    #[test]
+    fn a_power_cut_takes_sectors_of_what_was_not_durable_and_of_nothing_else() {
+        let mut torn = 0;
+        for seed in 0..40 {
+            let (world, volume) = world(seed, Kind::Local, false);
+            drop(volume.write(&[1; BLOCK_BYTES], 0, false));
+            pass(&world);
+            drop(volume.flush());
+            pass(&world);
+            drop(volume.write(&[2; BLOCK_BYTES], 0, false));
+            pass(&world);
+            assert_eq!(sectors(&*volume), [2; 8], "it is read before it is durable");
+            cut(&world);
+            let left = sectors(&*volume);
+            assert!(left.iter().all(|byte| [1, 2].contains(byte)), "{left:?}");
+            torn += u32::from(left.contains(&1) && left.contains(&2));
+        }
+        assert!(torn > 0);
+    }
+
+    #[test]
+    fn a_write_under_way_is_torn_by_a_power_cut_and_not_by_a_kill() {
+        let (mut torn, mut lost) = (0, 0);
+        for seed in 0..40 {
+            let (world, volume) = world(seed, Kind::Shared, true);
+            drop(volume.write(&[1; BLOCK_BYTES], 0, true));
+            cut(&world);
+            pass(&world);
+            let left = sectors(&*volume);
+            torn += u32::from(left.contains(&0) && left.contains(&1));
+            lost += u32::from(left == [0; 8]);
+        }
+        assert!(torn > 0 && lost > 0, "{torn} {lost}");
+        let (world, volume) = world(1, Kind::Shared, true);
+        drop(volume.write(&[1; BLOCK_BYTES], 0, true));
+        world.lock().leave_disks(LIFE, true);
+        assert!(!world.lock().disks.is_unlocked(0, Path::new("/wal")).unwrap(), "its write is under way");
+        pass(&world);
+        assert_eq!(sectors(&*volume), [1; 8]);
+        assert!(world.lock().disks.is_unlocked(0, Path::new("/wal")).unwrap());
+    }
+
+    #[test]
+    fn what_was_written_through_survives() {
+        for seed in 0..40 {
+            let (world, volume) = world(seed, Kind::Local, true);
+            drop(volume.write(&[1; BLOCK_BYTES], 0, true));
+            pass(&world);
+            cut(&world);
+            assert_eq!(sectors(&*volume), [1; 8]);
+        }
+    }
+
+    #[test]
+    fn a_lock_is_one_machines_and_what_is_detached_is_written_to_no_more() {
+        let (world, volume) = world(1, Kind::Shared, true);
+        let path = Path::new("/wal");
+        let elsewhere = Life { machine: 1, number: 1 };
+        assert!(open(&world, elsewhere, path, true).is_err(), "it is not there");
+        assert!(world.lock().disks.attach(1, path));
+        let other = open(&world, elsewhere, path, true).unwrap();
+        let again = open(&world, Life { machine: 0, number: 2 }, path, true).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+        world.lock().detach(0, path);
+        drop(volume.write(&[1; BLOCK_BYTES], 0, true));
+        pass(&world);
+        assert_eq!(sectors(&*other), [0; 8]);
+    }
+}

@@ -97,6 +97,10 @@ impl Machine for Simulated {
         format!("machine-{}", self.life.machine)
     }
 
+    fn boot(&self) -> String {
+        format!("boot-{}-{:06}", self.life.machine, self.world.lock().boots[self.life.machine])
+    }
+
     fn boottime(&self) -> Duration {
         let (now, clock) = self.clock();
         boottime(now, self.life.machine, clock)

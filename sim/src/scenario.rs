@@ -237,7 +237,7 @@ enum Undo {
     Delay(MachineId),
     Clock(MachineId),
     Disk(MachineId),
-    /// The operator makes sure that the volume of a broker that was moved here is nobody else's.
+    /// The operator makes sure that the volume of a broker that was moved here, or whose machine lost its power, is nobody else's.
     Detach(MachineId),
     /// It ends here.
     Stumble(MachineId),
@@ -495,8 +495,14 @@ impl Run {
             inner.disconnect(life, power);
             inner.lose_requests(life);
             inner.leave_disks(life, power);
+            inner.boots[machine] += u64::from(!power);
         }
         self.count(if power { "kill" } else { "power cut" }, &format!("{machine} for {pause:?}"));
+        // Nothing but somebody's word tells a machine that was started again from its clone.
+        if !power && self.plan.wals.get(self.plan.id_of(machine)) == Some(&Wal::Volume) {
+            let time = pause + Duration::from_millis(self.random.random_range(0..5_000));
+            self.undo.push((now + time, Undo::Detach(machine)));
+        }
     }
 
     fn pause(&mut self, machine: MachineId) {

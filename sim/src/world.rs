@@ -47,6 +47,8 @@ pub struct Inner {
     pub network: Network,
     pub bucket: Bucket,
     pub disks: Disks,
+    /// How often each machine has lost its power.
+    pub boots: Vec<u64>,
     pub clocks: Vec<Clock>,
     due: BTreeMap<(Duration, u64), Due>,
     number: u64,
@@ -82,6 +84,7 @@ impl World {
             network: Network::new(machines),
             bucket: Bucket::new(machines),
             disks: Disks::new(machines),
+            boots: vec![0; machines],
             clocks: vec![Clock { rate: 1.0, wall_offset_ms: 0 }; machines],
             due: BTreeMap::new(),
             number: 0,
