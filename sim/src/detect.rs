@@ -38,7 +38,6 @@ pub const PLANTED: &[(&str, &str)] = &[
     ("any-commit", "a group takes commits of whoever is no member any more"),
     ("ack-before-flush", "a frame is acknowledged when it is written, before it is flushed (W3)"),
     ("ack-without-right", "appends are acknowledged though the lease has lapsed (O4)"),
-    ("torn-frame-accepted", "a frame's records are taken whatever their checksum says (W5)"),
     ("stale-frame-accepted", "frames of earlier lives are taken for this one's (V3)"),
     ("early-proof", "frames claim that what lies before them is durable (V5)"),
     ("no-lease-wait", "a volume that its old host may write to is read at once (B1)"),

@@ -136,8 +136,7 @@ impl Header {
 /// The records of a frame whose header is `header`, as slices of `body`; `None` if the body is not the one that was
 /// written.
 pub(super) fn decode_records(header: &Header, body: &Bytes) -> Option<Vec<Record>> {
-    let is_whole = crc(body) == header.body_crc || host::planted("torn-frame-accepted");
-    if body.len() != header.body_bytes as usize || !is_whole {
+    if body.len() != header.body_bytes as usize || crc(body) != header.body_crc {
         return None;
     }
     // Each record takes a header at least: bounds the allocation by what was read.
