@@ -24,7 +24,7 @@
 //! - **Sim1** The code under test is what is released: `ottla::startup::start` with options, and Kafka's protocol. What is
 //!   simulated is the machine (`host`), its volumes and the object store.
 //! - **Sim2** Same seed, same trace: no thread, no clock, no address and no random number of the real machine decides
-//!   anything. A seed's process has one thread, and its addresses are not randomized.
+//!   anything. A seed's process has one thread, and its addresses are not randomized; nothing follows from them (`--displace`).
 //! - **Sim3** A panic anywhere in the code under test is a finding.
 
 mod admin;
@@ -74,6 +74,11 @@ fn main() -> ExitCode {
         .arg(flag("detect", "Count the seeds that each planted defect takes (with the feature planted)"))
         .arg(flag("trace", "Print everything that happens"))
         .arg(Arg::new("log").long("log").help("Print the brokers' log, as far as this filter says"))
+        .arg(
+            number("displace", "Let so much memory lie elsewhere: the trace is the same")
+                .hide(true)
+                .default_value("0"),
+        )
         .arg(flag("here", "In this process").hide(true))
         .arg(number("print", "Print the trace (1), the log (2)").hide(true))
         .get_matches();
@@ -81,7 +86,8 @@ fn main() -> ExitCode {
     let log = matches.get_one::<String>("log").cloned();
     let print = matches.get_one::<u64>("print").copied().unwrap_or_default();
     let trace = matches.get_flag("trace") || print & PRINT_TRACE != 0;
-    let one = One { brokers, trace, print_log: log.is_some() && print & PRINT_LOG != 0, log };
+    let displace = *matches.get_one::<u64>("displace").expect("it has a default");
+    let one = One { brokers, trace, print_log: log.is_some() && print & PRINT_LOG != 0, log, displace };
     if let Err(why) = detect::chosen() {
         eprintln!("{why}");
         return ExitCode::FAILURE;
@@ -118,6 +124,8 @@ struct One {
     /// What is printed of the log, in the seed's own process.
     print_log: bool,
     log: Option<String>,
+    /// How much memory is taken of each size before anything begins, and kept.
+    displace: u64,
 }
 
 const PRINT_TRACE: u64 = 1;
@@ -136,6 +144,7 @@ impl One {
         let log = if self.log.is_some() { PRINT_LOG } else { 0 };
         let print = log | if self.trace { PRINT_TRACE } else { 0 };
         command.args(["--print", &print.to_string()]);
+        command.args(["--displace", &self.displace.to_string()]);
         command.args(["--log", &format!("{:<LOG_FILTER_LENGTH$}", self.log.as_deref().unwrap_or(LOG))]);
         command.env_clear();
         for kept in ["OTTLA_PLANTED", "RUST_BACKTRACE"] {
@@ -165,6 +174,7 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
     let began = os::cpu_time();
     // What it allocates is there whether anything is printed or not.
     println!();
+    displace(one.displace);
     os::simulate(seed);
     os::set_clocks(Duration::from_secs(1), world::EPOCH);
     std::panic::set_hook(Box::new(|panic| {
@@ -216,6 +226,15 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
     }
     // Not by way of destructors: lives that were killed must stay so.
     std::process::exit(i32::from(failed));
+}
+
+/// Takes memory of all the small sizes, and keeps it: what comes later lies elsewhere, in another order.
+fn displace(times: u64) {
+    for _ in 0..times {
+        for size in (16..2048).step_by(16) {
+            std::mem::forget(std::hint::black_box(Vec::<u8>::with_capacity(size)));
+        }
+    }
 }
 
 fn run_many(first: u64, seeds: u64, jobs: u64, cpu_max: Option<Duration>, one: &One) -> ExitCode {

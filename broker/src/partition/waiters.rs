@@ -3,21 +3,35 @@
 //! A waiter registers *before* it looks at the log, so that nothing that arrives in between is missed; what arrives in
 //! between may be counted twice, and then the waiter looks once more than needed. No timer is involved.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use s3stream::Listener;
 use tokio::sync::{Notify, oneshot};
 
 /// One waiting request, on any number of partitions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wait {
+    number: u64,
     arrived_bytes: AtomicUsize,
     wanted_bytes: AtomicUsize,
     changed: AtomicBool,
     notify: Notify,
+}
+
+impl Default for Wait {
+    fn default() -> Wait {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Wait {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            arrived_bytes: AtomicUsize::new(0),
+            wanted_bytes: AtomicUsize::new(0),
+            changed: AtomicBool::new(false),
+            notify: Notify::new(),
+        }
+    }
 }
 
 impl Wait {
@@ -60,22 +74,16 @@ struct Inner {
     closed: bool,
     /// Appends that are not confirmed yet: end offset and bytes. As bounded as the log cache.
     unconfirmed: VecDeque<(u64, usize)>,
-    fetches: HashMap<WaitKey, Registered>,
+    /// By the wait's number: who began to wait first is told first.
+    fetches: BTreeMap<u64, Registered>,
     offsets: Vec<(u64, oneshot::Sender<()>)>,
 }
-
-/// A wait by its address, which is its own for as long as it is registered.
-type WaitKey = usize;
 
 /// A wait, and how often it is registered: a request may name a partition again and again. It is told once.
 #[derive(Debug)]
 struct Registered {
     wait: Arc<Wait>,
     times: usize,
-}
-
-fn key(wait: &Arc<Wait>) -> WaitKey {
-    Arc::as_ptr(wait).addr()
 }
 
 impl Inner {
@@ -104,7 +112,7 @@ impl Waiters {
     pub fn register(self: &Arc<Self>, wait: &Arc<Wait>) -> Registration {
         let mut inner = self.0.lock();
         let fresh = || Registered { wait: wait.clone(), times: 0 };
-        inner.fetches.entry(key(wait)).or_insert_with(fresh).times += 1;
+        inner.fetches.entry(wait.number).or_insert_with(fresh).times += 1;
         if inner.closed {
             wait.change();
         }
@@ -171,7 +179,7 @@ pub struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut inner = self.waiters.0.lock();
-        let key = key(&self.wait);
+        let key = self.wait.number;
         let registered = inner.fetches.get_mut(&key).expect("it is registered until this is dropped");
         registered.times -= 1;
         if registered.times == 0 {
