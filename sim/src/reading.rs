@@ -1,4 +1,5 @@
-//! Clients that read: all partitions from the beginning, now and then the ends, and at the end everything once more.
+//! Clients that read: all partitions from the beginning, now and then the ends, and at the end everything once more; and those
+//! that ask for nothing but where logs begin and end, of whoever last said that it leads them.
 //!
 //! - **R1** A position is out of range only if it lies before the log's start: whoever is told so asks where the log begins,
 //!   and finds that it is behind the position.
@@ -39,6 +40,22 @@ pub async fn reader(shared: Arc<Shared>, process: u32) {
         }
         let pause = reading.client.pick(200) as u64;
         sleep(Duration::from_millis(pause)).await;
+    }
+}
+
+/// Asks for the ends of each partition, each by itself: what one leader does not answer keeps none from the others. Nothing
+/// but an error turns them away from a leader, so that they stay with one that is cut off together with them.
+pub async fn monitors(shared: Arc<Shared>, processes: u32) {
+    for (process, (place, key)) in (processes..).zip(shared.places.clone()) {
+        let mut reading = Reading::new(&shared, process);
+        let shared = shared.clone();
+        drop(tokio::spawn(async move {
+            while !shared.is_stopped() {
+                reading.watermarks(&shared, &place, key).await;
+                let pause = 200 + reading.client.pick(1_500) as u64;
+                sleep(Duration::from_millis(pause)).await;
+            }
+        }));
     }
 }
 

@@ -160,6 +160,10 @@ impl Plan {
         machine % (self.brokers + 1)
     }
 
+    fn monitor_machine(&self) -> MachineId {
+        2 * self.brokers + 1
+    }
+
     fn other_machine(&self, machine: MachineId) -> MachineId {
         if machine < self.brokers { machine + self.brokers + 1 } else { machine - self.brokers - 1 }
     }
@@ -251,6 +255,8 @@ struct Run {
     random: StdRng,
     brokers: Vec<Broker>,
     clients: Process,
+    /// Clients that may be on the other side of a cut than the others, behind all other machines.
+    monitors: Process,
     shared: Arc<Shared>,
     ended: Ended,
     undo: Vec<(Duration, Undo)>,
@@ -263,7 +269,7 @@ struct Run {
 pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
     let plan = Plan::new(&mut random, brokers_max);
-    let world = World::new(seed, 2 * plan.brokers + 1, print);
+    let world = World::new(seed, 2 * plan.brokers + 2, print);
     world.note(format_args!(
         "{} brokers, {:?}, {:?}, {} producers, {} readers, groups {:?}, admin {}, aim {}, {}",
         plan.brokers,
@@ -284,6 +290,8 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     }
     let load = load(shared.clone(), plan.producers, plan.readers, plan.groups.clone(), plan.admin);
     let clients = Process::start(&world, Life { machine: plan.brokers, number: 0 }, load);
+    let monitor = Life { machine: plan.monitor_machine(), number: 0 };
+    let monitors = Process::start(&world, monitor, reading::monitors(shared.clone(), MONITORS));
     let brokers = (0..=2 * plan.brokers)
         .map(|machine| Broker {
             process: None,
@@ -302,6 +310,7 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
         random,
         brokers,
         clients,
+        monitors,
         shared,
         ended: Ended::default(),
         undo: Vec::new(),
@@ -313,6 +322,8 @@ pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
 
 /// The final reader's number; what others have lies behind.
 const FINAL: u32 = 0;
+/// The first monitor's.
+const MONITORS: u32 = 1_000;
 
 async fn load(shared: Arc<Shared>, producers: usize, readers: usize, groups: Vec<usize>, admin: bool) {
     workload::create_topics(shared.clone()).await;
@@ -407,11 +418,15 @@ impl Run {
             }
         }
         self.world.happen();
-        let mut order: Vec<usize> = (0..self.brokers.len()).collect();
+        let mut order: Vec<usize> = (0..=self.plan.monitor_machine()).collect();
         order.shuffle(&mut self.random);
         for machine in order {
             if machine == self.plan.brokers {
                 self.clients.run_until(from, until);
+                continue;
+            }
+            if machine == self.plan.monitor_machine() {
+                self.monitors.run_until(from, until);
                 continue;
             }
             let broker = &mut self.brokers[machine];
@@ -573,6 +588,18 @@ impl Run {
         self.count("island", &machine.to_string());
     }
 
+    /// A broker that was cut off together with the monitors: all other clients, brokers and the store are on the other side.
+    fn minority(&mut self, machine: MachineId) {
+        let until = self.now() + Duration::from_millis(self.random.random_range(3_000..20_000));
+        let monitor = self.plan.monitor_machine();
+        let others = (0..monitor).filter(|other| *other != machine);
+        let cut = |other| [(machine, other), (other, machine), (monitor, other), (other, monitor)];
+        self.cut(others.flat_map(cut).collect(), until);
+        self.world.lock().bucket.weather[machine].cut = true;
+        self.undo.push((until, Undo::Weather(machine)));
+        self.count("minority", &machine.to_string());
+    }
+
     /// A disk on which nothing is done for a while.
     fn hang(&mut self, machine: MachineId) {
         let time = Duration::from_millis(self.random.random_range(100..8_000));
@@ -663,11 +690,12 @@ impl Run {
         let machine = self.places[self.random.random_range(0..clients)];
         let now = self.now();
         let time = Duration::from_millis(self.random.random_range(300..6_000));
-        let kinds = if self.brokers[machine].disk.is_some() { 19 } else { 15 };
+        let kinds = if self.brokers[machine].disk.is_some() { 20 } else { 16 };
         match self.random.random_range(0..kinds) {
-            15 => self.hang(machine),
-            16 => self.fail(machine),
-            17 | 18 => self.island(machine),
+            16 => self.hang(machine),
+            17 => self.fail(machine),
+            18 | 19 => self.island(machine),
+            13 => self.minority(machine),
             0 | 1 => self.kill(machine, true),
             2 => self.kill(machine, false),
             3 => self.pause(machine),
