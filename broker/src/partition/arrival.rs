@@ -25,6 +25,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -232,6 +233,7 @@ impl Partitions {
     pub(super) async fn open_arriving(self: Arc<Self>) {
         let mut changed = self.metadata.changed();
         let mut before = self.metadata.image();
+        self.looked_upto.store(before.number(), Ordering::Release);
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return,
@@ -251,8 +253,15 @@ impl Partitions {
                     self.tasks.spawn("the opening of partitions that arrive", arriving);
                 }
             }
+            self.looked_upto.store(image.number(), Ordering::Release);
             before = image;
         }
+    }
+
+    /// The entry up to which it was looked for partitions that have arrived. One that went and came back between two looks is not
+    /// seen to arrive: it is opened when somebody asks for it.
+    pub fn looked_for_arrivals_upto(&self) -> u64 {
+        self.looked_upto.load(Ordering::Acquire)
     }
 
     async fn arrive(

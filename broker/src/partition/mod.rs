@@ -39,6 +39,7 @@ pub(crate) mod testing;
 pub mod validate;
 pub mod waiters;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -152,6 +153,8 @@ pub struct Partitions {
     pub(crate) tasks: Tasks,
     closing: CancellationToken,
     notes: arrival::Notes,
+    /// The entry up to which it was looked for partitions that arrived.
+    looked_upto: AtomicU64,
 }
 
 impl Partitions {
@@ -166,6 +169,7 @@ impl Partitions {
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
             notes: arrival::Notes::default(),
+            looked_upto: AtomicU64::new(0),
         });
         partitions.tasks.keep("the closing of partitions that went", partitions.clone().close_deleted());
         partitions.tasks.keep("the opening of partitions that arrive", partitions.clone().open_arriving());

@@ -221,6 +221,14 @@ async fn with_a_liar_before_broker_1() -> (Cluster, Liar, Port) {
     (cluster, liar, port)
 }
 
+/// Moves the partition when its next leader has seen that it left, if it did: otherwise that would not see it arrive.
+async fn move_to(cluster: &Cluster, topic: &Topic, to: u32) {
+    let next = &cluster.broker(to).broker;
+    let left = next.metadata.image().number();
+    until(|| next.partitions.looked_for_arrivals_upto() >= left).await;
+    cluster.move_to(topic, 0, to).await;
+}
+
 fn is_open(cluster: &Cluster, node: u32, topic: &Topic) -> bool {
     cluster.broker(node).broker.partitions.is_current(topic.id, 0)
 }
@@ -241,16 +249,16 @@ async fn notes_that_lie_change_nothing() {
         *hearing.lock() = Some(answer.clone());
         honest()(id, ask, answer)
     });
-    cluster.move_to(&topic, 0, 2).await;
+    move_to(&cluster, &topic, 2).await;
     until(|| is_open(&cluster, 2, &topic)).await;
-    cluster.move_to(&topic, 0, 1).await;
+    move_to(&cluster, &topic, 1).await;
     until(|| is_open(&cluster, 1, &topic)).await;
 
     let earlier = heard.lock().take().unwrap();
     for (next, (what, lie)) in (2..).zip(lies(earlier)) {
         *liar.lie.lock() = lie;
         let before = *liar.answered.lock();
-        cluster.move_to(&topic, 0, 2).await;
+        move_to(&cluster, &topic, 2).await;
         until(|| *liar.answered.lock() > before).await;
         for sequence in [next - 1, next, next - 1] {
             let offset = write(&cluster, &mut client, &topic, 0, &batch(9, sequence)).await;
@@ -258,7 +266,7 @@ async fn notes_that_lie_change_nothing() {
         }
         let expected: Vec<_> = (0..=next).map(|at| (i64::from(at), at)).collect();
         assert_eq!(read_all(&cluster, &topic, 0).await, expected, "{what}");
-        cluster.move_to(&topic, 0, 1).await;
+        move_to(&cluster, &topic, 1).await;
         until(|| is_open(&cluster, 1, &topic)).await;
     }
     cluster.stop().await;
@@ -277,7 +285,7 @@ async fn what_no_checkpoint_accounts_for_is_counted_over_moves() {
     for to in [2, 1, 2, 1] {
         write(&cluster, &mut client, &topic, 0, &batch).await;
         bytes += batch.len() as u64;
-        cluster.move_to(&topic, 0, to).await;
+        move_to(&cluster, &topic, to).await;
         until(|| is_open(&cluster, to, &topic)).await;
         let topic = cluster.broker(to).broker.metadata.image().topic(topic.id).unwrap().clone();
         let partition = cluster.broker(to).partition(&topic, 0).await;
