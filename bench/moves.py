@@ -93,7 +93,7 @@ def end(load):
 
 
 def drain(options, brokers, bootstrap, admin):
-    placed = NewTopic(DRAINED, num_partitions=-1, replica_assignment=[[1]] * options.drain)
+    placed = NewTopic(DRAINED, num_partitions=options.drain, replica_assignment=[[1]] * options.drain)
     admin.create_topics([placed])[DRAINED].result(DEADLINE)
     load = Load(bootstrap, options.drain, topic=DRAINED, pace=DRAIN_PACE)
     load.start()
