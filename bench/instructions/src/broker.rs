@@ -57,6 +57,7 @@ pub async fn start(storage_config: s3stream::Config) -> anyhow::Result<Running> 
             rack: None,
             machine: "instructions",
             replaces: metadata.image().last_registration(1),
+            claim: None,
         })
         .await?
         .incarnation;
