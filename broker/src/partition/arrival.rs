@@ -268,8 +268,10 @@ impl Partitions {
         self: Arc<Self>,
         from: Incarnation,
         listener: Listener,
-        all: Vec<(Arc<Topic>, usize, i32)>,
+        mut all: Vec<(Arc<Topic>, usize, i32)>,
     ) {
+        // As a request has them; in an image topics are in the order of their names.
+        all.sort_unstable_by_key(|(topic, index, _)| (topic.id, *index));
         for partitions in all.chunks(ASKED_MAX) {
             // Whoever asks for one of them meanwhile waits, and finds it open.
             let gated: Vec<_> =

@@ -126,7 +126,7 @@ impl Cluster {
         .await;
     }
 
-    async fn connect(&self, node: u32) -> Client {
+    pub async fn connect(&self, node: u32) -> Client {
         self.broker(node).connect().await
     }
 

@@ -11,6 +11,7 @@ use ottla::cluster::wire;
 use ottla::metadata::image::Topic;
 use ottla::partition::arrival::{NOTES, NotesAnswer, NotesAsk};
 use ottla::partition::checkpoint::{self, Checkpoint};
+use ottla::partition::handover::Leave;
 use ottla::partition::state::{Limits, Producer, State};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, batch, read_all, write};
-use crate::support::{Disk, Options, until};
+use crate::support::{Disk, Options, until, within};
 
 /// The frame of an answer, made of the request and of the honest answer to it.
 type Lie = Arc<dyn Fn(i32, &NotesAsk, NotesAnswer) -> BytesMut + Send + Sync>;
@@ -291,5 +292,29 @@ async fn what_no_checkpoint_accounts_for_is_counted_over_moves() {
         let partition = cluster.broker(to).partition(&topic, 0).await;
         assert_eq!((partition.replayed_bytes(), partition.bytes_since_checkpoint()), (0, bytes));
     }
+    cluster.stop().await;
+}
+
+/// However many topics leave together, and however their names and ids compare: all are open at the next leader before anybody asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_of_many_topics_arrive_with_their_notes() {
+    let mut options = Options::default();
+    options.partitions.handover.note_wait = Duration::from_secs(60);
+    let cluster = Cluster::with(2, options).await;
+    let (mut client, mut topics, mut leaving) = (cluster.connect(1).await, Vec::new(), Vec::new());
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let topic = cluster.topic(name, &[1, 1]).await;
+        for index in 0..2 {
+            client.produced(name, index, &batch(9, 0)).await;
+            leaving.push(Leave { topic: topic.id, index, to: 2 });
+        }
+        topics.push(topic);
+    }
+    let done = within(cluster.broker(1).broker.partitions.hand_over(&leaving)).await.unwrap();
+    assert_eq!(done.left.len(), 16);
+    within(cluster.broker(2).broker.metadata.refresh()).await.unwrap();
+    let open =
+        |index| topics.iter().all(|topic| cluster.broker(2).broker.partitions.is_current(topic.id, index));
+    until(|| open(0) && open(1)).await;
     cluster.stop().await;
 }
