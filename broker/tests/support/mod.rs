@@ -214,6 +214,9 @@ impl TestBroker {
     /// The process dies. Only what was durable is left.
     pub async fn crash(self, disk: &Disk) {
         self.serving.abort();
+        // Its next life binds the same port: the listener is closed when the task is gone, and not before.
+        let ended = within(self.serving).await;
+        assert!(ended.is_err_and(|ended| ended.is_cancelled()), "the server ended by itself");
         within(self.broker.peers.close()).await;
         disk.wal.crash(|_| false);
         within(self.broker.metadata.close(false)).await.expect("close the metadata");
