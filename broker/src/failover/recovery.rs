@@ -54,7 +54,7 @@ impl fmt::Display for Recovered {
 
 /// Gives up the log of the fenced life `of`, which nobody will ever read again: its partitions go on from what was uploaded. What
 /// was acknowledged and is only in that log is lost, by the word of whoever asks. [`Error::Conflict`] if there is no such
-/// life or it is not fenced, [`Error::Refused`] if its log is in the bucket, where a log cannot be lost.
+/// life, it is not fenced, or its broker is back (under its id a new life recovers it first), [`Error::Refused`] if its log is in the bucket, where a log cannot be lost.
 ///
 /// Returns when nothing can be acknowledged on it any more and its partitions are placed: after a lease at most.
 pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> {
@@ -77,8 +77,17 @@ pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> 
             of.broker, of.epoch, life.wal_uri
         )));
     }
-    tokio::time::sleep(life.lease + margin(life.lease)).await;
-    metadata.forsake(of, life.trim).await?;
+    let (trim, lease) = (life.trim, life.lease);
+    tokio::time::sleep(lease + margin(lease)).await;
+    let image = metadata.refresh().await?;
+    if let Some((back, _)) = image.live(of.broker) {
+        // It has the volume, or it would not have come this far, and reads it now.
+        return Err(Error::Conflict(format!(
+            "broker {} is back, as epoch {}: it recovers the log itself, or says why it cannot",
+            back.broker, back.epoch
+        )));
+    }
+    metadata.forsake(of, trim).await?;
     tracing::warn!(
         broker = of.broker,
         epoch = of.epoch,

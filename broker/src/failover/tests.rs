@@ -669,3 +669,33 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     }
     panic!("what was acknowledged was not overwritten, of all that the old host wrote");
 }
+
+/// What a broker that is back reads from its volume is not declared lost meanwhile; it would format the volume then.
+#[tokio::test]
+async fn a_log_is_given_up_only_while_its_broker_is_away() {
+    let cluster = Cluster::new();
+    let one = cluster.member(1, "one", "a/1").await;
+    let two = cluster.member(2, "two", "b/2").await;
+    let of = one.life;
+    let refused = super::recovery::forsake(&two.metadata, of).await.unwrap_err().to_string();
+    assert!(refused.contains("is not waited for; logs that are: none"), "{refused}");
+    two.metadata.fence(of).await.unwrap();
+    let registering = Registering {
+        id: 1,
+        wal: one.ours.medium.uri(),
+        listener: Listener { host: "a host".into(), port: 1 },
+        rack: None,
+        machine: "a/1",
+        replaces: Some(of.epoch),
+        claim: None,
+    };
+    let log = cluster.options("one", &[]).bounds.metadata.clone();
+    let metadata = Metadata::open(cluster.stores.metadata.clone(), log).await.unwrap();
+    let back = metadata.register(registering).await.unwrap().incarnation;
+    let refused = super::recovery::forsake(&two.metadata, of).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("broker 1 is back, as epoch {}", back.epoch)), "{refused}");
+    assert!(two.metadata.image().life(of).is_some());
+    two.metadata.fence(back).await.unwrap();
+    super::recovery::forsake(&two.metadata, of).await.unwrap();
+    assert!(two.metadata.image().life(of).is_none());
+}
