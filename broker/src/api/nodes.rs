@@ -8,7 +8,7 @@ use wal::Incarnation;
 use super::{Advertised, Context};
 use crate::broker::Broker;
 use crate::metadata::ImageRef;
-use crate::metadata::image::PartitionInfo;
+use crate::metadata::image::{BrokerInfo, PartitionInfo};
 
 /// A broker that serves.
 pub(super) struct Node {
@@ -25,23 +25,23 @@ pub(super) fn serving<'a>(
 ) -> impl Iterator<Item = Node> + 'a {
     let own = broker.metadata.incarnation();
     image.serving_brokers().map(move |(id, info)| {
-        let address = if own == Some(Incarnation { broker: id, epoch: info.epoch }) {
-            context.advertised.clone()
-        } else {
-            Advertised { host: info.listener.host.clone(), port: info.listener.port }
-        };
-        Node { id: id as i32, address, rack: info.rack.clone() }
+        let node = registered(id, info);
+        if own == Some(Incarnation { broker: id, epoch: info.epoch }) {
+            return Node { address: context.advertised.clone(), ..node };
+        }
+        node
     })
 }
 
 /// Those that died a moment ago, and serve no more.
 pub(super) fn departed(broker: &Broker, image: &ImageRef) -> Vec<Node> {
-    let departed = broker.metadata.departed(image).into_iter().map(|(id, info)| Node {
-        id: id as i32,
-        address: Advertised { host: info.listener.host.clone(), port: info.listener.port },
-        rack: info.rack.clone(),
-    });
-    departed.collect()
+    broker.metadata.departed(image).into_iter().map(|(id, info)| registered(id, info)).collect()
+}
+
+/// As it registered.
+fn registered(id: u32, info: &BrokerInfo) -> Node {
+    let address = Advertised { host: info.listener.host.clone(), port: info.listener.port };
+    Node { id: id as i32, address, rack: info.rack.clone() }
 }
 
 /// Who is named as the controller; -1 if nobody serves.
