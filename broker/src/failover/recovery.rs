@@ -54,15 +54,15 @@ impl fmt::Display for Recovered {
 
 /// Gives up the log of the fenced life `of`, which nobody will ever read again: its partitions go on from what was uploaded. What
 /// was acknowledged and is only in that log is lost, by the word of whoever asks. [`Error::Conflict`] if there is no such
-/// life, it is not fenced, or its broker is back (under its id a new life recovers it first), [`Error::Refused`] if its log is in the bucket, where a log cannot be lost.
+/// life, it is not fenced, or its broker is back (under its id a new life recovers it first); [`Error::Refused`] if its log
+/// is in the bucket, where a log cannot be lost.
 ///
 /// Returns when nothing can be acknowledged on it any more and its partitions are placed: after a lease at most.
 pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> {
     let image = metadata.refresh().await?;
     let Some(life) = image.life(of).filter(|life| life.fenced) else {
         let waiting: Vec<String> = image
-            .lives()
-            .filter(|(_, life)| life.fenced)
+            .unrecovered()
             .map(|(of, life)| format!("broker {} epoch {} ({})", of.broker, of.epoch, life.wal_uri))
             .collect();
         let waiting = if waiting.is_empty() { "none".to_owned() } else { waiting.join(", ") };
