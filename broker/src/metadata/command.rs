@@ -165,9 +165,9 @@ pub struct Claiming {
 }
 
 impl Claiming {
-    /// Whether an earlier claim of the same volume is over with this one.
-    pub(super) fn ends(&self, life: Incarnation) -> bool {
-        self.alone || self.gone.contains(&life)
+    /// Whether the claim of `volume` by `life` is over with this one.
+    pub(super) fn ends(&self, volume: Uuid, life: Incarnation) -> bool {
+        (self.alone && volume == self.volume) || self.gone.contains(&life)
     }
 }
 

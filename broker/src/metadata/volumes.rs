@@ -81,13 +81,13 @@ impl Image {
             let blank = || self.blank_claims(&claiming.device).map(|(_, claim)| claim);
             if claiming.blank { blank().find(|claim| newer(claim)) } else { None }
         });
-        if let Some(rival) = rival.filter(|_| !host::planted("claim-blindly")) {
+        if let Some(rival) = rival {
             return Err(conflict(format!(
                 "broker {} epoch {} has claimed the volume, or a blank one, meanwhile",
                 rival.life.broker, rival.life.epoch
             )));
         }
-        let left = claims.iter().filter(|claim| !claiming.ends(claim.life)).count();
+        let left = claims.iter().filter(|claim| !claiming.ends(claiming.volume, claim.life)).count();
         if left >= CLAIMS_MAX {
             return Err(invalid(format!("{left} lives may write to the volume already")));
         }
@@ -97,9 +97,7 @@ impl Image {
     /// N5.
     pub(super) fn claim(&mut self, life: Incarnation, registration: &Registration) {
         let Some(claiming) = &registration.claim else { return };
-        self.end_claims(|volume, claim| {
-            claiming.gone.contains(&claim.life) || (volume == claiming.volume && claiming.alone)
-        });
+        self.end_claims(|volume, claim| claiming.ends(volume, claim.life));
         let mut claims = self.claims(claiming.volume).to_vec();
         claims.push(Claim {
             life,
