@@ -732,8 +732,11 @@ struct Handing<'a> {
 }
 
 impl<'a> Handing<'a> {
-    fn begin(all: &'a watch::Sender<BTreeMap<u32, usize>>, moves: &[Handed]) -> Handing<'a> {
-        let to: BTreeSet<u32> = moves.iter().map(|handed| handed.to).collect();
+    fn begin<'m>(
+        all: &'a watch::Sender<BTreeMap<u32, usize>>,
+        moves: impl IntoIterator<Item = &'m Handed>,
+    ) -> Handing<'a> {
+        let to: BTreeSet<u32> = moves.into_iter().map(|handed| handed.to).collect();
         all.send_modify(|all| to.iter().for_each(|to| *all.entry(*to).or_default() += 1));
         Handing { all, to }
     }

@@ -88,8 +88,7 @@ impl Metadata {
         if riders.is_empty() {
             return self.carry_out(commit).await;
         }
-        let moves: Vec<Handed> = riders.iter().flat_map(|rider| &rider.moves).cloned().collect();
-        let _handing = Handing::begin(&self.handing, &moves);
+        let _handing = Handing::begin(&self.handing, riders.iter().flat_map(|rider| &rider.moves));
         let mut commands = vec![(commit.encode().into(), None)];
         let mut outcomes = Vec::with_capacity(riders.len());
         for Rider { moves, outcome, early, .. } in riders {
