@@ -120,14 +120,10 @@ impl Volume {
     /// Durable when it returns. An error is final: the log has failed.
     pub(super) async fn write_superblock(&self, superblock: &Superblock) -> Result<(), Error> {
         let written = self.write(&encoded(superblock), slot_offset(superblock.sequence)).await;
-        written.map_err(|error| self.superblock_failed(&error))
-    }
-
-    fn superblock_failed(&self, error: &io::Error) -> Error {
-        if reservation::is_refusal(error) {
-            return reservation::taken();
-        }
-        Error::Failed(format!("could not write a superblock of {}: {error}", self.uri))
+        written.map_err(|error| match reservation::is_refusal(&error) {
+            true => reservation::taken(),
+            false => Error::Failed(format!("could not write a superblock of {}: {error}", self.uri)),
+        })
     }
 
     /// Durable when it resolves. Blocks, but on a simulated device.
