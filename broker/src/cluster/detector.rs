@@ -24,7 +24,7 @@
 //! - **D5** *Not from a corner.* A life accuses only while more than half of all lives, itself included, are reached: heard,
 //!   or, once they were heard, found to refuse, which is proof of a network that works. Of two lives each may accuse. After
 //!   [`minority_patience`](Config::minority_patience) anybody may: perhaps most of them lost power at once, and nobody has
-//!   fenced this life meanwhile as a majority would have.
+//!   fenced this life meanwhile as a majority would have. See D9.
 //! - **D6** *Ailing.* A life that has been saying for longer than its lease that it cannot reach the store is dead, for those
 //!   who can reach it, while more than half of all lives are reached and well (or there are two). A life that is ailing
 //!   itself accuses nobody, and one that has not been well for two of the accused's leases accuses nobody of ailing: where the
@@ -34,6 +34,13 @@
 //!   calls itself blind.
 //! - **D8** *Only who is registered.* What is said by or about a life that the metadata does not list as living leaves no
 //!   trace here; memory is bounded by the metadata. There is no verdict on oneself.
+//! - **D9** *The elder stays.* Who has never heard a life that was there before it, and accuses it without a majority, waits for
+//!   one more `patience`. Where two live and their link is cut, both are patient with whom they never heard, and the elder,
+//!   which leads everything by now, learns last that the other is there. With equal patience the newcomer would fence it, and
+//!   then be the elder to the next newcomer, without an end. So the newcomer is fenced, and as often as it comes back; what
+//!   moves is what it leads, which is nothing. An elder that is dead fences nobody, and is fenced that much later: nothing
+//!   that a newcomer can see from its corner tells the two apart. An address that refuses is no proof (a firewall
+//!   does so), nor is silence in the metadata log (who is idle appends nothing).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -285,8 +292,9 @@ impl Detector {
         let mut verdicts = BTreeMap::new();
         for (life, peer) in &self.peers {
             if let Some((since, why)) = peer.suspected_since {
-                let dead =
-                    !self.ailing && self.may_accuse(now, since) && self.everybody_agrees(now, *life, since);
+                let dead = !self.ailing
+                    && self.may_accuse(now, *life, since)
+                    && self.everybody_agrees(now, *life, since);
                 verdicts.insert(*life, Verdict { why, dead });
             } else if peer.ailing_since.is_some() {
                 let dead = self.ails_for_too_long(now, peer);
@@ -329,8 +337,11 @@ impl Detector {
             && peer.heard.is_some_and(|heard| now.saturating_sub(heard) < self.config.silence)
     }
 
-    /// D5.
-    fn may_accuse(&self, now: Duration, since: Duration) -> bool {
+    /// D5, D9. `since`: when this life began to suspect it.
+    fn may_accuse(&self, now: Duration, accused: Incarnation, since: Duration) -> bool {
+        let is_unheard_elder = accused.epoch < self.own.epoch && self.peers[&accused].heard.is_none();
+        let head_start = if is_unheard_elder { self.config.patience } else { Duration::ZERO };
+        let waited = now.saturating_sub(since);
         let lives = self.peers.len() + 1;
         let refuses = |peer: &Peer| {
             let lately = |(_, last)| now.saturating_sub(last) < self.config.silence;
@@ -338,7 +349,9 @@ impl Detector {
         };
         let reached = |peer: &&Peer| self.is_heard(now, peer) || refuses(peer);
         let reached = 1 + self.peers.values().filter(reached).count();
-        lives == 2 || reached * 2 > lives || now.saturating_sub(since) >= self.config.minority_patience
+        reached * 2 > lives
+            || lives == 2 && waited >= head_start
+            || waited >= self.config.minority_patience + head_start
     }
 
     /// D4.

@@ -434,6 +434,76 @@ fn d8_strangers_and_the_gone_leave_no_trace() {
     assert_eq!(bench.verdicts, Verdicts::default());
 }
 
+/// Several lives that nobody's beats reach, by when they learn of all of them; the newest learns first. Whom each calls dead so
+/// many milliseconds after that.
+fn deaf(lives: &[(u32, u64)], millis: u64) -> Vec<Vec<u32>> {
+    let began = Duration::from_secs(1_000);
+    let all = || lives.iter().map(|(broker, _)| (life(*broker), Member { open: true, lease: LEASE }));
+    let mut detectors: Vec<_> =
+        lives.iter().map(|(broker, _)| Detector::new(Config::default(), life(*broker), began)).collect();
+    let mut dead = vec![Vec::new(); lives.len()];
+    for passed in 0..=millis {
+        let now = began + MS * passed as u32;
+        for (at, (detector, (_, learns))) in detectors.iter_mut().zip(lives).enumerate() {
+            if passed == *learns {
+                detector.members(now, all());
+            }
+            if passed.is_multiple_of(60) {
+                dead[at] = detector.tick(now).dead().map(|(life, _)| life.broker).collect();
+            }
+        }
+    }
+    dead
+}
+
+#[test]
+fn d9_of_two_that_never_heard_each_other_the_elder_accuses_first() {
+    for late in [0, 500, 1_000, 5_000] {
+        let cut = [(1, late), (2, 0)];
+        assert_eq!(deaf(&cut, 9_900), vec![Vec::<u32>::new(); 2]);
+        let elder_only = [vec![2], vec![]];
+        assert_eq!(deaf(&cut, 10_100 + late), elder_only);
+        assert_eq!(deaf(&cut, 19_900), elder_only);
+        // If the elder was dead it had accused nobody by now.
+        assert_eq!(deaf(&cut, 20_100), [vec![2], vec![1]]);
+    }
+}
+
+#[test]
+fn d9_nor_does_the_newest_of_several_in_corners_accuse_first() {
+    let cut = [(1, 1_000), (2, 1_000), (3, 0)];
+    assert_eq!(deaf(&cut, 40_000), vec![Vec::<u32>::new(); 3]);
+    assert_eq!(deaf(&cut, 41_100), [vec![2, 3], vec![3], vec![]]);
+    assert_eq!(deaf(&cut, 51_100), [vec![2, 3], vec![1, 3], vec![1, 2]]);
+}
+
+/// After a power cut of all, where one does not come back.
+#[test]
+fn d9_a_majority_need_not_wait_for_an_elder() {
+    let mut bench = Bench::unheard(1);
+    let elder = Incarnation { broker: 2, epoch: 0 };
+    let open = Member { open: true, lease: LEASE };
+    bench.detector.members(bench.now, [(elder, open), (life(3), open)]);
+    let agrees = Beat { suspects: vec![elder], ..beat(3, &[]) };
+    bench.beating.insert(3, agrees);
+    bench.answering.insert(3);
+    bench.pass(9_900);
+    assert_eq!(bench.verdicts.of(elder), None);
+    bench.pass(200);
+    assert_eq!(bench.verdicts.of(elder), Some(Verdict { why: Why::Silent, dead: true }));
+}
+
+/// Who was heard once is known to have been there, and to be gone.
+#[test]
+fn d9_an_elder_that_was_heard_has_no_head_start() {
+    let mut bench = Bench::unheard(1);
+    let elder = Incarnation { broker: 2, epoch: 0 };
+    bench.detector.members(bench.now, [(elder, Member { open: true, lease: LEASE })]);
+    bench.detector.heard(bench.now, Beat { from: elder, ..beat(2, &[]) }, true);
+    bench.pass(1_600);
+    assert_eq!(bench.verdicts.of(elder), Some(Verdict { why: Why::Silent, dead: true }));
+}
+
 /// A whole cluster of detectors.
 struct Cluster {
     lives: Vec<Detector>,
