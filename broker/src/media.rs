@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use parking_lot::Mutex;
 use s3stream::object::ObjectSlotCodec;
 use uuid::Uuid;
 use wal::block::reservation::Host;
@@ -90,6 +91,8 @@ pub struct Ours {
     volume: Option<Arc<BlockMedium>>,
     /// Who wrote it last, if it is a volume.
     pub last_owner: Option<LastOwner>,
+    /// Lives as which this process registered, and does not go on.
+    forgone: Mutex<Vec<Incarnation>>,
 }
 
 async fn shut_out(volume: &BlockMedium, of: Incarnation, host: Host) -> bool {
@@ -143,13 +146,19 @@ impl Media {
     pub fn ours(&self) -> anyhow::Result<Ours> {
         match &self.wal {
             WalChoice::Object => {
-                Ok(Ours { medium: self.object(Purpose::Wal), volume: None, last_owner: None })
+                let medium = self.object(Purpose::Wal);
+                Ok(Ours { medium, volume: None, last_owner: None, forgone: Mutex::default() })
             }
             WalChoice::Block(uri) => {
                 let medium = BlockMedium::new(uri, self.cluster, self.block.clone())
                     .with_context(|| format!("the write-ahead log {uri} cannot be used"))?;
                 let (last_owner, medium) = (medium.last_owner(), Arc::new(medium));
-                Ok(Ours { medium: medium.clone(), volume: Some(medium), last_owner })
+                Ok(Ours {
+                    medium: medium.clone(),
+                    volume: Some(medium),
+                    last_owner,
+                    forgone: Mutex::default(),
+                })
             }
         }
     }

@@ -4,7 +4,6 @@ use std::io::Write;
 
 use anyhow::Context;
 use clap::{ArgMatches, Command};
-use futures::StreamExt;
 use tracing_subscriber::EnvFilter;
 
 use crate::options::{Options, arguments, gather};
@@ -42,16 +41,9 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 /// From the start to the end, whoever asks for it, and whenever.
 async fn serve(options: Options) -> anyhow::Result<()> {
     let mut signals = startup::signals()?;
-    let started = tokio::select! {
-        started = startup::start(options) => started,
-        Some(name) = signals.next() => {
-            // A life that it may have begun has served nobody, and is recovered like that of a crash.
-            tracing::info!("{name} during the start: stopped");
-            return Ok(());
-        }
-    };
-    let outcome = match started {
-        Ok(running) => {
+    let outcome = match startup::start_unless(options, &mut signals).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(running)) => {
             // A broker serves also where nobody reads what it says.
             let _ = writeln!(std::io::stdout(), "{}", running.banner());
             running.until_stopped(&mut signals).await

@@ -9,7 +9,7 @@
 use anyhow::bail;
 use uuid::Uuid;
 use wal::block::LastOwner;
-use wal::block::reservation::Host;
+use wal::block::reservation::{Host, LANDING_WAIT};
 use wal::uri::Target;
 use wal::{Incarnation, Uri};
 
@@ -51,6 +51,17 @@ impl Ours {
             None => false,
         }
     }
+
+    /// This process has registered as `life`, did not hear of it, and goes on as another one: nothing of it is opened, ever.
+    pub fn is_not(&self, life: Incarnation) {
+        self.forgone.lock().push(life);
+    }
+
+    /// Whether `life` has claimed the volume.
+    pub fn is_claimed_by(&self, life: Incarnation, image: &Image) -> bool {
+        let claims = self.volume.as_ref().map_or(&[][..], |volume| image.claims(volume.id()));
+        claims.iter().any(|claim| claim.life == life)
+    }
 }
 
 /// Whether the volume that this process has taken may become the log of `broker` (M3, M5), and what is to be done first.
@@ -86,11 +97,13 @@ pub fn check_ours(
         broker,
         detached,
         is_device: !is_regular_file(&path),
+        forgone: &ours.forgone.lock().clone(),
     };
     let Writers { gone, left, rival } = known.judge(image);
     let is_there = |asked: Result<(), String>| asked.inspect_err(|reason| tracing::info!("{reason}")).is_ok();
     let writer = match left.first() {
         None => LastWriter::Gone,
+        Some(first) if left.len() >= CLAIMS_MAX => bail!(first.one_of_too_many(left.len(), uri)),
         Some(first) => {
             let is_owner = ours.last_owner.is_some_and(|last| last.incarnation == first.life);
             let host = whose_host(first.machine, &media.machine);
@@ -98,7 +111,7 @@ pub fn check_ours(
                 LastWriter::Reachable(first.life)
             } else if host::planted("format-early") {
                 LastWriter::Gone
-            } else if left.len() < CLAIMS_MAX && is_there(volume.has_reservations(first.life)) {
+            } else if is_there(volume.has_reservations(first.life)) {
                 LastWriter::Leased
             } else {
                 bail!(first.refusal(uri, is_owner, &media.machine))
@@ -107,6 +120,7 @@ pub fn check_ours(
     };
     if writer != LastWriter::Gone {
         volume.rely_on_reservation();
+        left.iter().for_each(|writer| tracing::info!("{}", writer.kept_out(uri)));
     }
     let claim = Claiming {
         volume: known.id,
@@ -120,6 +134,7 @@ pub fn check_ours(
 }
 
 /// What there is to judge by.
+#[derive(Clone, Copy)]
 struct Known<'a> {
     id: Uuid,
     blank: bool,
@@ -134,6 +149,8 @@ struct Known<'a> {
     detached: bool,
     /// Whose lock, of this kernel, this process holds.
     is_device: bool,
+    /// Lives as which this process registered, and does not go on.
+    forgone: &'a [Incarnation],
 }
 
 /// Who may write to the volume.
@@ -178,17 +195,14 @@ impl Known<'_> {
         }
         let owner = self.last.map(|last| last.incarnation);
         writers.left.sort_by_key(|writer| Some(writer.life) != owner);
-        let others = image.blank_claims(self.device).filter(|(id, _)| self.blank && *id != self.id);
-        for (_, claim) in others {
-            if self.is_device && machine::is_same_kernel(&claim.machine, self.here) {
-                // Its lock was this one, and it is gone; or it has another device.
-                if is_same(&Uri(claim.wal_uri.to_string()), self.uri) {
-                    writers.gone.push(claim.life);
-                }
-            } else if !self.detached {
-                writers.rival = writers.rival.or(Some(claim));
-            } else if claim.life.broker == self.broker {
+        for (_, claim) in image.blank_claims(self.device).filter(|(id, _)| *id != self.id) {
+            let same_kernel = self.is_device && machine::is_same_kernel(&claim.machine, self.here);
+            let vouched = self.detached && claim.life.broker == self.broker;
+            if vouched || (same_kernel && self.is_this_device(claim)) {
                 writers.gone.push(claim.life);
+            } else if self.blank && !self.detached && !same_kernel {
+                // Under this kernel it would have the lock of this device, if it is to format this one.
+                writers.rival = writers.rival.or(Some(claim));
             }
         }
         writers
@@ -198,7 +212,14 @@ impl Known<'_> {
     fn is_gone(&self, life: Incarnation, machine: Option<&str>) -> bool {
         let closed = self.last.is_some_and(|last| last.released && last.incarnation == life);
         let same_kernel = machine.is_some_and(|theirs| machine::is_same_kernel(theirs, self.here));
-        closed || self.detached || (same_kernel && self.is_device)
+        closed || self.detached || (same_kernel && self.is_device) || self.forgone.contains(&life)
+    }
+
+    /// Whether a claim that was made under this kernel is of the device whose lock this process holds: by the device's own id, or
+    /// by its path, which means the same to processes of one machine. Containers beside each other have paths of their own.
+    fn is_this_device(&self, claim: &Claim) -> bool {
+        let same_id = !self.device.is_empty() && *claim.device == *self.device;
+        same_id || (*claim.machine == *self.here && is_same(&Uri(claim.wal_uri.to_string()), self.uri))
     }
 
     fn wait_for(&self, rival: &Claim) -> String {
@@ -213,6 +234,26 @@ impl Known<'_> {
 }
 
 impl Writer<'_> {
+    fn kept_out(&self, uri: &Uri) -> String {
+        let Incarnation { broker, epoch } = self.life;
+        format!(
+            "nothing but a reservation keeps broker {broker} epoch {epoch} (machine and boot: {}) from writing to the write-ahead log \
+             {uri}: this start waits {LANDING_WAIT:?} for what may be on its way, and every later one will. If that machine was only \
+             started again, or is gone for good, start the next time with --wal-detached, this once",
+            self.machine.unwrap_or("unknown")
+        )
+    }
+
+    fn one_of_too_many(&self, count: usize, uri: &Uri) -> String {
+        let Incarnation { broker, epoch } = self.life;
+        format!(
+            "{count} lives may still write to the write-ahead log {uri}, as many as are remembered, among them broker {broker} epoch \
+             {epoch} (machine and boot: {}). If their machines were only started again, or else once the volume is detached from \
+             them or they are stopped for good, start again with --wal-detached, this once",
+            self.machine.unwrap_or("unknown")
+        )
+    }
+
     fn refusal(&self, uri: &Uri, opened: bool, here: &str) -> String {
         let Incarnation { broker, epoch } = self.life;
         let was = if opened {
@@ -385,6 +426,58 @@ mod tests {
         assert_eq!(blank("m/1", &here, "").judge(&history.image).rival, None, "it is formatted");
     }
 
+    /// A start that ended early on a blank volume leaves a claim of a volume by a name that none will ever have. Whoever has the
+    /// device's lock under the same kernel ends it, or the operator, whatever was done with the device since: no later one
+    /// has to wait for it.
+    #[test]
+    fn a_claim_of_a_blank_volume_that_came_to_nothing_is_ended_by_its_own_broker() {
+        let mut history = History::new();
+        let claim = history.claiming(Uuid::from_u128(1), true, true);
+        let lost = history.register("m/1", "block:///dev/volume", claim);
+        let uri = here().uri;
+        let own = Some(LastOwner { incarnation: Incarnation { broker: 1, epoch: 1 }, released: true });
+        let formatted = Known { last: own, ..known(&uri) };
+        let gone = |known: &Known<'_>| known.judge(&history.image).gone;
+        assert_eq!(gone(&formatted), [lost], "somebody else has formatted it since");
+        for here in ["m/2", "n/9"] {
+            assert_eq!(gone(&Known { here, ..formatted }), [], "nothing proves it");
+            assert!(formatted.judge(&history.image).rival.is_none(), "and nobody need wait");
+            assert_eq!(gone(&Known { here, detached: true, ..formatted }), [lost], "the operator says so");
+        }
+        // Two containers have different devices under one path; and one that is beside this one is no rival: it has a lock.
+        for blank in [true, false] {
+            let beside = Known { here: "x/1", blank, ..known(&uri) };
+            assert_eq!((gone(&beside), beside.judge(&history.image).rival), (vec![], None));
+        }
+        // A device is known by its id, whatever it is called after it was attached again.
+        let mut history = History::new();
+        let judged = history.image.newest_registration();
+        let device: std::sync::Arc<str> = "naa.1".into();
+        let volume = Uuid::from_u128(1);
+        let claim = Claiming { volume, device, blank: true, alone: true, judged, gone: Vec::new() };
+        let lost = history.register("m/1", "block:///dev/nvme1n1", Some(claim));
+        for (here, device, gone) in
+            [("m/1", "naa.1", vec![lost]), ("x/1", "naa.1", vec![lost]), ("m/1", "", vec![])]
+        {
+            let known = Known { here, device, ..known(&uri) };
+            assert_eq!(known.judge(&history.image).gone, gone, "{here} {device}");
+        }
+    }
+
+    /// On a network's file system no lock proves anything: not even of what this process itself has asked for.
+    #[test]
+    fn a_registration_of_which_this_process_did_not_hear_is_its_own() {
+        let mut history = History::new();
+        let claim = history.claiming(VOLUME, false, true);
+        let first = history.register("m/1", "block:///nfs/volume", claim);
+        let uri = here().uri;
+        let known = Known { is_device: false, ..known(&uri) };
+        assert_eq!(left(&known, &history), [first]);
+        let forgone = [first];
+        let known = Known { forgone: &forgone, ..known };
+        assert_eq!((left(&known, &history), known.judge(&history.image).gone), (vec![], vec![first]));
+    }
+
     fn known(uri: &Uri) -> Known<'_> {
         Known {
             id: VOLUME,
@@ -396,6 +489,7 @@ mod tests {
             broker: 1,
             detached: false,
             is_device: true,
+            forgone: &[],
         }
     }
 }

@@ -89,7 +89,9 @@ impl Image {
         }
         let left = claims.iter().filter(|claim| !claiming.ends(claiming.volume, claim.life)).count();
         if left >= CLAIMS_MAX {
-            return Err(invalid(format!("{left} lives may write to the volume already")));
+            return Err(invalid(format!(
+                "{left} lives may write to the volume already. --wal-detached says that none of them can any more"
+            )));
         }
         Ok(())
     }

@@ -23,10 +23,12 @@ pub mod rejoin;
 mod running;
 mod store_ready;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures::{Stream, StreamExt};
 use wal::uri::Target;
 use wal::{AckRight, Incarnation, Uri, Vacated, Wal};
 
@@ -35,7 +37,7 @@ use crate::cluster::Peers;
 use crate::config::BrokerConfig;
 use crate::failover::recovery::{Recovered, Recoverer};
 use crate::machine;
-use crate::media::{self, LastWriter, Media, Ours};
+use crate::media::{self, Judged, LastWriter, Media, Ours};
 use crate::metadata::image::Listener;
 use crate::metadata::{self, ImageRef, Metadata, Registering, cluster_id};
 use crate::options::Options;
@@ -57,10 +59,74 @@ const RACES_MAX: u32 = 16;
 /// option: it takes a moment, once, and who waits for one that is gone has to be told.
 const FORMATTING_MAX: Duration = Duration::from_secs(60);
 
+/// How long a start that ends early tries to say that nothing of it is left. No option: it is a courtesy to later starts.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Starts a broker. On an error nothing is left running, and the predecessor, if there is one, is undisturbed unless the
 /// error came after it was fenced.
 pub async fn start(options: Options) -> anyhow::Result<Running> {
+    let started = start_unless(options, futures::stream::pending()).await?;
+    Ok(started.expect("nobody told it to stop"))
+}
+
+/// The same, unless one of the `signals` comes before it serves: `None`. A second one ends it where it stands.
+pub async fn start_unless(
+    options: Options,
+    mut signals: impl Stream<Item = &'static str> + Unpin,
+) -> anyhow::Result<Option<Running>> {
     let began = Instant::now();
+    let begun = Begun::default();
+    let outcome = tokio::select! {
+        started = attempt(options, &begun, began) => started.map(Some),
+        Some(name) = signals.next() => {
+            tracing::info!("{name} during the start: stopping");
+            Ok(None)
+        }
+    };
+    let error = match outcome {
+        Ok(Some(running)) => return Ok(Some(running)),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    let deposed = tokio::select! {
+        deposed = begun.end(began) => deposed,
+        Some(name) = signals.next() => {
+            tracing::info!("{name} again: stopped where it stood");
+            None
+        }
+    };
+    match (error, deposed) {
+        (None, _) => Ok(None),
+        (Some(error), Some(deposed)) => Err(error.context(deposed)),
+        (Some(error), None) => Err(error),
+    }
+}
+
+/// How far a start has come.
+#[derive(Default)]
+struct Begun {
+    metadata: OnceLock<Arc<Metadata>>,
+    /// It opens its log: from here on there may be writes on their way to it.
+    log: AtomicBool,
+}
+
+impl Begun {
+    /// Ends what was begun. A life that did not get to open its log says that nothing of it is left, its claim of a volume
+    /// included (N5 of [`volumes`](crate::metadata::volumes)); of another one the next start finds what there is. Gives the reason to
+    /// begin anew, if there is one.
+    async fn end(&self, began: Instant) -> Option<rejoin::Deposed> {
+        let metadata = self.metadata.get()?;
+        let opened = self.log.load(Ordering::SeqCst);
+        if !opened && matches!(tokio::time::timeout(CLOSE_TIMEOUT, metadata.close(true)).await, Ok(Ok(()))) {
+            return None;
+        }
+        let _ = metadata.close(false).await;
+        // A start that took long, or was stopped for a while, may have been taken for dead (J3).
+        metadata.incarnation().and_then(|own| rejoin::deposed(&metadata.image(), own, began.elapsed()))
+    }
+}
+
+async fn attempt(options: Options, begun: &Begun, began: Instant) -> anyhow::Result<Running> {
     limits::prepare(options.bounds.server.connections_max);
     let config = Arc::new(
         BrokerConfig::new(&options.kafka)
@@ -82,19 +148,8 @@ pub async fn start(options: Options) -> anyhow::Result<Running> {
     let stores = store::open(options.store.clone(), &options.access)?;
     store_ready::until_ready(&stores).await?;
     let metadata = open_metadata(&options, &stores).await?;
-    match assemble(&options, config, Doors { addresses, admin }, stores, metadata.clone(), began).await {
-        Ok(running) => Ok(running),
-        Err(error) => {
-            // What was registered stays in the log as it is; the next start deals with it.
-            let _ = metadata.close(false).await;
-            // A start that took long, or was stopped for a while, may have been taken for dead (J3).
-            let own = metadata.incarnation();
-            Err(match own.and_then(|own| rejoin::deposed(&metadata.image(), own, began.elapsed())) {
-                Some(deposed) => error.context(deposed),
-                None => error,
-            })
-        }
-    }
+    begun.metadata.set(metadata.clone()).expect("a start opens it once");
+    assemble(&options, config, Doors { addresses, admin }, stores, metadata, begun, began).await
 }
 
 /// Tries until the store lets it. What may have happened and what did not are the same here: an incarnation that nobody
@@ -127,12 +182,13 @@ async fn assemble(
     doors: Doors,
     stores: Stores,
     metadata: Arc<Metadata>,
+    begun: &Begun,
     began: Instant,
 ) -> anyhow::Result<Running> {
     let cluster = cluster_id::parse(&metadata.cluster_id()).context("the cluster's id is not a UUID")?;
     let media = Arc::new(Media::new(options, cluster, Arc::new(stores), machine::here()));
     // A2.
-    let ours = media.ours()?;
+    let ours = take(&media).await?;
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
@@ -150,6 +206,7 @@ async fn assemble(
     };
     // A3.
     let (vacated, recovered) = recover_own(&recoverer, &ours, last).await?;
+    begun.log.store(true, Ordering::SeqCst);
     let wal = ours
         .medium
         .open(incarnation, vacated, right.clone())
@@ -159,12 +216,31 @@ async fn assemble(
     parts.serve(doors, recovered, began).await
 }
 
+/// Takes the volume. On a thread of its own, like all that asks a device: one that does not answer holds up nobody who wants to
+/// stop this process.
+async fn take(media: &Arc<Media>) -> anyhow::Result<Arc<Ours>> {
+    let media = media.clone();
+    Ok(Arc::new(host::work::blocking(move || media.ours()).await??))
+}
+
+/// [`media::check_ours`], likewise.
+async fn judge(
+    media: &Arc<Media>,
+    ours: &Arc<Ours>,
+    image: &ImageRef,
+    id: u32,
+    detached: bool,
+) -> anyhow::Result<Judged> {
+    let (media, ours, image) = (media.clone(), ours.clone(), image.clone());
+    host::work::blocking(move || media::check_ours(&media, &ours, &image, id, detached)).await?
+}
+
 /// Takes an id, and registers under it (Id3), once the volume is known to be nobody else's to write to (A2).
 async fn become_a_broker(
     options: &Options,
     metadata: &Metadata,
-    media: &Media,
-    ours: &Ours,
+    media: &Arc<Media>,
+    ours: &Arc<Ours>,
     listener: &Listener,
 ) -> anyhow::Result<(Incarnation, LastWriter)> {
     let machine = media.machine.as_str();
@@ -180,7 +256,7 @@ async fn become_a_broker(
         // One image for who may write to the volume, who is asked whether it lives and who is replaced.
         let image = metadata.image();
         let id = identity::choose(&known, &image)?;
-        let judged = media::check_ours(media, ours, &image, id, options.wal_detached)?;
+        let judged = judge(media, ours, &image, id, options.wal_detached).await?;
         if let Some(reason) = judged.wait {
             ensure!(tokio::time::Instant::now() < until, reason);
             tracing::info!("waiting: {reason}");
@@ -190,8 +266,9 @@ async fn become_a_broker(
         }
         races += 1;
         refuse_beside_a_living_broker(options, metadata, &image, id, machine).await?;
-        let register = || {
-            metadata.register(Registering {
+        let mut unheard = false;
+        let register = async || {
+            let registering = Registering {
                 id,
                 wal: ours.medium.uri(),
                 listener: listener.clone(),
@@ -199,7 +276,10 @@ async fn become_a_broker(
                 machine,
                 replaces: image.last_registration(id),
                 claim: judged.claim.clone(),
-            })
+            };
+            let registered = metadata.register(registering).await;
+            unheard |= matches!(registered, Err(metadata::Error::Unknown(_)));
+            registered
         };
         match persevere("registering this broker", register).await {
             Ok(registered) => return Ok((registered.incarnation, judged.writer)),
@@ -222,6 +302,10 @@ async fn become_a_broker(
                     theirs.listener.host,
                     theirs.listener.port
                 );
+                let life = Incarnation { broker: id, epoch: theirs.epoch };
+                if unheard && is_own && ours.is_claimed_by(life, &image) {
+                    ours.is_not(life);
+                }
             }
             Err(error) => return Err(error).context("this broker cannot register in the metadata"),
         }
@@ -337,4 +421,108 @@ struct Parts<'a> {
     incarnation: Incarnation,
     engine: s3stream::Config,
     recoverer: Recoverer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{arguments, gather};
+
+    fn options(directory: &std::path::Path, more: &[&str]) -> Options {
+        let store = format!("--store=file:{}/store", directory.display());
+        let given = ["serve", &store, "--listen=127.0.0.1:0", "--node-id=1"];
+        let given = given.iter().chain(more);
+        let matches = clap::Command::new("serve").args(arguments()).get_matches_from(given);
+        Options::from_values(&gather(&matches, []).unwrap()).unwrap()
+    }
+
+    /// The metadata, as somebody else sees it.
+    async fn metadata(options: &Options) -> Arc<Metadata> {
+        let stores = store::open(options.store.clone(), &options.access).unwrap();
+        open_metadata(options, &stores).await.unwrap()
+    }
+
+    /// A life of broker 1 that has ended, and left its log on a volume that is not here.
+    async fn left_behind(options: &Options) -> Arc<Metadata> {
+        let metadata = metadata(options).await;
+        let registering = Registering {
+            id: 1,
+            wal: &Uri("block:///gone/volume".to_owned()),
+            listener: Listener { host: "127.0.0.1".into(), port: 1 },
+            rack: None,
+            machine: &machine::here(),
+            replaces: None,
+            claim: None,
+        };
+        metadata.register(registering).await.unwrap();
+        metadata.open_leaderships().await.unwrap();
+        metadata
+    }
+
+    /// Nothing of it can be on its way to any volume: so nobody has to wait for it, or to be told that it is gone.
+    #[tokio::test]
+    async fn a_start_that_ends_before_it_opened_its_log_leaves_no_life() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = options(directory.path(), &["--wal=object"]);
+        let left = left_behind(&refused).await;
+        let before = left.incarnation().unwrap();
+        let error = start(refused.clone()).await.err().expect("a log is out of reach");
+        assert!(format!("{error:#}").contains("has to be recovered"), "{error:#}");
+        assert!(error.downcast_ref::<rejoin::Deposed>().is_none(), "it ended by itself: {error:#}");
+        let image = left.refresh().await.unwrap();
+        assert!(image.last_registration(1) > Some(before.epoch), "it had registered");
+        let lives: Vec<_> = image.lives().map(|(life, _)| life).collect();
+        assert_eq!(lives, [before], "what is to be recovered");
+
+        // One that is told to stop, by somebody who waits until it has registered.
+        let waiting = options(directory.path(), &["--wal=object", "--wal-attach=exec sleep 600"]);
+        let told = image.last_registration(1);
+        let observer = left.clone();
+        let signals = futures::stream::once(Box::pin(async move {
+            while observer.refresh().await.unwrap().last_registration(1) == told {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            "SIGTERM"
+        }));
+        assert!(start_unless(waiting, signals.chain(futures::stream::pending())).await.unwrap().is_none());
+        let lives: Vec<_> = left.refresh().await.unwrap().lives().map(|(life, _)| life).collect();
+        assert_eq!(lives, [before]);
+        left.close(false).await.unwrap();
+    }
+
+    /// A device that does not answer does not hold up the task that hears of signals.
+    #[test]
+    fn a_volume_is_looked_at_where_it_holds_up_nobody() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../target").unwrap();
+        let wal = format!("--wal=block://{}/wal?capacity=2MiB", directory.path().display());
+        let options = options(directory.path(), &[&wal]);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+        let (free, freed) = std::sync::mpsc::channel::<()>();
+        let (metadata, media) = runtime.block_on(async {
+            let stores = store::open(options.store.clone(), &options.access).unwrap();
+            let metadata = open_metadata(&options, &stores).await.unwrap();
+            let cluster = cluster_id::parse(&metadata.cluster_id()).unwrap();
+            (metadata, Arc::new(Media::new(&options, cluster, Arc::new(stores), machine::here())))
+        });
+        let image = metadata.image();
+        runtime.block_on(async {
+            // All threads that may block are held up.
+            let held = tokio::task::spawn_blocking(move || freed.recv());
+            let mut taking = std::pin::pin!(take(&media));
+            let patience = Duration::from_millis(50);
+            assert!(tokio::time::timeout(patience, &mut taking).await.is_err(), "it is at work elsewhere");
+            free.send(()).unwrap();
+            let ours = taking.await.unwrap();
+            held.await.unwrap().unwrap();
+
+            let (free, freed) = std::sync::mpsc::channel::<()>();
+            let held = tokio::task::spawn_blocking(move || freed.recv());
+            let mut judging = std::pin::pin!(judge(&media, &ours, &image, 1, false));
+            assert!(tokio::time::timeout(patience, &mut judging).await.is_err(), "so is this");
+            free.send(()).unwrap();
+            assert_eq!(judging.await.unwrap().writer, LastWriter::Gone);
+            held.await.unwrap().unwrap();
+        });
+    }
 }

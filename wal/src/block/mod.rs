@@ -345,8 +345,8 @@ impl BlockMedium {
         reservation::has_them(self.reservations.as_deref().ok_or_else(no_device)?, of)
     }
 
-    /// Nothing but a reservation keeps the last owner from writing: without one [`Medium::open`] refuses, and with it waits
-    /// for what the device may still have of that one (P4 of [`reservation`]).
+    /// Nothing but a reservation keeps the last owner, or one before it, from writing: without one [`Medium::open`] refuses, and
+    /// with it waits for what the device may still have of that one (P4 of [`reservation`]).
     pub fn rely_on_reservation(&self) {
         self.relies_on_reservation.store(true, Ordering::Relaxed);
     }
@@ -615,7 +615,7 @@ impl Medium for BlockMedium {
             .await?;
             tracing::info!(
                 uri = %self.volume.uri, wait = ?reservation::LANDING_WAIT,
-                "waits for what the device may still have of the volume's last owner, which did not close it"
+                "waits for what the device may still have of earlier owners that did not close the volume"
             );
             tokio::time::sleep(reservation::LANDING_WAIT).await;
         }
