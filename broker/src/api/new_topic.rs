@@ -26,16 +26,21 @@ pub fn configs<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> R
     Ok(sorted.into_iter().map(|(name, value)| (Arc::from(name), Arc::from(value))).collect())
 }
 
-/// Who can lead new partitions, with counts and load ([`balance`]); nobody if load says nothing, or is not known of every broker:
-/// then it is left to counts alone.
+/// Who can lead new partitions, with counts and load ([`balance`]), less those whom this broker has not heard (D10). Nobody if
+/// everybody can and load says nothing, or is not known of every broker: then it is left to counts alone.
 fn homes(broker: &Broker, image: &Image) -> Vec<Home> {
-    let takers = image.serving().filter(|(_, life)| !life.draining);
-    let home = |(taker, _): (Incarnation, _)| {
-        let (load, in_all) = (broker.peers.load(taker)?, image.led_count(taker.broker));
-        Some(Home { broker: taker.broker, of_topic: 0, in_all, load })
+    let untried = broker.peers.untried();
+    let takers = image.serving().filter(|(_, life)| !life.draining).map(|(taker, _)| taker);
+    let (heard, others): (Vec<Incarnation>, Vec<_>) =
+        takers.partition(|taker| !untried.contains(&taker.broker));
+    let loads: Option<Vec<u64>> = heard.iter().map(|taker| broker.peers.load(*taker)).collect();
+    let loads = loads.unwrap_or_else(|| vec![0; heard.len()]);
+    let home = |(taker, load): (&Incarnation, u64)| {
+        let in_all = image.led_count(taker.broker);
+        Home { broker: taker.broker, of_topic: 0, in_all, load }
     };
-    let homes: Vec<Home> = takers.map(home).collect::<Option<_>>().unwrap_or_default();
-    if homes.len() > 1 && balance::any_load(&homes) { homes } else { Vec::new() }
+    let homes: Vec<Home> = heard.iter().zip(loads).map(home).collect();
+    if !others.is_empty() || homes.len() > 1 && balance::any_load(&homes) { homes } else { Vec::new() }
 }
 
 /// Leaders for `count` more partitions of a topic that has `existing` ones.

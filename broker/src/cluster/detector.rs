@@ -41,6 +41,9 @@
 //!   moves is what it leads, which is nothing. An elder that is dead fences nobody, and is fenced that much later: nothing
 //!   that a newcomer can see from its corner tells the two apart. An address that refuses is no proof (a firewall
 //!   does so), nor is silence in the metadata log (who is idle appends nothing).
+//! - **D10** *Untried.* A life that came after this one and that it has not heard within `silence` gets nothing to lead from it,
+//!   though it is not suspected yet: perhaps nobody will ever hear it. An elder gets its share: it is heard by those that it
+//!   was there with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -308,6 +311,15 @@ impl Detector {
     pub fn suspects(&self) -> Vec<Incarnation> {
         let suspected = self.peers.iter().filter(|(_, peer)| peer.suspected_since.is_some());
         suspected.map(|(life, _)| *life).take(SUSPECTS_MAX).collect()
+    }
+
+    /// D10.
+    pub fn untried(&self, now: Duration) -> impl Iterator<Item = Incarnation> {
+        let known_for = move |peer: &Peer| now.saturating_sub(peer.known_since.max(self.awake_since));
+        let untried = self.peers.iter().filter(move |(life, peer)| {
+            life.epoch > self.own.epoch && peer.heard.is_none() && known_for(peer) >= self.config.silence
+        });
+        untried.map(|(life, _)| *life)
     }
 
     /// How long ago a life was heard, and what it said.

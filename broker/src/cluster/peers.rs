@@ -167,6 +167,18 @@ impl Peers {
         detector.last_heard(shared.now(), of).map(|(_, beat)| beat.load)
     }
 
+    /// Brokers that came later and that this one has not heard: they may never be (D10).
+    pub fn untried(&self) -> BTreeSet<u32> {
+        let shared = &self.shared;
+        shared.detector.lock().untried(shared.now()).map(|life| life.broker).collect()
+    }
+
+    /// Brokers that nothing is handed to now: whoever is suspected, or untried.
+    pub fn avoided(&self) -> BTreeSet<u32> {
+        let suspected = self.shared.verdicts.borrow().iter().map(|(life, _)| life.broker).collect::<Vec<_>>();
+        self.untried().into_iter().chain(suspected).collect()
+    }
+
     /// Says to everybody that this broker is about to close its listener, and waits for their answers for a bounded time:
     /// so that they do not take it for dead.
     pub async fn leave(&self) {

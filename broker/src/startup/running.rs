@@ -133,7 +133,7 @@ impl Parts<'_> {
             options.bounds.mover.clone(),
             broker.partitions.clone(),
             broker.metadata.clone(),
-            suspected(&broker.peers),
+            avoided(broker.peers.clone()),
         );
         cluster::load::tell(&broker.partitions, &broker.peers);
         let advertised = addresses.advertised();
@@ -198,9 +198,8 @@ fn pages(options: &Options, broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
 }
 
 /// Brokers that get no partitions now.
-fn suspected(peers: &Peers) -> mover::Avoided {
-    let verdicts = peers.verdicts();
-    Arc::new(move || verdicts.borrow().iter().map(|(life, _)| life.broker).collect())
+fn avoided(peers: Arc<Peers>) -> mover::Avoided {
+    Arc::new(move || peers.avoided())
 }
 
 fn lowest_in_flight(storage: Storage) -> LowestInFlight {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use faults::{FaultStore, Operation, Port};
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeLogDirsRequest, FindCoordinatorRequest, ListGroupsRequest,
-    MetadataRequest,
+    CreateTopicsRequest, DescribeClusterRequest, DescribeLogDirsRequest, FindCoordinatorRequest,
+    ListGroupsRequest, MetadataRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use object_store::ObjectStore;
@@ -443,6 +444,47 @@ async fn who_accepts_and_answers_nothing_is_dead() {
         }
     })
     .await;
+    let _ = other.close(true).await;
+    cluster.stop().await;
+}
+
+/// D10: nobody is suspected yet, and what is new is not led by whom nobody hears, until somebody does.
+#[tokio::test]
+async fn a_newcomer_that_is_not_heard_gets_no_partitions() {
+    let store = FaultStore::in_memory(3).inner();
+    let mut options = Options { cluster: quick(), ..Options::default() };
+    options.cluster.detector.patience = Duration::from_secs(300);
+    options.cluster.detector.minority_patience = Duration::from_secs(300);
+    let cluster = Cluster::start(store.clone(), 1, &options).await;
+    let nobody = Port::reserve();
+    let other = registered(&store, 2, nobody.number()).await;
+    let broker = cluster.broker(1);
+    broker.broker.metadata.refresh().await.unwrap();
+    within(async {
+        while broker.broker.peers.avoided() != BTreeSet::from([2]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(broker.broker.peers.verdicts().borrow().iter().count(), 0);
+    let mut client = broker.connect().await;
+    let leaders = async |client: &mut Client, topic: &str| {
+        let wanted = CreatableTopic::default()
+            .with_name(name(topic))
+            .with_num_partitions(2)
+            .with_replication_factor(1);
+        let created = client.call(7, &CreateTopicsRequest::default().with_topics(vec![wanted])).await;
+        assert_eq!(created.topics[0].error_code, 0);
+        let image = broker.broker.metadata.image();
+        let topic = image.topic_named(topic).unwrap();
+        topic.partitions.iter().map(|partition| partition.leader).collect::<Vec<_>>()
+    };
+    assert_eq!(leaders(&mut client, "unheard").await, [1, 1]);
+    let life = other.incarnation().unwrap();
+    let heartbeat = Heartbeat { cluster: cluster_of(broker), to: cluster.life(1), beat: beat(life) };
+    tell(&mut client, &heartbeat).await.unwrap();
+    assert_eq!(broker.broker.peers.untried(), BTreeSet::new());
+    assert_eq!(leaders(&mut client, "heard").await, [2, 1]);
     let _ = other.close(true).await;
     cluster.stop().await;
 }

@@ -477,6 +477,27 @@ fn d9_nor_does_the_newest_of_several_in_corners_accuse_first() {
     assert_eq!(deaf(&cut, 51_100), [vec![2, 3], vec![1, 3], vec![1, 2]]);
 }
 
+#[test]
+fn d10_a_newcomer_that_nobody_heard_gets_nothing_and_an_elder_does() {
+    let mut bench = Bench::unheard(2);
+    let elder = Incarnation { broker: 3, epoch: 0 };
+    let open = |life| (life, Member { open: true, lease: LEASE });
+    bench.detector.members(bench.now, [open(life(2)), open(elder)]);
+    let untried = |bench: &Bench| bench.detector.untried(bench.now).collect::<Vec<_>>();
+    bench.pass(1_400);
+    assert_eq!(untried(&bench), [], "its first beat may be on its way");
+    bench.pass(200);
+    assert_eq!(untried(&bench), [life(2)]);
+    assert_eq!(bench.verdicts, Verdicts::default(), "nobody is suspected");
+    bench.says(2, &[]);
+    bench.pass(300);
+    assert_eq!(untried(&bench), []);
+    bench.fall_silent(2);
+    bench.pass(2_000);
+    assert_eq!(untried(&bench), [], "it is suspected");
+    assert_eq!(bench.of(2).map(|(why, _)| why), Some(Why::Silent));
+}
+
 /// After a power cut of all, where one does not come back.
 #[test]
 fn d9_a_majority_need_not_wait_for_an_elder() {
