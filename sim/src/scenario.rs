@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream;
@@ -231,6 +232,8 @@ struct Broker {
     stopped_until: Option<Duration>,
     start_at: Option<Duration>,
     terminate: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Until the start of its process is through.
+    is_starting: Arc<AtomicBool>,
     lives: u64,
 }
 
@@ -269,55 +272,7 @@ struct Run {
 pub fn run(seed: u64, brokers_max: usize, print: bool) -> Outcome {
     let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
     let plan = Plan::new(&mut random, brokers_max);
-    let world = World::new(seed, 2 * plan.brokers + 2, print);
-    world.note(format_args!(
-        "{} brokers, {:?}, {:?}, {} producers, {} readers, groups {:?}, admin {}, aim {}, {}",
-        plan.brokers,
-        plan.wals,
-        plan.topics,
-        plan.producers,
-        plan.readers,
-        plan.groups,
-        plan.admin,
-        plan.aim,
-        plan.options.join(" ")
-    ));
-    let shared = Shared::new(world.clone(), plan.brokers, &plan.topics, plan.groups.len(), LEASE_MAX);
-    {
-        let mut state = shared.state.lock();
-        state.producers = plan.producers;
-        state.members = plan.groups.iter().sum();
-    }
-    let load = load(shared.clone(), plan.producers, plan.readers, plan.groups.clone(), plan.admin);
-    let clients = Process::start(&world, Life { machine: plan.brokers, number: 0 }, load);
-    let monitor = Life { machine: plan.monitor_machine(), number: 0 };
-    let monitors = Process::start(&world, monitor, reading::monitors(shared.clone(), MONITORS));
-    let brokers = (0..=2 * plan.brokers)
-        .map(|machine| Broker {
-            process: None,
-            disk: plan.disk_of(&world, &mut random, machine),
-            stopped_until: None,
-            start_at: (machine < plan.brokers).then_some(Duration::ZERO),
-            terminate: None,
-            lives: 0,
-        })
-        .collect();
-    let mut run = Run {
-        places: (0..plan.brokers).collect(),
-        next_strike: Duration::from_secs(6),
-        world,
-        plan,
-        random,
-        brokers,
-        clients,
-        monitors,
-        shared,
-        ended: Ended::default(),
-        undo: Vec::new(),
-        strikes: BTreeMap::new(),
-        heard: 0,
-    };
-    run.play()
+    Run::new(seed, random, plan, print).play()
 }
 
 /// The final reader's number; what others have lies behind.
@@ -346,6 +301,58 @@ async fn load(shared: Arc<Shared>, producers: usize, readers: usize, groups: Vec
 }
 
 impl Run {
+    fn new(seed: u64, mut random: StdRng, plan: Plan, print: bool) -> Run {
+        let world = World::new(seed, 2 * plan.brokers + 2, print);
+        world.note(format_args!(
+            "{} brokers, {:?}, {:?}, {} producers, {} readers, groups {:?}, admin {}, aim {}, {}",
+            plan.brokers,
+            plan.wals,
+            plan.topics,
+            plan.producers,
+            plan.readers,
+            plan.groups,
+            plan.admin,
+            plan.aim,
+            plan.options.join(" ")
+        ));
+        let shared = Shared::new(world.clone(), plan.brokers, &plan.topics, plan.groups.len(), LEASE_MAX);
+        {
+            let mut state = shared.state.lock();
+            state.producers = plan.producers;
+            state.members = plan.groups.iter().sum();
+        }
+        let load = load(shared.clone(), plan.producers, plan.readers, plan.groups.clone(), plan.admin);
+        let clients = Process::start(&world, Life { machine: plan.brokers, number: 0 }, load);
+        let monitor = Life { machine: plan.monitor_machine(), number: 0 };
+        let monitors = Process::start(&world, monitor, reading::monitors(shared.clone(), MONITORS));
+        let brokers = (0..=2 * plan.brokers)
+            .map(|machine| Broker {
+                process: None,
+                disk: plan.disk_of(&world, &mut random, machine),
+                stopped_until: None,
+                start_at: (machine < plan.brokers).then_some(Duration::ZERO),
+                terminate: None,
+                is_starting: Arc::default(),
+                lives: 0,
+            })
+            .collect();
+        Run {
+            places: (0..plan.brokers).collect(),
+            next_strike: Duration::from_secs(6),
+            world,
+            plan,
+            random,
+            brokers,
+            clients,
+            monitors,
+            shared,
+            ended: Ended::default(),
+            undo: Vec::new(),
+            strikes: BTreeMap::new(),
+            heard: 0,
+        }
+    }
+
     fn play(&mut self) -> Outcome {
         let trouble = self.plan.trouble;
         while self.now() < trouble {
@@ -457,9 +464,10 @@ impl Run {
     }
 
     fn start(&mut self, machine: MachineId) {
-        let disk = self.brokers[machine].disk.as_ref();
-        let options = self.plan.options_of(machine, disk);
-        if let Some(disk) = disk {
+        let disk = self.brokers[machine].disk.clone();
+        let options = self.plan.options_of(machine, disk.as_ref());
+        if let Some(disk) = &disk {
+            self.take_back(machine, &disk.path);
             self.world.lock().disks.attach(machine, Path::new(&disk.path));
         }
         let (terminate, terminated) = tokio::sync::oneshot::channel::<()>();
@@ -470,8 +478,12 @@ impl Run {
         self.world.lock().power_on(machine);
         self.world.note(format_args!("machine {machine} starts life {}", life.number));
         let ended = self.ended.clone();
+        let is_starting = Arc::new(AtomicBool::new(true));
+        broker.is_starting = is_starting.clone();
         let main = async move {
-            let outcome = match ottla::startup::start(options).await {
+            let started = ottla::startup::start(options).await;
+            is_starting.store(false, Ordering::Relaxed);
+            let outcome = match started {
                 Err(error) => Err(format!("{error:#}")),
                 Ok(running) => {
                     let signal = Box::pin(stream::once(async move {
@@ -487,6 +499,23 @@ impl Run {
         };
         broker.process = Some(Process::start(&self.world, life, main));
         broker.terminate = Some(terminate);
+    }
+
+    /// A volume that `machine` is to have is nobody else's alone any more: what the operator said of that is taken back, and what
+    /// starts by it is ended first.
+    fn take_back(&mut self, machine: MachineId, path: &str) {
+        for other in (0..self.brokers.len()).filter(|other| *other != machine) {
+            let broker = &mut self.brokers[other];
+            let Some(disk) = broker.disk.as_mut().filter(|disk| disk.path == path && disk.detached) else {
+                continue;
+            };
+            disk.detached = false;
+            let is_starting = broker.is_starting.load(Ordering::Relaxed);
+            self.world.note(format_args!("{path} is not machine {other}'s alone any more"));
+            if is_starting {
+                self.kill(other, true);
+            }
+        }
     }
 
     fn count(&mut self, what: &'static str, detail: &str) {
@@ -850,5 +879,48 @@ impl Run {
             Err(error) => findings.push(format!("the bucket cannot be verified: {error}")),
         }
         findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One broker with a volume, which the operator has said to be its machine's alone.
+    fn vouched_for() -> Run {
+        let mut random = StdRng::seed_from_u64(1);
+        let plan = Plan { wals: vec![Wal::Volume], ..Plan::new(&mut random, 1) };
+        let mut run = Run::new(1, random, plan, false);
+        run.undo.push((Duration::ZERO, Undo::Detach(0)));
+        run.undo(Duration::ZERO);
+        run.start(0);
+        run
+    }
+
+    /// The other machine gets the same volume.
+    fn start_beside(run: &mut Run) {
+        run.brokers[2].disk = run.brokers[0].disk.clone().map(|disk| Disk { detached: false, ..disk });
+        run.places = vec![2];
+        run.start(2);
+    }
+
+    #[test]
+    fn a_word_does_not_outlive_what_it_says() {
+        let mut run = vouched_for();
+        assert!(run.brokers[0].disk.as_ref().is_some_and(|disk| disk.detached));
+        run.start(0);
+        assert!(run.brokers[0].disk.as_ref().is_some_and(|disk| disk.detached), "it is its own volume");
+        run.brokers[0].is_starting.store(false, Ordering::Relaxed);
+        start_beside(&mut run);
+        assert!(run.brokers[0].disk.as_ref().is_some_and(|disk| !disk.detached));
+        assert!(run.brokers[0].process.is_some(), "it relies on the word no more");
+    }
+
+    #[test]
+    fn who_starts_by_a_word_is_ended_before_it_is_broken() {
+        let mut run = vouched_for();
+        start_beside(&mut run);
+        assert!(run.brokers[0].process.is_none());
+        assert!(run.brokers[2].process.is_some());
     }
 }
