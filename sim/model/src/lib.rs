@@ -12,7 +12,7 @@
 //! What is not in them: damage (checksums are taken to hold), clocks beyond a bounded rate, more than two recoverers, more than
 //! one stream, and what readers are told.
 //!
-//! Reading order: [`check`], [`object`], [`block`], [`numbers`], [`handover`], [`page`].
+//! Reading order: [`check`], [`object`], [`block`], [`volumes`], [`numbers`], [`handover`], [`page`].
 
 pub mod block;
 pub mod check;
@@ -20,3 +20,4 @@ pub mod handover;
 pub mod numbers;
 pub mod object;
 pub mod page;
+pub mod volumes;

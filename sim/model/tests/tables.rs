@@ -39,6 +39,11 @@ fn the_block_wal_is_safe_and_every_rule_has_its_reason() {
 }
 
 #[test]
+fn a_volume_has_one_writer_at_a_time_and_every_rule_has_its_reason() {
+    holds_what_the_page_says::<model::volumes::Volumes>();
+}
+
+#[test]
 fn the_metadata_logs_numbers_are_safe_and_every_rule_has_its_reason() {
     holds_what_the_page_says::<model::numbers::Numbers>();
 }

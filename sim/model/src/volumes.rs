@@ -1,0 +1,992 @@
+//! Who may write to a volume that two hosts reach: the claims of decision 23 (N4, N5), M3 and M5, V7 and V9, and what a
+//! reservation adds to them.
+//!
+//! ```text
+//!   start ──► take: lock, look ──► judge ──► register and claim ──► [reserve] ──► open: look again, two superblocks ──► serve ──► close
+//!              │ blank: plan an id     │ by a view that may be old                   │                                 │
+//!              ▼                       ▼                                             ▼ queue of the host, for any time ▼
+//!           volume ◄──────────────────────────────────────────────── [accepted by the device] ◄── superblocks, records
+//! ```
+//!
+//! A write waits on its host for as long as it likes, whether its process lives or not; a power cut or a detachment ends it. A
+//! start writes its second superblock when the first one is there, and serves behind the second. Superblocks carry a number, the
+//! higher one counts; a record is in one place, whoever writes it. Of the operator's word it is known that it is true.
+//!
+//! A life acknowledges one record. It is uploaded by the orderly end of that life, or by a recovery, which is one step here, with
+//! the end of its right to acknowledge: the block WAL's own model has that.
+//!
+//! # Property
+//! What was acknowledged is in the bucket, or is on the volume, under the name of the life that acknowledged it.
+
+use stateright::{Model, Property};
+
+use crate::check::{Off, Rule, Scenario, Subject};
+
+/// What can be switched off.
+pub mod rule {
+    pub const CLAIM: u8 = 0;
+    pub const REFUSE: u8 = 1;
+    pub const OWNER_JUDGED: u8 = 2;
+    pub const NEWER: u8 = 3;
+    pub const REPLACES: u8 = 4;
+    pub const RIVALS: u8 = 5;
+    pub const BLANK_NEWER: u8 = 6;
+    pub const OUTLIVES: u8 = 7;
+    pub const KEPT_OUT: u8 = 8;
+    pub const KERNEL: u8 = 9;
+    pub const LOCK: u8 = 10;
+    pub const UNCHANGED: u8 = 11;
+    pub const ANOTHERS: u8 = 12;
+    pub const FORMAT_BEHIND: u8 = 13;
+    pub const DETACHED: u8 = 14;
+    pub const CLOSED_LAST: u8 = 15;
+    pub const BEGUN_STAYS: u8 = 16;
+    pub const RESERVED_FIRST: u8 = 17;
+    pub const LANDING: u8 = 18;
+    pub const IN_TURN: u8 = 19;
+}
+use rule::*;
+
+const HOSTS: usize = 2;
+
+/// What the volume is when all begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    Blank,
+    /// With a log that was closed.
+    Closed,
+    /// With an owner that serves on the first host, and may have claimed the volume.
+    Owned {
+        claimed: bool,
+    },
+}
+
+/// How much of what happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    begins: Begins,
+    /// Each host starts a broker of its own.
+    two_brokers: bool,
+    reservations: bool,
+    starts: [u8; HOSTS],
+    kills: u8,
+    power_cuts: u8,
+    fences: u8,
+    /// Hosts that an operator detaches.
+    detached: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Superblock {
+    number: u8,
+    id: u8,
+    owner: Option<u8>,
+    released: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Superblock(Superblock),
+    Record(u8),
+}
+
+/// A write on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Write {
+    host: usize,
+    process: u8,
+    what: What,
+}
+
+/// A registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Life {
+    host: usize,
+    boot: u8,
+    broker: u8,
+    opened: bool,
+    fenced: bool,
+    /// Recovered, or forgotten.
+    over: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Claim {
+    volume: u8,
+    life: u8,
+    blank: bool,
+    alone: bool,
+}
+
+/// The metadata as a process knows them: the claims, and how many registrations there were.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct View {
+    claims: Vec<Claim>,
+    lives: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Started,
+    Took,
+    /// Formats what it found blank: only without the rule.
+    Formatting,
+    Registered,
+    Reserved,
+    Opening,
+    Opened,
+    Serving,
+    Closing,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Record {
+    None,
+    UnderWay,
+    Durable,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Process {
+    number: u8,
+    phase: Phase,
+    /// The operator has said that nobody else can write.
+    word: bool,
+    view: View,
+    /// The volume when it was taken; as planned if that was blank.
+    seen: Superblock,
+    blank: bool,
+    life: u8,
+    /// Only a reservation keeps others out.
+    relies: bool,
+    record: Record,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Host {
+    boot: u8,
+    attached: bool,
+    starts: u8,
+    process: Option<Process>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    superblocks: [Option<Superblock>; 2],
+    record: Option<u8>,
+    /// On their hosts.
+    queued: Vec<Write>,
+    /// Taken by the device: only where it has reservations.
+    accepted: Vec<Write>,
+    /// Who has the reservation, and from which host.
+    reserved: Option<(u8, usize)>,
+    lives: Vec<Life>,
+    claims: Vec<Claim>,
+    hosts: [Host; HOSTS],
+    processes: u8,
+    /// Lives, as bits: what was acknowledged, what is in the bucket.
+    acknowledged: u8,
+    kept: u8,
+    kills: u8,
+    power_cuts: u8,
+    fences: u8,
+    detached: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Start { host: usize, word: bool },
+    Take { host: usize },
+    Refresh { host: usize },
+    Register { host: usize },
+    GiveUp { host: usize },
+    Reserve { host: usize },
+    Open { host: usize },
+    OpenLeaderships { host: usize },
+    Write { host: usize },
+    Acknowledge { host: usize },
+    Close { host: usize },
+    EndClaim { host: usize },
+    Accept { write: usize },
+    Land { write: usize },
+    Recover { life: u8 },
+    Fence { life: u8 },
+    Kill { host: usize },
+    PowerCut { host: usize },
+    Detach { host: usize },
+}
+
+#[derive(Debug)]
+pub struct Volumes {
+    bounds: Bounds,
+    off: Off,
+}
+
+/// What a start makes of what it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Wait,
+    Refused,
+    Go { gone: Vec<u8>, alone: bool },
+}
+
+const BLANK: Superblock = Superblock { number: 0, id: 0, owner: None, released: false };
+
+impl State {
+    /// The superblock that counts.
+    fn top(&self) -> Option<Superblock> {
+        self.superblocks.iter().flatten().max_by_key(|superblock| superblock.number).copied()
+    }
+
+    fn process(&mut self, host: usize) -> &mut Process {
+        self.hosts[host].process.as_mut().expect("it does something")
+    }
+
+    fn view(&self) -> View {
+        View { claims: self.claims.clone(), lives: self.lives.len() as u8 }
+    }
+
+    fn newest_of(&self, broker: u8, lives: u8) -> Option<u8> {
+        (0..lives).rev().find(|life| self.lives[usize::from(*life)].broker == broker)
+    }
+
+    fn queue(&mut self, host: usize, process: u8, what: What) {
+        self.queued.push(Write { host, process, what });
+    }
+
+    fn queue_superblock(&mut self, host: usize, change: impl FnOnce(&mut Superblock)) {
+        let process = self.process(host);
+        process.seen.number += 1;
+        change(&mut process.seen);
+        let (number, superblock) = (process.number, process.seen);
+        self.queue(host, number, What::Superblock(superblock));
+    }
+}
+
+impl Volumes {
+    fn on(&self, rule: u8) -> bool {
+        !self.off.holds(rule)
+    }
+
+    fn broker(&self, host: usize) -> u8 {
+        if self.bounds.two_brokers { host as u8 } else { 0 }
+    }
+
+    fn is_same_kernel(&self, state: &State, host: usize, life: u8) -> bool {
+        let life = state.lives[usize::from(life)];
+        !self.on(KERNEL) || life.host == host && life.boot == state.hosts[host].boot
+    }
+
+    fn judge(&self, state: &State, host: usize, process: &Process) -> Verdict {
+        let Process { view, seen, blank, word, .. } = process;
+        let is_gone = |life: u8, known: bool| {
+            let closed = seen.released && seen.owner == Some(life);
+            closed || *word || known && self.is_same_kernel(state, host, life)
+        };
+        let claims: Vec<Claim> =
+            view.claims.iter().filter(|claim| claim.volume == seen.id).copied().collect();
+        let (mut gone, mut left) = (Vec::new(), false);
+        let unclaimed = seen.owner.filter(|owner| claims.iter().all(|claim| claim.life != *owner));
+        if let Some(owner) = unclaimed.filter(|_| self.on(OWNER_JUDGED)) {
+            let broker = state.lives[usize::from(owner)].broker;
+            let known = state.newest_of(broker, view.lives) == Some(owner);
+            let vouched = claims.iter().any(|claim| claim.alone && claim.life > owner);
+            left = !vouched && !is_gone(owner, known);
+        }
+        for claim in &claims {
+            if is_gone(claim.life, true) {
+                gone.push(claim.life);
+            } else {
+                left = true;
+            }
+        }
+        if *blank && self.on(RIVALS) {
+            for rival in view.claims.iter().filter(|claim| claim.blank && claim.volume != seen.id) {
+                let broker = state.lives[usize::from(rival.life)].broker;
+                if self.is_same_kernel(state, host, rival.life) || *word && broker == self.broker(host) {
+                    gone.push(rival.life);
+                } else if !*word {
+                    return Verdict::Wait;
+                }
+            }
+        }
+        if left && !self.bounds.reservations && self.on(REFUSE) {
+            return Verdict::Refused;
+        }
+        Verdict::Go { gone, alone: !left }
+    }
+
+    fn fence(&self, state: &mut State, life: u8) {
+        let fenced = &mut state.lives[usize::from(life)];
+        if fenced.over || fenced.fenced {
+            return;
+        }
+        fenced.fenced = true;
+        fenced.over = !fenced.opened;
+        if !self.on(OUTLIVES) {
+            state.claims.retain(|claim| claim.life != life);
+        }
+    }
+
+    fn register(&self, state: &mut State, host: usize) {
+        let process = state.process(host).clone();
+        let Verdict::Go { gone, alone } = self.judge(state, host, &process) else { return };
+        let (broker, lives) = (self.broker(host), state.lives.len() as u8);
+        let replaced = state.newest_of(broker, process.view.lives) == state.newest_of(broker, lives);
+        if !replaced && self.on(REPLACES) {
+            state.hosts[host].process = None;
+            return;
+        }
+        let newer = |claim: &Claim| claim.life >= process.view.lives;
+        let same = |claim: &Claim| claim.volume == process.seen.id && self.on(NEWER);
+        let blank = |claim: &Claim| process.blank && claim.blank && self.on(BLANK_NEWER);
+        if state.claims.iter().any(|claim| newer(claim) && (same(claim) || blank(claim))) {
+            let view = state.view();
+            state.process(host).view = view;
+            return;
+        }
+        (0..lives)
+            .filter(|life| state.lives[usize::from(*life)].broker == broker)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|life| self.fence(state, life));
+        let boot = state.hosts[host].boot;
+        state.lives.push(Life { host, boot, broker, opened: false, fenced: false, over: false });
+        if self.on(CLAIM) {
+            let volume = process.seen.id;
+            let ends = |claim: &Claim| alone && claim.volume == volume || gone.contains(&claim.life);
+            state.claims.retain(|claim| !ends(claim));
+            state.claims.push(Claim { volume, life: lives, blank: process.blank, alone });
+        }
+        let process = state.process(host);
+        let relies = !alone && self.bounds.reservations;
+        (process.life, process.relies, process.phase) = (lives, relies, Phase::Registered);
+        // It is not looked at any more.
+        (process.view, process.word) = (View::default(), process.word && self.bounds.reservations);
+    }
+
+    /// Whether everything that a start has to recover is.
+    fn may_open(&self, state: &State, process: &Process) -> bool {
+        let broker = state.lives[usize::from(process.life)].broker;
+        state.lives.iter().all(|life| life.broker != broker || !life.fenced || life.over)
+    }
+
+    /// V7, V9; and that nothing but its own broker's older log is written over.
+    fn open(&self, state: &mut State, host: usize) {
+        let found = state.top();
+        let process = state.process(host).clone();
+        let blank = process.blank && found.is_none();
+        let unchanged = blank
+            || !process.blank
+                && found
+                    .is_some_and(|found| (found.id, found.owner) == (process.seen.id, process.seen.owner));
+        let owner = found.and_then(|found| found.owner);
+        let broker = |life: u8| state.lives[usize::from(life)].broker;
+        let anothers = owner.is_some_and(|owner| broker(owner) != broker(process.life));
+        if !unchanged && self.on(UNCHANGED) || anothers && self.on(ANOTHERS) {
+            state.hosts[host].process = None;
+            return;
+        }
+        let process = state.process(host);
+        process.seen = found.unwrap_or(process.seen);
+        process.phase = Phase::Opening;
+        let life = process.life;
+        process.seen.owner = Some(life);
+        process.seen.released = false;
+        process.record = Record::None;
+        state.queue_superblock(host, |_| {});
+        if !self.on(IN_TURN) {
+            state.queue_superblock(host, |_| {});
+        }
+    }
+
+    /// A process whose write is there goes on.
+    fn landed(&self, state: &mut State, write: Write) {
+        let Some(process) = state.hosts[write.host].process.as_mut() else { return };
+        if process.number != write.process {
+            return;
+        }
+        match (process.phase, write.what) {
+            (Phase::Formatting, What::Superblock(superblock)) if superblock.number < 2 => {
+                state.queue_superblock(write.host, |_| {});
+            }
+            (Phase::Formatting, _) => {
+                // Read back.
+                let top = state.top().expect("just written");
+                let process = state.process(write.host);
+                (process.phase, process.blank, process.seen) = (Phase::Took, false, top);
+            }
+            (Phase::Opening, _) if process.record == Record::None => {
+                // One of two: no start has a record.
+                process.record = Record::UnderWay;
+                if self.on(IN_TURN) {
+                    state.queue_superblock(write.host, |_| {});
+                }
+            }
+            (Phase::Opening, _) => (process.phase, process.record) = (Phase::Opened, Record::None),
+            (Phase::Closing, What::Superblock(_)) => process.phase = Phase::Closed,
+            (_, What::Record(_)) => process.record = Record::Durable,
+            _ => {}
+        }
+    }
+
+    fn process_actions(&self, state: &State, host: usize, process: &Process, actions: &mut Vec<Action>) {
+        let life = state.lives.get(usize::from(process.life));
+        match process.phase {
+            Phase::Started => actions.push(Action::Take { host }),
+            Phase::Took => {
+                if let Verdict::Go { .. } = self.judge(state, host, process) {
+                    actions.push(Action::Register { host });
+                } else {
+                    actions.push(Action::GiveUp { host });
+                }
+                if process.view != state.view() {
+                    actions.push(Action::Refresh { host });
+                }
+            }
+            Phase::Registered | Phase::Reserved => {
+                actions.push(Action::GiveUp { host });
+                if !self.may_open(state, process) {
+                    return;
+                }
+                let is_reserved = process.phase == Phase::Reserved;
+                if self.bounds.reservations && !is_reserved {
+                    actions.push(Action::Reserve { host });
+                }
+                let landing = state.accepted.iter().any(|write| write.host != host);
+                let waits = is_reserved && process.relies && landing && self.on(LANDING);
+                if (is_reserved || !process.relies || !self.on(RESERVED_FIRST)) && !waits {
+                    actions.push(Action::Open { host });
+                }
+            }
+            Phase::Opening if !self.on(BEGUN_STAYS) => actions.push(Action::GiveUp { host }),
+            Phase::Formatting | Phase::Opening | Phase::Closing => {}
+            Phase::Opened => actions.push(Action::OpenLeaderships { host }),
+            Phase::Serving => {
+                if process.record == Record::None {
+                    actions.push(Action::Write { host });
+                }
+                let life = life.expect("it has registered");
+                if process.record == Record::Durable
+                    && state.acknowledged & 1 << process.life == 0
+                    && !life.over
+                {
+                    actions.push(Action::Acknowledge { host });
+                }
+                if !life.fenced && (process.record != Record::UnderWay || !self.on(CLOSED_LAST)) {
+                    actions.push(Action::Close { host });
+                }
+            }
+            Phase::Closed => actions.push(Action::EndClaim { host }),
+        }
+    }
+
+    fn close_broker(state: &mut State, host: usize) {
+        let life = state.process(host).life;
+        let registered = &mut state.lives[usize::from(life)];
+        if !registered.fenced {
+            registered.over = true;
+            state.claims.retain(|claim| claim.life != life);
+        }
+    }
+}
+
+impl Model for Volumes {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let Bounds { begins, starts, kills, power_cuts, fences, detached, .. } = self.bounds;
+        let host = |starts| Host { boot: 0, attached: true, starts, process: None };
+        let mut state = State {
+            superblocks: [None; 2],
+            record: None,
+            queued: Vec::new(),
+            accepted: Vec::new(),
+            reserved: None,
+            lives: Vec::new(),
+            claims: Vec::new(),
+            hosts: [host(starts[0]), host(starts[1])],
+            processes: 1,
+            acknowledged: 0,
+            kept: 0,
+            kills,
+            power_cuts,
+            fences,
+            detached,
+        };
+        if begins == Begins::Blank {
+            return vec![state];
+        }
+        let is_closed = begins == Begins::Closed;
+        let seen = Superblock { number: 2, id: 0, owner: Some(0), released: is_closed };
+        state.superblocks = [Some(seen), Some(Superblock { number: 1, released: false, ..seen })];
+        state.lives.push(Life { host: 0, boot: 0, broker: 0, opened: true, fenced: false, over: is_closed });
+        if let Begins::Owned { claimed } = begins {
+            if claimed {
+                state.claims.push(Claim { volume: 0, life: 0, blank: false, alone: true });
+            }
+            state.hosts[0].process = Some(Process {
+                number: 0,
+                phase: Phase::Serving,
+                word: false,
+                view: View::default(),
+                seen,
+                blank: false,
+                life: 0,
+                relies: false,
+                record: Record::None,
+            });
+        }
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        for (at, host) in state.hosts.iter().enumerate() {
+            if let Some(process) = &host.process {
+                self.process_actions(state, at, process, actions);
+                if state.kills > 0 {
+                    actions.push(Action::Kill { host: at });
+                }
+            } else if host.starts > 0 && host.attached {
+                actions.push(Action::Start { host: at, word: false });
+                let others = state.hosts.iter().enumerate().filter(|(other, _)| *other != at);
+                let said = others.map(|(_, other)| other).all(|other| !other.attached);
+                if said || !self.on(DETACHED) {
+                    actions.push(Action::Start { host: at, word: true });
+                }
+            }
+            let works = host.process.is_some() || state.queued.iter().any(|write| write.host == at);
+            if state.power_cuts > 0 && works {
+                actions.push(Action::PowerCut { host: at });
+            }
+            if state.detached > 0 && host.attached {
+                actions.push(Action::Detach { host: at });
+            }
+        }
+        if self.bounds.reservations {
+            actions.extend((0..state.queued.len()).map(|write| Action::Accept { write }));
+            actions.extend((0..state.accepted.len()).map(|write| Action::Land { write }));
+        } else {
+            actions.extend((0..state.queued.len()).map(|write| Action::Land { write }));
+        }
+        for (number, life) in state.lives.iter().enumerate() {
+            let number = number as u8;
+            // Under another owner's name there is nothing to be read (V6).
+            let is_there = state.top().is_some_and(|top| top.owner == Some(number));
+            if life.fenced && !life.over && is_there {
+                actions.push(Action::Recover { life: number });
+            }
+            if state.fences > 0 && !life.fenced && !life.over {
+                actions.push(Action::Fence { life: number });
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Start { host, word } => {
+                let number = state.processes;
+                state.processes += 1;
+                state.hosts[host].starts -= 1;
+                state.hosts[host].process = Some(Process {
+                    number,
+                    phase: Phase::Started,
+                    word,
+                    view: state.view(),
+                    seen: BLANK,
+                    blank: false,
+                    life: 0,
+                    relies: false,
+                    record: Record::None,
+                });
+            }
+            Action::Take { host } => {
+                // What an earlier process of this kernel has under way keeps its lock.
+                if self.on(LOCK) && state.queued.iter().chain(&state.accepted).any(|write| write.host == host)
+                {
+                    return None;
+                }
+                let top = state.top();
+                let process = state.process(host);
+                process.phase = Phase::Took;
+                process.blank = top.is_none();
+                process.seen = top.unwrap_or(Superblock { id: process.number, ..BLANK });
+                if process.blank && !self.on(FORMAT_BEHIND) {
+                    process.phase = Phase::Formatting;
+                    state.queue_superblock(host, |_| {});
+                }
+            }
+            Action::Refresh { host } => state.process(host).view = last.view(),
+            Action::Register { host } => self.register(&mut state, host),
+            Action::GiveUp { host } => {
+                if state.process(host).phase != Phase::Took {
+                    Volumes::close_broker(&mut state, host);
+                }
+                state.hosts[host].process = None;
+            }
+            Action::Reserve { host } => {
+                let process = state.process(host);
+                let (life, word, owner) = (process.life, process.word, process.seen.owner);
+                process.phase = Phase::Reserved;
+                if last.reserved.is_none_or(|(holder, _)| word || Some(holder) == owner) {
+                    state.reserved = Some((life, host));
+                } else {
+                    state.hosts[host].process = None;
+                }
+            }
+            Action::Open { host } => self.open(&mut state, host),
+            Action::OpenLeaderships { host } => {
+                let life = state.process(host).life;
+                let registered = &mut state.lives[usize::from(life)];
+                if registered.fenced {
+                    state.hosts[host].process = None;
+                } else {
+                    registered.opened = true;
+                    state.process(host).phase = Phase::Serving;
+                    let volume = state.process(host).seen.id;
+                    if !self.on(KEPT_OUT) {
+                        state.claims.retain(|claim| claim.volume != volume || claim.life == life);
+                    }
+                    state
+                        .claims
+                        .iter_mut()
+                        .filter(|claim| claim.life == life)
+                        .for_each(|claim| claim.blank = false);
+                }
+            }
+            Action::Write { host } => {
+                let process = state.process(host);
+                process.record = Record::UnderWay;
+                let (number, life) = (process.number, process.life);
+                state.queue(host, number, What::Record(life));
+            }
+            Action::Acknowledge { host } => state.acknowledged |= 1 << state.process(host).life,
+            Action::Close { host } => {
+                let process = state.process(host);
+                process.phase = Phase::Closing;
+                let kept = u8::from(process.record == Record::Durable) << process.life;
+                state.kept |= kept;
+                state.queue_superblock(host, |superblock| superblock.released = true);
+            }
+            Action::EndClaim { host } => {
+                Volumes::close_broker(&mut state, host);
+                let life = state.process(host).life;
+                state.reserved = state.reserved.filter(|(holder, _)| *holder != life);
+                state.hosts[host].process = None;
+            }
+            Action::Accept { write } => {
+                let write = state.queued.remove(write);
+                if state.reserved.is_none_or(|(_, host)| host == write.host) {
+                    state.accepted.push(write);
+                } else {
+                    let host = &mut state.hosts[write.host];
+                    host.process = host.process.take().filter(|process| process.number != write.process);
+                }
+            }
+            Action::Land { write } => {
+                let from = if self.bounds.reservations { &mut state.accepted } else { &mut state.queued };
+                let write = from.remove(write);
+                match write.what {
+                    What::Superblock(superblock) => {
+                        state.superblocks[usize::from(superblock.number % 2)] = Some(superblock);
+                    }
+                    What::Record(life) => state.record = Some(life),
+                }
+                self.landed(&mut state, write);
+            }
+            Action::Recover { life } => {
+                state.lives[usize::from(life)].over = true;
+                if state.record == Some(life) {
+                    state.kept |= 1 << life;
+                }
+            }
+            Action::Fence { life } => {
+                state.fences -= 1;
+                self.fence(&mut state, life);
+            }
+            Action::Kill { host } => {
+                state.kills -= 1;
+                state.hosts[host].process = None;
+            }
+            Action::PowerCut { host } => {
+                state.power_cuts -= 1;
+                state.hosts[host].boot += 1;
+                state.hosts[host].process = None;
+                state.queued.retain(|write| write.host != host);
+            }
+            Action::Detach { host } => {
+                state.detached -= 1;
+                state.hosts[host].attached = false;
+                state.hosts[host].process = None;
+                state.queued.retain(|write| write.host != host);
+                state.accepted.retain(|write| write.host != host);
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Volumes>> {
+        vec![
+            Property::always("what was acknowledged is kept", |_, state: &State| {
+                let on_volume = |life: u8| {
+                    state.record == Some(life) && state.top().is_some_and(|top| top.owner == Some(life))
+                };
+                let lives = 0..state.lives.len() as u8;
+                lives.filter(|life| state.acknowledged & !state.kept & 1 << life != 0).all(on_volume)
+            }),
+            Property::sometimes("whoever comes second acknowledges", |_, state: &State| {
+                state.acknowledged >> 1 != 0
+            }),
+        ]
+    }
+}
+
+const BOUNDS: Bounds = Bounds {
+    begins: Begins::Closed,
+    two_brokers: false,
+    reservations: false,
+    starts: [1, 1],
+    kills: 0,
+    power_cuts: 0,
+    fences: 0,
+    detached: 0,
+};
+
+/// In the order of [`SCENARIOS`].
+const USUAL: [Bounds; 6] = [
+    Bounds { starts: [2, 1], fences: 1, detached: 1, ..BOUNDS },
+    Bounds { begins: Begins::Blank, two_brokers: true, ..BOUNDS },
+    Bounds {
+        begins: Begins::Blank,
+        two_brokers: true,
+        starts: [2, 1],
+        kills: 1,
+        power_cuts: 1,
+        detached: 1,
+        ..BOUNDS
+    },
+    Bounds { begins: Begins::Owned { claimed: true }, kills: 1, power_cuts: 1, detached: 1, ..BOUNDS },
+    Bounds { begins: Begins::Owned { claimed: false }, kills: 1, detached: 1, ..BOUNDS },
+    Bounds {
+        begins: Begins::Owned { claimed: true },
+        reservations: true,
+        starts: [0, 2],
+        kills: 1,
+        power_cuts: 1,
+        detached: 1,
+        ..BOUNDS
+    },
+];
+
+const SCENARIOS: [Scenario; 6] = [
+    Scenario {
+        name: "a slow start",
+        holds: "a log that was closed, two starts on one host, one on another; a fence; a host may be detached",
+    },
+    Scenario { name: "two find it blank", holds: "a start of a broker on each host" },
+    Scenario {
+        name: "blank",
+        holds: "the same, and another start; one is killed, one loses its power, one may be detached",
+    },
+    Scenario {
+        name: "an owner that hangs",
+        holds: "two more starts, there and elsewhere; killed, without power, or detached",
+    },
+    Scenario {
+        name: "an owner without a claim",
+        holds: "the same of a life that claimed nothing; no power cut",
+    },
+    Scenario {
+        name: "a reservation",
+        holds: "an owner that hangs, and two starts on the other host, with or without the reservation",
+    },
+];
+
+const RULES: &[Rule] = &[
+    Rule {
+        number: CLAIM,
+        name: "claim",
+        source: "B3, N4",
+        without: "a registration says nothing of the volume",
+        shown_in: "a slow start",
+        covered_by: &[],
+    },
+    Rule {
+        number: REFUSE,
+        name: "refuse",
+        source: "B2, M3",
+        without: "the volume is taken whoever may still write to it",
+        shown_in: "an owner that hangs",
+        covered_by: &[],
+    },
+    Rule {
+        number: OWNER_JUDGED,
+        name: "judge the owner",
+        source: "M5",
+        without: "only claims are judged, and not who opened the log last",
+        shown_in: "an owner without a claim",
+        covered_by: &[],
+    },
+    Rule {
+        number: NEWER,
+        name: "no newer claim",
+        source: "N4",
+        without: "a registration is accepted beside a claim that its issuer did not know",
+        shown_in: "a slow start",
+        covered_by: &[REPLACES],
+    },
+    Rule {
+        number: REPLACES,
+        name: "one life at a time",
+        source: "Id3",
+        without: "a registration is accepted beside one of the same id that its issuer did not know",
+        shown_in: "a slow start",
+        covered_by: &[NEWER],
+    },
+    Rule {
+        number: RIVALS,
+        name: "wait for rivals",
+        source: "N4, M5",
+        without: "a blank volume is judged by itself, whoever is to format one",
+        shown_in: "two find it blank",
+        covered_by: &[],
+    },
+    Rule {
+        number: BLANK_NEWER,
+        name: "no newer blank claim",
+        source: "N4",
+        without: "a registration with a blank volume is accepted beside a blank claim that its issuer did not know",
+        shown_in: "two find it blank",
+        covered_by: &[],
+    },
+    Rule {
+        number: OUTLIVES,
+        name: "claims outlive fences",
+        source: "N5",
+        without: "a claim ends when its life is fenced",
+        shown_in: "a slow start",
+        covered_by: &[],
+    },
+    Rule {
+        number: KEPT_OUT,
+        name: "claims outlive the next owner",
+        source: "N5",
+        without: "a claim ends when the next owner has opened its log",
+        shown_in: "a reservation",
+        covered_by: &[],
+    },
+    Rule {
+        number: KERNEL,
+        name: "same kernel",
+        source: "M3",
+        without: "an equal machine id is a proof, and images are cloned",
+        shown_in: "an owner that hangs",
+        covered_by: &[],
+    },
+    Rule {
+        number: LOCK,
+        name: "lock",
+        source: "V1",
+        without: "a lock is given up with its process, its last write on its way",
+        shown_in: "an owner that hangs",
+        covered_by: &[],
+    },
+    Rule {
+        number: UNCHANGED,
+        name: "as it was found",
+        source: "V7, V9",
+        without: "a log is opened whoever has opened one there since the volume was taken",
+        shown_in: "two find it blank",
+        covered_by: &[ANOTHERS],
+    },
+    Rule {
+        number: ANOTHERS,
+        name: "another broker's log stays",
+        source: "B2",
+        without: "a log is opened over another broker's",
+        shown_in: "blank",
+        covered_by: &[],
+    },
+    Rule {
+        number: FORMAT_BEHIND,
+        name: "format behind the claim",
+        source: "V9",
+        without: "a blank volume is formatted, and then claimed by the id that is read back",
+        shown_in: "two find it blank",
+        covered_by: &[],
+    },
+    Rule {
+        number: DETACHED,
+        name: "a true word",
+        source: "M3",
+        without: "`--wal-detached` is said of a volume that another host can reach",
+        shown_in: "an owner that hangs",
+        covered_by: &[],
+    },
+    Rule {
+        number: CLOSED_LAST,
+        name: "the last word",
+        source: "V7",
+        without: "a log is said to be closed while a write is on its way",
+        shown_in: "a slow start",
+        covered_by: &[],
+    },
+    Rule {
+        number: BEGUN_STAYS,
+        name: "begun is begun",
+        source: "N5",
+        without: "a start that gives up ends its claim though it has begun to write",
+        shown_in: "blank",
+        covered_by: &[],
+    },
+    Rule {
+        number: IN_TURN,
+        name: "in turn",
+        source: "V3",
+        without: "both superblocks are written at once",
+        shown_in: "a slow start",
+        covered_by: &[BEGUN_STAYS],
+    },
+    Rule {
+        number: RESERVED_FIRST,
+        name: "reserve first",
+        source: "P1",
+        without: "the log is opened before the reservation is there that is to keep others out",
+        shown_in: "a reservation",
+        covered_by: &[],
+    },
+    Rule {
+        number: LANDING,
+        name: "what was accepted lands",
+        source: "P4",
+        without: "it is opened as soon as the reservation is there",
+        shown_in: "a reservation",
+        covered_by: &[],
+    },
+];
+
+impl Subject for Volumes {
+    type Model = Volumes;
+
+    const NAME: &'static str = "volumes";
+
+    fn rules() -> &'static [Rule] {
+        RULES
+    }
+
+    fn scenarios() -> &'static [Scenario] {
+        &SCENARIOS
+    }
+
+    fn model(scenario: usize, deep: bool, off: Off) -> Volumes {
+        let mut bounds = USUAL[scenario];
+        if deep {
+            bounds.starts[1] += 1;
+            bounds.kills += 1;
+        }
+        Volumes { bounds, off }
+    }
+}
