@@ -130,6 +130,12 @@ fn said(one: &One, name: &str, seed: u64) -> Said {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let finding = text.lines().find_map(|line| line.strip_prefix("FOUND "));
     let finding = finding.map_or_else(|| output.status.to_string(), str::to_owned);
-    let clean = finding.chars().map(|character| if character == '|' { '/' } else { character });
-    Said::Finding(clean.take(SHOWN).collect())
+    Said::Finding(shortened(&finding.replace('|', "/")))
+}
+
+/// As many whole words as fit.
+fn shortened(finding: &str) -> String {
+    let Some((most, _)) = finding.char_indices().nth(SHOWN) else { return finding.to_owned() };
+    let words = finding[..most].rsplit_once(' ').map_or(&finding[..most], |(words, _)| words);
+    format!("{} …", words.trim_end_matches([' ', ',', ':']))
 }
