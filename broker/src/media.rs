@@ -142,6 +142,11 @@ impl Media {
         }
     }
 
+    /// How long the operator's command that attaches volumes may take, if there is one.
+    pub fn attach_timeout(&self) -> Option<Duration> {
+        self.attach.as_ref().map(Attach::timeout)
+    }
+
     /// The log that this process will write. Takes its lock, and makes it if it is missing. Blocks.
     pub fn ours(&self) -> anyhow::Result<Ours> {
         match &self.wal {

@@ -5,6 +5,9 @@
 //!   runs there comes first.
 //! - **C2** Rank *r* waits *r* times the patience, from the moment at which it saw that there was something to do; a
 //!   recovery of somebody else's that moves the trim point starts that wait anew.
+//!   Where recovering begins with a command that takes the volume away from whoever has it (`--wal-attach`), nobody begins in
+//!   anybody else's turn: a turn is as long as that command may take, and is over for beginning at its half; after the last in
+//!   rank it is the first one's again.
 //! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
 //! - **C4** What the dead left in the store is read by the first few in rank as soon as they take it for dead: one of them will
 //!   recover it, and all of them will open partitions from it. Once for each life; nothing depends on it.
@@ -39,6 +42,8 @@ pub struct Caretaker {
     config: Config,
     own: Incarnation,
     machine: String,
+    /// Of this broker's `--wal-attach`, if it has one (C2).
+    attach_timeout: Option<Duration>,
     accused: BTreeMap<Incarnation, Work>,
     fenced: BTreeMap<Incarnation, Fenced>,
     /// C4. Those that are neither dead nor fenced any more are forgotten.
@@ -73,6 +78,18 @@ impl Work {
         self.not_before.max(self.since + patience * rank as u32)
     }
 
+    /// The same where turns are kept to (C2), of so many brokers: `now`, or when its next one begins.
+    fn turn(&self, now: Duration, length: Duration, rank: usize, brokers: usize) -> Duration {
+        let (first, cycle) = (self.since + length * rank as u32, length * brokers as u32);
+        let earliest = now.max(self.not_before).max(first);
+        let into = (earliest - first).as_nanos() % cycle.as_nanos().max(1);
+        if brokers == 1 || into * 2 < length.as_nanos() {
+            earliest
+        } else {
+            earliest + cycle - Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX))
+        }
+    }
+
     fn ended(&mut self, now: Duration, config: &Config) {
         let pause = config.retry_pause * (1 << self.attempts.min(16));
         self.not_before = now + pause.min(config.retry_pause_max);
@@ -82,11 +99,17 @@ impl Work {
 }
 
 impl Caretaker {
-    pub fn new(config: Config, own: Incarnation, machine: String) -> Caretaker {
+    pub fn new(
+        config: Config,
+        own: Incarnation,
+        machine: String,
+        attach_timeout: Option<Duration>,
+    ) -> Caretaker {
         Caretaker {
             config,
             own,
             machine,
+            attach_timeout,
             accused: BTreeMap::new(),
             fenced: BTreeMap::new(),
             read_ahead: BTreeSet::new(),
@@ -110,7 +133,7 @@ impl Caretaker {
             }
             let mut work = was.remove(&of).unwrap_or_else(|| Work::new(now));
             if !work.running {
-                let due = work.due(self.config.fence_patience, self.rank(of, image, verdicts));
+                let due = work.due(self.config.fence_patience, self.rank(of, image, verdicts).0);
                 if due <= now {
                     work.running = true;
                     actions.push(Action::Fence { of, why });
@@ -129,8 +152,12 @@ impl Caretaker {
                 fenced.work.since = now;
             }
             if !fenced.work.running {
-                let rank = self.rank_for(of, life, image, verdicts);
-                let due = fenced.work.due(self.config.recovery_patience, rank);
+                let (rank, brokers) = self.rank_for(of, life, image, verdicts);
+                let patience = self.config.recovery_patience;
+                let due = match self.attach_timeout.filter(|_| life.wal_uri.starts_with("block:")) {
+                    Some(timeout) => fenced.work.turn(now, patience.max(timeout), rank, brokers),
+                    None => fenced.work.due(patience, rank),
+                };
                 if due > now {
                     self.wake_at(due);
                 } else if running < self.config.recoveries_max {
@@ -156,7 +183,7 @@ impl Caretaker {
                 && image.is_live(self.own)
                 && life.wal_uri.starts_with("object:")
                 && !self.read_ahead.contains(&of)
-                && self.rank(of, image, verdicts) < self.config.ahead_brokers
+                && self.rank(of, image, verdicts).0 < self.config.ahead_brokers
             {
                 self.read_ahead.insert(of);
                 begun.push((of, life.trim));
@@ -192,12 +219,12 @@ impl Caretaker {
     }
 
     /// C1, for a fence.
-    fn rank(&self, of: Incarnation, image: &Image, verdicts: &Verdicts) -> usize {
+    fn rank(&self, of: Incarnation, image: &Image, verdicts: &Verdicts) -> (usize, usize) {
         self.before(of, image, verdicts, |_| false)
     }
 
     /// C1, for a recovery.
-    fn rank_for(&self, of: Incarnation, life: &Life, image: &Image, verdicts: &Verdicts) -> usize {
+    fn rank_for(&self, of: Incarnation, life: &Life, image: &Image, verdicts: &Verdicts) -> (usize, usize) {
         let machine = |broker| image.broker(broker).map(|info| &*info.machine);
         let theirs = machine(of.broker).filter(|_| life.wal_uri.starts_with("block:"));
         let is_there = |broker: u32| {
@@ -209,23 +236,24 @@ impl Caretaker {
         self.before(of, image, verdicts, is_there)
     }
 
-    /// How many come before this broker.
+    /// How many come before this broker, and how many there are with it.
     fn before(
         &self,
         of: Incarnation,
         image: &Image,
         verdicts: &Verdicts,
         comes_first: impl Fn(u32) -> bool,
-    ) -> usize {
+    ) -> (usize, usize) {
         let place = |life: Incarnation| (!comes_first(life.broker), weight(of, life), life);
         let own = place(self.own);
-        image
-            .serving()
-            .filter(|(life, state)| {
-                *life != self.own && *life != of && !state.draining && verdicts.of(*life).is_none()
-            })
-            .filter(|(life, _)| place(*life) < own)
-            .count()
+        let (mut before, mut all) = (0, 1);
+        for (life, state) in image.serving() {
+            if life != self.own && life != of && !state.draining && verdicts.of(life).is_none() {
+                all += 1;
+                before += usize::from(place(life) < own);
+            }
+        }
+        (before, all)
     }
 }
 

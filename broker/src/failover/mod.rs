@@ -28,7 +28,7 @@
 pub mod caretaker;
 pub mod recovery;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,12 @@ impl Failover {
             tasks.keep("the opening of partitions", opening);
         }
         let ahead_bytes_max = config.ahead_bytes_max;
-        let caretaker = Caretaker::new(config, recoverer.by, recoverer.media.machine.clone());
+        let caretaker = Caretaker::new(
+            config,
+            recoverer.by,
+            recoverer.media.machine.clone(),
+            recoverer.media.attach_timeout(),
+        );
         let actor = Actor {
             caretaker,
             recoverer: Arc::new(recoverer),

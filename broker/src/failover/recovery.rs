@@ -105,9 +105,20 @@ pub fn margin(lease: Duration) -> Duration {
 impl Recoverer {
     /// Recovers what the life `of` left, wherever that is. `known` is when this process first saw its fence (F2).
     pub async fn recover_left(&self, of: Incarnation, known: Instant) -> anyhow::Result<Recovered> {
-        let image = self.metadata.image();
+        let mut image = self.metadata.image();
+        if self.media.attach_timeout().is_some() {
+            // A volume is not taken from whoever has it by what was true when this one's turn came.
+            image = self.metadata.refresh().await?;
+        }
         let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
         let uri = Uri(life.wal_uri.to_string());
+        if let Some((back, starting)) = image.live(of.broker)
+            && self.media.attach_timeout().is_some()
+            && back != self.by
+            && !starting.opened
+        {
+            bail!("its broker starts again, as epoch {}, and recovers it", back.epoch);
+        }
         // What is known of its machine is what its id registered last.
         let machine =
             image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);

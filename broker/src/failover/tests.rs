@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use wal::{AckRight, Incarnation, Position, Record, Vacated, Wal};
 
 use super::caretaker::{Action, Caretaker};
-use super::recovery::{Recoverer, margin};
+use super::recovery::{Recovered, Recoverer, margin};
 use super::{Config, Failover};
 use crate::cluster::{Verdict, Verdicts, Why};
 use crate::media::{Judged, LastWriter, Media, Ours, check_ours};
@@ -27,14 +27,14 @@ const DEAD: Verdict = Verdict { why: Why::Silent, dead: true };
 const SUSPECTED: Verdict = Verdict { why: Why::Silent, dead: false };
 
 /// A history of a cluster, without a log.
-struct History {
-    image: Image,
+pub(crate) struct History {
+    pub(crate) image: Image,
     number: u64,
 }
 
 impl History {
     /// Brokers 1 to `brokers`, each on a machine of its own, all of which serve.
-    fn serving(brokers: u32, wal: &str) -> (History, Vec<Incarnation>) {
+    pub(crate) fn serving(brokers: u32, wal: &str) -> (History, Vec<Incarnation>) {
         let mut history = History { image: Image::empty(), number: 0 };
         history.apply(Command::Format { cluster_id: "a cluster".into(), format: FORMAT_VERSION });
         let mut lives = Vec::new();
@@ -56,14 +56,14 @@ impl History {
         (history, lives)
     }
 
-    fn apply(&mut self, command: Command) {
+    pub(crate) fn apply(&mut self, command: Command) {
         self.number += 1;
         self.image.apply(At { number: self.number, time_ms: 0 }, &command).unwrap();
     }
 }
 
 fn caretaker(own: Incarnation) -> Caretaker {
-    Caretaker::new(Config::default(), own, format!("machine {}", own.broker))
+    Caretaker::new(Config::default(), own, format!("machine {}", own.broker), None)
 }
 
 /// When each of the living begins with `of`, if nobody else does anything.
@@ -125,10 +125,51 @@ fn a_dead_brokers_volume_is_its_machines_first() {
     let of = lives[0];
     history.apply(Command::Fence { by: lives[1], of });
     for own in &lives[1..] {
-        let mut there = Caretaker::new(Config::default(), *own, "machine 1".to_owned());
+        let mut there = Caretaker::new(Config::default(), *own, "machine 1".to_owned(), None);
         let actions = there.look(Duration::ZERO, &history.image, &Verdicts::default());
         assert_eq!(actions, [Action::Recover { of, fenced_at: Duration::ZERO }]);
     }
+}
+
+/// C2: where a command takes volumes from one broker to another, one of them at a time does.
+#[test]
+fn whoever_attaches_volumes_keeps_to_its_turn() {
+    let (mut history, lives) = History::serving(4, "block:///dev/wal");
+    let (of, living) = (lives[0], &lives[1..]);
+    history.apply(Command::Fence { by: living[0], of });
+    let (timeout, none) = (120 * SECOND, Verdicts::default());
+    let attaching = |own: &Incarnation| {
+        let machine = format!("machine {}", own.broker);
+        Caretaker::new(Config::default(), *own, machine, Some(timeout))
+    };
+    // Each attempt takes so long, and fails.
+    for takes in [SECOND, 30 * SECOND, 119 * SECOND] {
+        let mut begun = Vec::new();
+        for own in living {
+            let (mut caretaker, mut now) = (attaching(own), Duration::ZERO);
+            while now < 1_500 * SECOND {
+                if !caretaker.look(now, &history.image, &none).is_empty() {
+                    begun.push((now, *own));
+                    caretaker.recovery_ended(now + takes, of);
+                    caretaker.look(now + takes, &history.image, &none);
+                }
+                now = caretaker.due().expect("its turn comes").max(now);
+            }
+        }
+        begun.sort();
+        let mut turns: Vec<_> = begun.iter().map(|(at, own)| (at.as_secs() / 120, *own)).collect();
+        turns.dedup();
+        assert_eq!(turns.len(), 13, "one in each turn: {turns:?}");
+        assert!((3..13).all(|turn| turns[turn].1 == turns[turn - 3].1), "{turns:?}");
+        assert!(begun.iter().all(|(at, _)| at.as_secs() % 120 < 60), "{begun:?}");
+    }
+    // Nobody waits for the dead, and nobody who is alone for a turn.
+    let dead = Verdicts::default().with(living[0], DEAD).with(living[1], DEAD);
+    let mut alone = attaching(&living[2]);
+    let recover = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Recover { .. }));
+    assert!(recover(&alone.look(100 * SECOND, &history.image, &dead)));
+    alone.recovery_ended(200 * SECOND, of);
+    assert!(recover(&alone.look(201 * SECOND, &history.image, &dead)));
 }
 
 /// F1: on nothing but a verdict of death, not twice, and not by who is fenced itself.
@@ -279,6 +320,16 @@ impl Cluster {
     }
 
     async fn member_with(&self, id: u32, wal: &str, machine: &str, more: &[&str]) -> Member {
+        let (recoverer, ours) = self.starting(id, wal, machine, more).await;
+        let Recoverer { metadata, media, by: life, .. } = recoverer;
+        let right = Arc::new(AckRight::unlimited());
+        let wal = ours.medium.open(life, Vacated::nothing_left(), right).await.unwrap();
+        metadata.open_leaderships().await.unwrap();
+        Member { metadata, media, life, ours, wal }
+    }
+
+    /// One that has registered.
+    async fn starting(&self, id: u32, wal: &str, machine: &str, more: &[&str]) -> (Recoverer, Ours) {
         let options = self.options(wal, more);
         let metadata =
             Metadata::open(self.stores.metadata.clone(), options.bounds.metadata.clone()).await.unwrap();
@@ -295,11 +346,8 @@ impl Cluster {
             replaces: metadata.image().last_registration(id),
             claim: judged.claim,
         };
-        let life = metadata.register(registering).await.unwrap().incarnation;
-        let right = Arc::new(AckRight::unlimited());
-        let wal = ours.medium.open(life, Vacated::nothing_left(), right).await.unwrap();
-        metadata.open_leaderships().await.unwrap();
-        Member { metadata, media, life, ours, wal }
+        let by = metadata.register(registering).await.unwrap().incarnation;
+        (Recoverer { metadata, media, engine: s3stream::Config::default(), by }, ours)
     }
 }
 
@@ -415,6 +463,34 @@ async fn a_volume_that_is_still_held_is_read_only_after_the_lease() {
     assert!(fenced.elapsed() >= lease + margin(lease), "after {:?}", fenced.elapsed());
     failover.shutdown().await;
     drop(dead);
+}
+
+/// A command that takes a volume away is run on what the metadata says now, not on what it said when the turn came.
+#[tokio::test]
+async fn a_volume_is_not_attached_once_its_log_is_recovered_or_its_broker_is_back() {
+    let cluster = Cluster::new();
+    let ran = cluster.path("ran");
+    let hook = format!("--wal-attach=touch '{}'", ran.display());
+    let dead = cluster.member(1, "one.wal", "here/1").await;
+    let of = dead.life;
+    let late = cluster.member_with(2, "object", "there/2", &[&hook]).await;
+    let Member { wal, ours, metadata, .. } = dead;
+    metadata.close(false).await.unwrap();
+    drop((wal, ours));
+    late.metadata.fence(of).await.unwrap();
+    let known = tokio::time::Instant::now();
+    // It is back, and has not opened.
+    let (back, ours) = cluster.starting(1, "one.wal", "here/1", &[]).await;
+    let refused = late.recoverer().recover_left(of, known).await.unwrap_err().to_string();
+    assert!(refused.contains("starts again"), "{refused}");
+    assert!(!ran.exists());
+    // It has recovered its log, of which the other has not heard yet.
+    assert!(late.metadata.image().life(of).is_some());
+    back.recover(of, &*ours.medium).await.unwrap();
+    assert!(late.metadata.image().life(of).is_some());
+    let outcome = late.recoverer().recover_left(of, known).await.unwrap();
+    assert!(matches!(outcome, Recovered::Elsewhere), "{outcome:?}");
+    assert!(!ran.exists());
 }
 
 /// Two fail over the same life at once; together they take each record once, and both end.

@@ -4,7 +4,8 @@
 //! work when it ends with 0. Its standard output is empty, or the path at which the volume is here. It may be run again, and
 //! on several machines at once: it must be able to find its work done.
 //!
-//! - **At1** It ends within its time, or is ended; what it says is read up to a bound.
+//! - **At1** It ends within its time, or is ended, and so it is when nobody waits for it any more: it never goes on after who
+//!   began it, with all that its shell started. What it says is read up to a bound.
 //! - **At2** That it ended well proves nothing about who can write to the volume: the lease is waited out all the same.
 
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ impl Attach {
         Attach { command, timeout }
     }
 
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Brings the volume `uri` of the life `of` here. Where it is now, if the command says so.
     pub async fn run(&self, of: Incarnation, uri: &Uri) -> anyhow::Result<Option<PathBuf>> {
         tracing::info!(broker = of.broker, epoch = of.epoch, %uri, command = self.command, "attaching the volume");
@@ -54,6 +59,8 @@ impl Attach {
             .kill_on_drop(true)
             .spawn()
             .context("wal-attach: the command cannot be started")?;
+        // Behind the child, so that it ends before that is reaped, and its number given to others.
+        let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
         let out = child.stdout.take().expect("it is piped");
         let complaint = child.stderr.take().expect("it is piped");
         let ended = tokio::time::timeout(self.timeout, async {
@@ -61,18 +68,27 @@ impl Attach {
             (child.wait().await, out, complaint)
         });
         let Ok((status, out, complaint)) = ended.await else {
-            if let Some(group) = child.id().and_then(|id| Pid::from_raw(id as i32)) {
-                // It may have ended by now.
-                let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            }
             bail!("wal-attach: the command did not end within {:?}", self.timeout);
         };
+        group.0 = None;
         let status = status.context("wal-attach")?;
         ensure!(status.success(), "wal-attach: the command ended with {status}: {}", complaint.trim());
         match out.trim() {
             "" => Ok(None),
             path if path.starts_with('/') && !path.contains('\n') => Ok(Some(PathBuf::from(path))),
             other => bail!("wal-attach: the command said {other:?}, which is no absolute path"),
+        }
+    }
+}
+
+/// At1: the processes of a command that has not ended.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended by now.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }
     }
 }
@@ -108,6 +124,23 @@ mod tests {
         // More than is read, and more than a pipe holds.
         let much = run("head -c 300000 /dev/zero | tr '\\0' x", minute).await.unwrap_err().to_string();
         assert!(much.len() < 20_000, "{} bytes", much.len());
+    }
+
+    /// At1: also what the shell began.
+    #[tokio::test]
+    async fn a_command_that_nobody_waits_for_is_ended_with_all_that_it_began() {
+        use std::io::Read;
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let command = format!("sleep 600 > '{}' & wait", pipe.display());
+        let running = tokio::spawn(async move { run(&command, Duration::from_secs(900)).await });
+        // Opens when the one that sleeps is there, and ends when it is gone.
+        let mut pipe = tokio::task::spawn_blocking(|| std::fs::File::open(pipe).unwrap()).await.unwrap();
+        running.abort();
+        let gone = tokio::task::spawn_blocking(move || pipe.read(&mut [0]).unwrap());
+        assert_eq!(tokio::time::timeout(Duration::from_secs(60), gone).await.expect("it ends").unwrap(), 0);
     }
 
     #[tokio::test]

@@ -38,7 +38,7 @@ use crate::store::{Meter, Purpose, Stores};
 use crate::usage::{self, Usage};
 use crate::{group, partition};
 
-/// How long a broker that cannot go on waits for its metadata's tasks to end.
+/// How long a broker that cannot go on waits for its fail-over's tasks to end, and for its metadata's.
 const FAILED_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker that accepts clients. [`until_stopped`](Running::until_stopped) is its life.
@@ -265,6 +265,8 @@ impl Running {
             // Whoever is still connected hears nothing more from this process that could be wrong.
             self.right.revoke(format!("{error:#}"));
             self.shutdown.cancel();
+            // Commands of ours end before the process does, or becomes another one.
+            let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, self.failover.shutdown()).await;
             // Only to leave in order, and to know why; a store that does not answer must not hold up a process that has to
             // end. A device that refuses our writes tells of the fence before the metadata does.
             let _ = tokio::time::timeout(FAILED_CLOSE_TIMEOUT, async {
