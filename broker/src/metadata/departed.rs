@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use wal::Incarnation;
 
 use super::ImageRef;
-use super::image::{BrokerInfo, Image};
+use super::image::{BrokerInfo, Image, Life};
 
 /// Who served as of some image, and who does not any more. Looks only ever at newer images.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub struct Departed(Mutex<State>);
 #[derive(Debug, Default)]
 pub(super) struct State {
     number: u64,
-    /// And whether it is about to leave.
+    /// And whether it has left already, but for closing: it is being emptied, and led nothing any more.
     serving: BTreeMap<Incarnation, bool>,
     /// By id, until when they are listed. No more than there are ids, and forgotten when the time is over.
     gone: BTreeMap<u32, Instant>,
@@ -50,10 +50,12 @@ impl State {
             return;
         }
         self.number = number;
-        let serving: BTreeMap<_, _> = image.serving().map(|(life, known)| (life, known.draining)).collect();
+        let has_left =
+            |(life, known): (Incarnation, &Life)| (life, known.draining && image.led_count(life.broker) == 0);
+        let serving: BTreeMap<_, _> = image.serving().map(has_left).collect();
         self.gone.retain(|_, until| *until > now);
-        for (life, draining) in &self.serving {
-            if !draining && !serving.contains_key(life) {
+        for (life, has_left) in &self.serving {
+            if !has_left && !serving.contains_key(life) {
                 self.gone.insert(life.broker, now + listed_for);
             }
         }

@@ -80,6 +80,18 @@ fn who_left_in_order_is_not_listed() {
     assert_eq!(observer.listed(), [0; 0]);
 }
 
+/// Z2: an end that is not waited for, in the middle of a drain.
+#[test]
+fn who_died_before_it_was_empty_is_listed() {
+    let mut log = Log::formatted();
+    let [one, two] = [1, 2].map(|broker| log.serving(broker));
+    log.topic(one, "one-each", 2);
+    let mut observer = Observer::of(log);
+    observer.apply(Command::SetDraining { by: two, broker: 2, draining: true });
+    observer.apply(Command::Fence { by: one, of: two });
+    assert_eq!(observer.listed(), [2]);
+}
+
 /// Z2.
 #[test]
 fn a_next_life_is_listed_once() {
