@@ -60,10 +60,11 @@ class Broker:
 class Load(threading.Thread):
     """Writes to every partition all the time, and knows when each was last acknowledged for what."""
 
-    def __init__(self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE):
+    def __init__(self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE, debug=None, client=()):
         super().__init__(daemon=True)
         settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 300_000}
-        self.producer = Producer({**settings, "log_level": 0, "socket.timeout.ms": timeout_ms})
+        settings.update({"log_level": 7, "debug": debug} if debug else {"log_level": 0})
+        self.producer = Producer({**settings, "socket.timeout.ms": timeout_ms, **dict(client)})
         self.partitions, self.topic, self.pace = partitions, topic, pace
         # For each partition: moments of acknowledgements, with the moment at which the record was given to the client.
         self.acknowledged = [[] for _ in range(partitions)]
@@ -119,15 +120,18 @@ def summary(values):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--signal", choices=["KILL", "STOP"], default="KILL")
     parser.add_argument("--wal", choices=["object", "block"], default="object")
     parser.add_argument("--partitions", type=int, default=30)
     parser.add_argument("--delay-ms", default="20-100")
     parser.add_argument("--ottla", default="target/release/ottla")
     parser.add_argument("--client-timeout-ms", type=int)
-    parser.add_argument("--before-s", default="2-5", help="how long it is written before each signal")
+    parser.add_argument("--before-s", default="25-30", help="how long it is written before each signal")
     parser.add_argument("--keep", help="where logs go; a directory that is deleted otherwise")
+    setting = lambda text: text.split("=", 1)
+    parser.add_argument("--client", type=setting, action="append", default=[], help="a setting of librdkafka, NAME=VALUE")
+    parser.add_argument("--debug", help="contexts of librdkafka's log, such as broker,topic,metadata; it goes to client.log")
     options = parser.parse_args()
     run(options, measure)
 
@@ -182,7 +186,10 @@ def measure(options, place, children):
     admin.create_topics([NewTopic(TOPIC, options.partitions, 1)])[TOPIC].result(DEADLINE)
     # A broker that hangs keeps its connections: what was sent to it is waited for, by default for a minute.
     timeout_ms = options.client_timeout_ms or (60_000 if options.signal == "KILL" else 1_000)
-    load = Load(bootstrap, options.partitions, timeout_ms)
+    if options.debug:
+        # librdkafka logs there, with the time of day, as brokers do.
+        os.dup2(os.open(f"{place}/client.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    load = Load(bootstrap, options.partitions, timeout_ms, debug=options.debug, client=options.client)
     load.start()
     everybody = range(options.partitions)
     all_affected, all_others, all_taken = [], [], []
@@ -195,7 +202,7 @@ def measure(options, place, children):
         # Who has most of them.
         victim = max(range(1, BROKERS + 1), key=lambda broker: list(led.values()).count(broker))
         affected = [at for at in everybody if led[at] == victim]
-        struck = time.monotonic()
+        struck, at = time.monotonic(), round(time.time(), 3)
         brokers[victim - 1].process.send_signal(getattr(signal, f"SIG{options.signal}"))
         survivors = [broker.address for broker in brokers if broker is not brokers[victim - 1]]
         prober = Prober(survivors, TOPIC, affected)
@@ -209,7 +216,7 @@ def measure(options, place, children):
         all_affected += times
         all_others += others
         all_taken += taken
-        said = {"round": number + 1, "victim": victim, "partitions": len(affected), "taken": summary(taken)}
+        said = {"round": number + 1, "at": at, "victim": victim, "partitions": len(affected), "taken": summary(taken)}
         print(json.dumps({**said, "client": summary(times), "others": summary(others) if others else None}), flush=True)
         brokers[victim - 1].revive(options.signal)
         wait_until("all brokers serve again", lambda: serving(admin) == BROKERS)
