@@ -132,6 +132,11 @@ const CASES: &[Case] = &[
         "duplicate inconsistent-offsets int-poll-skip int-nonmonotonic-poll",
     ),
     case(
+        "a read of one record proves where a send in doubt put the others, and what it put them over",
+        "7 info send x=1\n 8 invoke txn x=3 x=2 x=4\n 0 ok poll poll(x:1@0,2@1)\n 8 info txn x=3@1 x=2@3 x=4@4",
+        "lost-write duplicate inconsistent-offsets int-poll-skip",
+    ),
+    case(
         "failed polls count as much, failed sends do not",
         "0 ok send x=1@1\n 0 fail send x=2@2\n 1 fail poll poll(x:1@11,2@12)",
         "unseen duplicate",
@@ -221,6 +226,11 @@ const CASES: &[Case] = &[
         "",
     ),
     case(
+        "after a subscription that lacks the key it may, and after one that has it nobody knows what it was given",
+        "3 info send x=1 x=2 x=3\n 0 ok poll poll(x:1@1)\n 0 ok subscribe g y\n 0 ok poll poll(x:3@3)\n 2 ok poll poll(x:1@1)\n 2 ok subscribe g x y\n 2 ok poll poll(x:3@3)\n 1 ok poll poll(x:2@2)",
+        "(poll-skip)",
+    ),
+    case(
         "after a seek it may go anywhere",
         "3 info send x=1 x=2 x=3\n 0 ok poll poll(x:1@1,2@2,3@3)\n 0 ok seek x\n 0 ok poll poll(x:2@2)",
         "",
@@ -229,6 +239,16 @@ const CASES: &[Case] = &[
         "a consumer goes back from call to call",
         "3 ok send x=1 x=2 x=3 x=4\n 0 ok poll poll(x:1@1,2@2,3@3)\n 0 ok poll poll(x:2@2,3@3,4@4)",
         "nonmonotonic-poll",
+    ),
+    case(
+        "after an assignment without the key it may, after one with it it may not",
+        "3 ok send x=1 x=2 x=3 x=4\n 0 ok poll poll(x:1@1,2@2,3@3)\n 0 ok assign y\n 0 ok poll poll(x:2@2,3@3,4@4)\n 1 ok poll poll(x:1@1,2@2,3@3)\n 1 ok assign x y\n 1 ok poll poll(x:2@2,3@3,4@4)",
+        "nonmonotonic-poll",
+    ),
+    case(
+        "a subscriber goes back, to other keys and to the same",
+        "3 ok send x=1 x=2 x=3 x=4\n 0 ok poll poll(x:1@1,2@2,3@3)\n 0 ok subscribe g y\n 0 ok poll poll(x:2@2,3@3,4@4)\n 1 ok poll poll(x:1@1,2@2,3@3)\n 1 ok subscribe g x y\n 1 ok poll poll(x:2@2,3@3,4@4)",
+        "(nonmonotonic-poll)",
     ),
     case(
         "a client that ended began anew",
@@ -273,6 +293,11 @@ const CASES: &[Case] = &[
     case(
         "a crashed one too",
         "0 ok send x=1@0 x=2@1 x=3@2\n 1 ok txn poll(x:1@0)\n 1 info txn poll(x:3@2)\n 2 ok poll poll(x:2@1,3@2)",
+        "poll-skip",
+    ),
+    case(
+        "behind one that failed as well",
+        "0 ok send x=1@0 x=2@1 x=3@2 x=4@3 x=5@4\n 1 ok txn poll(x:1@0)\n 1 fail txn poll(x:2@1,3@2)\n 1 info txn poll(x:4@3,5@4)\n 2 ok poll poll(x:1@0,2@1,3@2,4@3,5@4)",
         "poll-skip",
     ),
     case(
