@@ -22,6 +22,7 @@
 
 pub mod balance;
 pub mod detector;
+pub mod joined;
 mod link;
 pub mod load;
 pub mod mover;

@@ -12,19 +12,21 @@
 //!   broker that is suspected: a hand-over to a dead one would take a fail-over to come back.
 //! - **V2** One hand-over at a time, so that a partition is in one at most.
 //! - **V3** Without a target, and without a change in who serves, nothing is looked at but a few counts.
-//! - **V4** The caretaker begins only when a broker has joined and has less than its share by much, plans again only when all that
+//! - **V4** The caretaker begins only when a broker has joined (`joined`) and has less than its share by much, plans again only when all that
 //!   it asked for has moved, and moves [`Config::joining_moves_max`] at a time. What somebody moved by hand stays there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 use wal::Incarnation;
 
 use super::balance::{self, Load, Placed, Slack};
+use super::joined::{Joined, Pauses};
 use crate::metadata::Metadata;
 use crate::metadata::command::Reassigned;
 use crate::metadata::image::Image;
@@ -41,8 +43,8 @@ pub struct Config {
     pub retry_pause: Duration,
     /// Partitions that the caretaker has move at a time when a broker has joined; 0 for never. Default 100.
     pub joining_moves_max: usize,
-    /// How long after the last change of who serves the caretaker plans: brokers often join together. Default 3 s.
-    pub joining_pause: Duration,
+    /// How long those that have joined wait for it.
+    pub pauses: Pauses,
     /// How long a broker that is told to stop hands over what it leads. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -52,7 +54,7 @@ impl Default for Config {
         Config {
             retry_pause: Duration::from_millis(500),
             joining_moves_max: 100,
-            joining_pause: Duration::from_secs(3),
+            pauses: Pauses::default(),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -124,7 +126,7 @@ impl Mover {
     async fn run(self: Arc<Self>) {
         let mut changed = self.metadata.changed();
         let mut failures = 0u32;
-        let mut joined = Joined::new(&self.metadata.image());
+        let mut joined = Joined::new(takers_of(&self.metadata.image()));
         loop {
             let image = self.metadata.image();
             let avoided = (self.avoided)();
@@ -182,8 +184,17 @@ impl Mover {
 
     /// V4. When to look again, whatever happens.
     async fn settle_joined(&self, image: &Image, joined: &mut Joined) -> Option<Duration> {
-        if self.config.joining_moves_max == 0 || !joined.look(image, self.config.joining_pause) {
-            return joined.due();
+        if self.config.joining_moves_max == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let falls_short = |takers: &BTreeSet<Incarnation>| {
+            let counts: Vec<usize> = takers.iter().map(|taker| image.led_count(taker.broker)).collect();
+            balance::falls_short(&counts, Slack::automatic(0).count)
+        };
+        let is_live = |life| image.is_live(life);
+        if !joined.look(now, takers_of(image), is_live, falls_short, self.config.pauses) {
+            return joined.due(now);
         }
         if image.caretaker() != Some(self.own) {
             return None;
@@ -191,7 +202,7 @@ impl Mover {
         let brokers: BTreeSet<u32> = takers(image, &(self.avoided)()).collect();
         let placed = placed(image, |_, _| Load::default());
         if placed.iter().any(|placed| placed.moving) {
-            return Some(self.config.joining_pause);
+            return Some(self.config.pauses.joining);
         }
         let moves = balance::plan(&brokers, &placed, Slack::automatic(self.config.joining_moves_max));
         if moves.is_empty() {
@@ -256,49 +267,7 @@ fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, max: usize)
     leaving
 }
 
-/// Whether somebody has joined since it was settled last that everybody has a share.
-struct Joined {
-    known: BTreeSet<Incarnation>,
-    since: Option<tokio::time::Instant>,
-    due: Option<tokio::time::Instant>,
-}
-
-impl Joined {
-    /// Those that are there are known.
-    fn new(image: &Image) -> Joined {
-        Joined { known: takers_of(image), since: None, due: None }
-    }
-
-    /// Whether somebody joined, `pause` ago or earlier, and has less than a share by much.
-    fn look(&mut self, image: &Image, pause: Duration) -> bool {
-        let now = tokio::time::Instant::now();
-        let takers = takers_of(image);
-        if !takers.is_subset(&self.known) {
-            self.since = Some(now);
-        }
-        self.known = takers;
-        let Some(since) = self.since else {
-            self.due = None;
-            return false;
-        };
-        let counts: Vec<usize> = self.known.iter().map(|taker| image.led_count(taker.broker)).collect();
-        if !balance::falls_short(&counts, Slack::automatic(0).count) {
-            self.settled();
-            return false;
-        }
-        self.due = Some(since + pause).filter(|due| *due > now);
-        self.due.is_none()
-    }
-
-    fn due(&self) -> Option<Duration> {
-        self.due.map(|due| due.saturating_duration_since(tokio::time::Instant::now()))
-    }
-
-    fn settled(&mut self) {
-        (self.since, self.due) = (None, None);
-    }
-}
-
+/// Whose shares are looked at.
 fn takers_of(image: &Image) -> BTreeSet<Incarnation> {
     image.serving().filter(|(_, life)| !life.draining).map(|(incarnation, _)| incarnation).collect()
 }

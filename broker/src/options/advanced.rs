@@ -282,8 +282,11 @@ pub static ROWS: &[Definition] = &[
         "The pause after the first hand-over that failed; after more of them up to ten times as long."),
     row("joining-moves", count(0, 100_000), |bounds| Field::from(&mut bounds.mover.joining_moves_max),
         "Partitions that move at a time to a broker that has joined, until it has about its share; 0 for none."),
-    row("joining-pause", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.mover.joining_pause),
+    row("joining-pause", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.mover.pauses.joining),
         "How long after the last broker joined partitions begin to move there."),
+    row("returning-pause", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.mover.pauses.returning),
+        "The same for a broker that died, from its death on: clients that lost it try it again only after some time \
+         (librdkafka: reconnect.backoff.max.ms, ten seconds)."),
 
     row("control-request", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.server.control_request_bytes_max),
         "The largest request of any API but Produce (for which it is socket.request.max.bytes)."),

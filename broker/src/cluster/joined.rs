@@ -1,0 +1,179 @@
+//! Who has joined, and from when on it is given a share: pure, with time as an argument.
+//!
+//! - **J1** Nobody is given a share before [`Pauses::joining`] is over: brokers often join together.
+//! - **J2** Who died and is back is given none before [`Pauses::returning`] is over since it was seen to be gone. A client that lost
+//!   a broker waits longer before each attempt to connect to it, librdkafka up to ten seconds
+//!   (`reconnect.backoff.max.ms`), and whatever is led there waits with it.
+//! - **J3** Nothing is remembered of a broker that died longer ago than that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wal::Incarnation;
+
+/// How long those that have joined wait for a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pauses {
+    /// After the last change of who serves. Default 3 s.
+    pub joining: Duration,
+    /// Since it was seen to be gone, for a broker that died. Default 12 s.
+    pub returning: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        Pauses { joining: Duration::from_secs(3), returning: Duration::from_secs(12) }
+    }
+}
+
+/// Whether somebody has joined since it was settled last that everybody has a share.
+pub(super) struct Joined {
+    /// Who took partitions when it was looked last.
+    known: BTreeSet<Incarnation>,
+    /// By id, when its last life was seen to be gone.
+    died: BTreeMap<u32, Instant>,
+    /// From when on those that have joined are given a share.
+    from: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Joined {
+    /// Those that are there are known.
+    pub fn new(takers: BTreeSet<Incarnation>) -> Joined {
+        Joined { known: takers, died: BTreeMap::new(), from: None, due: None }
+    }
+
+    /// Whether some of `takers` joined long enough ago, and somebody `falls_short` of a share by much.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        takers: BTreeSet<Incarnation>,
+        is_live: impl Fn(Incarnation) -> bool,
+        falls_short: impl FnOnce(&BTreeSet<Incarnation>) -> bool,
+        pauses: Pauses,
+    ) -> bool {
+        self.died.retain(|_, at| *at + pauses.returning > now);
+        // Who is being emptied lives, and is no taker any more.
+        let died = self.known.difference(&takers).filter(|life| !is_live(**life));
+        self.died.extend(died.map(|life| (life.broker, now)));
+        for life in takers.difference(&self.known) {
+            let returning = self.died.get(&life.broker).map(|at| *at + pauses.returning);
+            self.from = self.from.max(Some(now + pauses.joining)).max(returning);
+        }
+        self.known = takers;
+        let Some(from) = self.from else {
+            self.due = None;
+            return false;
+        };
+        if !falls_short(&self.known) {
+            self.settled();
+            return false;
+        }
+        self.due = Some(from).filter(|due| *due > now);
+        self.due.is_none()
+    }
+
+    /// How long until it is worth looking again, whatever happens.
+    pub fn due(&self, now: Instant) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(now))
+    }
+
+    pub fn settled(&mut self) {
+        (self.from, self.due) = (None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSES: Pauses = Pauses { joining: Duration::from_secs(3), returning: Duration::from_secs(12) };
+
+    fn life(broker: u32, epoch: u64) -> Incarnation {
+        Incarnation { broker, epoch }
+    }
+
+    /// What a broker sees second by second.
+    struct Observer {
+        began: Instant,
+        joined: Joined,
+    }
+
+    impl Observer {
+        fn of(takers: &[Incarnation]) -> Observer {
+            Observer { began: Instant::now(), joined: Joined::new(takers.iter().copied().collect()) }
+        }
+
+        /// Whether shares are given, where these take partitions and `emptied` live besides.
+        fn look(&mut self, second: u64, takers: &[Incarnation], emptied: &[Incarnation]) -> bool {
+            let now = self.began + Duration::from_secs(second);
+            let live = |life| takers.contains(&life) || emptied.contains(&life);
+            self.joined.look(now, takers.iter().copied().collect(), live, |_| true, PAUSES)
+        }
+
+        fn due(&self, second: u64) -> Option<u64> {
+            let now = self.began + Duration::from_secs(second);
+            self.joined.due(now).map(|due| due.as_secs())
+        }
+    }
+
+    /// J1.
+    #[test]
+    fn who_is_new_waits_for_others_that_join_with_it() {
+        let [one, two, three] = [life(1, 1), life(2, 2), life(3, 3)];
+        let mut observer = Observer::of(&[one]);
+        assert!(!observer.look(0, &[one], &[]));
+        assert_eq!(observer.due(0), None);
+        assert!(!observer.look(1, &[one, two], &[]));
+        assert!(!observer.look(3, &[one, two, three], &[]));
+        assert_eq!(observer.due(3), Some(3));
+        assert!(!observer.look(5, &[one, two, three], &[]));
+        assert!(observer.look(6, &[one, two, three], &[]));
+        observer.joined.settled();
+        assert!(!observer.look(7, &[one, two, three], &[]));
+    }
+
+    /// J2.
+    #[test]
+    fn who_died_and_is_back_waits_until_clients_try_it_again() {
+        let [one, two, back] = [life(1, 1), life(2, 2), life(2, 5)];
+        let mut observer = Observer::of(&[one, two]);
+        assert!(!observer.look(10, &[one], &[]));
+        assert!(!observer.look(12, &[one, back], &[]));
+        assert_eq!(observer.due(12), Some(10));
+        assert!(!observer.look(21, &[one, back], &[]));
+        assert!(observer.look(22, &[one, back], &[]));
+    }
+
+    /// J2: its next life may be the next thing that is seen.
+    #[test]
+    fn a_life_that_replaced_another_waits_too() {
+        let [one, two, back] = [life(1, 1), life(2, 2), life(2, 5)];
+        let mut observer = Observer::of(&[one, two]);
+        assert!(!observer.look(10, &[one, back], &[]));
+        assert_eq!(observer.due(10), Some(12));
+    }
+
+    /// Clients had left it before it went.
+    #[test]
+    fn who_was_emptied_first_is_as_good_as_new() {
+        let [one, two, back] = [life(1, 1), life(2, 2), life(2, 5)];
+        let mut observer = Observer::of(&[one, two]);
+        assert!(!observer.look(10, &[one], &[two]));
+        assert!(!observer.look(11, &[one], &[]));
+        assert!(!observer.look(12, &[one, back], &[]));
+        assert_eq!(observer.due(12), Some(3));
+    }
+
+    /// J3.
+    #[test]
+    fn a_death_of_long_ago_counts_no_more() {
+        let [one, two, back] = [life(1, 1), life(2, 2), life(2, 5)];
+        let mut observer = Observer::of(&[one, two]);
+        assert!(!observer.look(10, &[one], &[]));
+        assert!(!observer.look(23, &[one, back], &[]));
+        assert_eq!(observer.due(23), Some(3));
+        assert!(observer.joined.died.is_empty());
+    }
+}
