@@ -17,7 +17,7 @@ pub struct Config {
     /// The active block is sealed early when the WAL is fuller than this fraction of its capacity. Default 0.5.
     pub wal_used_fraction_max: f64,
     /// The active block is sealed early when the WAL holds at least so many slots, where it has such: each is a request of its own to
-    /// whoever recovers it. Default 400.
+    /// whoever recovers it; but no more often than every 20 s. Default 400.
     pub wal_slots_max: u64,
     /// Blocks being uploaded at the same time; commits stay in block order. Default 2.
     pub uploads_in_flight_max: usize,

@@ -19,10 +19,12 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wal::{Incarnation, Wal};
@@ -39,6 +41,10 @@ use crate::{Config, Error, StreamId, StreamMetadata, compaction};
 /// What one turn of [`Storage::admit_run`] takes of the log cache: the others are to have theirs. No option: a turn is
 /// bounded by the WAL's largest record as well.
 const RUN_CACHE_SHARE: usize = 4;
+
+/// How old a block is at least that is uploaded because the WAL has many slots, however fast they come. No option: each upload is an
+/// entry in the metadata log, which all brokers share.
+const LONG_WAL_UPLOAD_INTERVAL_MIN: Duration = Duration::from_secs(20);
 
 /// Is told how far a stream is confirmed.
 pub trait Listener: Send + Sync {
@@ -500,10 +506,14 @@ impl Inner {
         let waiting = self.wal_waiting_bytes.load(Ordering::SeqCst);
         let pressed = waiting > 0 && status.may_need_trim(waiting);
         let long = status.used_slots >= self.config.wal_slots_max.max(1);
-        if !pressed && !long && (status.used_bytes as f64) <= threshold {
+        let full = pressed || (status.used_bytes as f64) > threshold;
+        if !full && !long {
             return;
         }
         let mut ledger = self.ledger.lock();
+        if !full && !ledger.blocks.is_old(Instant::now(), LONG_WAL_UPLOAD_INTERVAL_MIN) {
+            return;
+        }
         if !ledger.blocks.is_uploading() && ledger.blocks.seal() {
             drop(ledger);
             self.upload_wanted.notify_one();

@@ -98,7 +98,7 @@ pub static ROWS: &[Definition] = &[
     row("upload-wal-used-percent", count(1, 100), |bounds| Field::Percent(&mut bounds.engine.wal_used_fraction_max),
         "Upload begins early when the WAL is fuller than this."),
     row("upload-wal-slots", count(50, 1_000_000), |bounds| Field::from(&mut bounds.engine.wal_slots_max),
-        "Object WAL: upload begins early when this many slots lie in the WAL. Whoever takes over from a broker that died reads them all, one GET each."),
+        "Object WAL: upload begins early when this many slots lie in the WAL, but no more often than every 20 s. Whoever takes over from a broker that died reads them all, one GET each."),
     row("upload-parts-in-flight", count(1, 64), |bounds| Field::from(&mut bounds.engine.uploads_in_flight_max),
         "Parts of the log cache, of upload-bytes each, that are uploaded at once. Batches below 8 KiB are copied for it, which takes as much memory once more."),
     row("upload-puts-in-flight", count(1, 256), |bounds| Field::from(&mut bounds.engine.puts_in_flight_max),

@@ -216,16 +216,39 @@ async fn a_log_of_many_slots_is_uploaded_before_its_time() {
     let world = World::on(config, store, Arc::new(medium));
     let id = world.metadata.create_stream();
     let broker = world.start(&[id]).await;
-    // Each waits for the one before, and so has a slot of its own.
+    // Each waits for the one before, and so has a slot of its own: forty of them in about 20 s.
     let mut most = 0;
     for _ in 0..30 {
         broker.fill(0, 10, 10).await;
         most = most.max(broker.storage.status().wal.used_slots);
+        tokio::time::sleep(Duration::from_secs(5)).await;
     }
     assert!((40..60).contains(&most), "{most} slots at once");
     let status = broker.storage.status();
     assert!(status.bytes_uploaded > 0 && world.metadata.named_objects().len() <= 300 / 40, "{status:?}");
     assert_eq!(read_all(&broker.streams[0], 0).await.len(), 300);
+}
+
+/// Each upload is an entry in the metadata log, which all brokers share: many slots are not uploaded the more often the faster
+/// they come.
+#[tokio::test(start_paused = true)]
+async fn a_log_of_many_slots_is_not_uploaded_all_the_time() {
+    let store = Arc::new(object_store::memory::InMemory::new());
+    let codec = Arc::new(ObjectSlotCodec::default());
+    let fast = wal::object::Config { puts_per_second_max: 400.0, ..wal::object::Config::default() };
+    let medium = ObjectMedium::new(store.clone(), codec, fast);
+    let (log_cache_bytes, upload_bytes) = (64 << 20, 32 << 20);
+    let config = Config { wal_slots_max: 40, log_cache_bytes, upload_bytes, ..small() };
+    let world = World::on(config, store, Arc::new(medium));
+    let id = world.metadata.create_stream();
+    let broker = world.start(&[id]).await;
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(60) {
+        broker.fill(0, 40, 10).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let uploads = world.metadata.named_objects().len();
+    assert!((2..=4).contains(&uploads), "{uploads} uploads in a minute");
 }
 
 #[tokio::test(start_paused = true)]
