@@ -226,7 +226,7 @@ impl Log {
 
     /// Reads on from entry `from`, several entries ahead once there are several.
     pub fn walk(&self, from: u64) -> Walk {
-        Walk { log: self.clone(), next: from, found: 0, bytes_max: 1, ahead: FuturesOrdered::new() }
+        Walk { log: self.clone(), next: from, found: 0, bytes_max: 0, ahead: FuturesOrdered::new() }
     }
 
     /// Whether entries were deleted from this log.
@@ -444,8 +444,15 @@ impl Pauses {
     }
 }
 
-/// What entries that are fetched ahead may hold together, as long as they are no larger than those before them.
+/// What entries that are fetched ahead may hold together, as long as they are no larger than those before them; four times as much
+/// if they are, up to the largest that this replica itself writes.
 const READ_AHEAD_BYTES: usize = 64 << 20;
+
+/// How many entries are fetched ahead, where the largest so far had so many bytes.
+fn read_ahead(config: &Config, found_bytes_max: usize) -> usize {
+    let bytes = found_bytes_max.max(config.entry_bytes_max / 4).max(1);
+    config.read_ahead.min(READ_AHEAD_BYTES / bytes).max(1)
+}
 
 /// Entries in order, up to the first that is missing.
 pub(crate) struct Walk {
@@ -461,7 +468,7 @@ impl Walk {
     /// The next entry, or `None` if there is none (yet); see [`Log::missing`] for what that means.
     pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
         // As many ahead as were found: one request at the tail, a full window when far behind.
-        let window = self.log.config.read_ahead.min(READ_AHEAD_BYTES / self.bytes_max).max(1);
+        let window = read_ahead(&self.log.config, self.bytes_max);
         while self.ahead.len() < self.found.clamp(1, window) {
             let (log, number) = (self.log.clone(), self.next);
             self.ahead.push_back(async move { log.read(number).await }.boxed());
@@ -476,5 +483,24 @@ impl Walk {
             None => self.ahead.clear(),
         }
         Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever comes: small entries first, and as large as they get behind them.
+    #[test]
+    fn what_is_fetched_ahead_is_bounded_in_bytes() {
+        for entry_bytes_max in [1 << 20, 4 << 20, 16 << 20] {
+            let config = Config { entry_bytes_max, ..Config::default() };
+            for found in [0, 1, 1000, 1 << 20, entry_bytes_max] {
+                let ahead = read_ahead(&config, found);
+                assert!(ahead * entry_bytes_max <= 4 * READ_AHEAD_BYTES, "{ahead} of {entry_bytes_max}");
+                assert!(ahead * found <= READ_AHEAD_BYTES && ahead >= 1, "{ahead} of {found}");
+            }
+        }
+        assert_eq!(read_ahead(&Config::default(), 1000), Config::default().read_ahead);
     }
 }
