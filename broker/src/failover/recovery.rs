@@ -1,7 +1,7 @@
 //! The recovery of one life's log, by a start for its own and by the fail-over for others'.
 //!
 //! **Retries.** What the store does not answer is waited for inside; where another recovery went first this one starts over
-//! from where the metadata stands. Everything else is the caller's to try again.
+//! from where the metadata stands, [`STARTS_MAX`] times at most while that does not move. Everything else is the caller's to try again.
 //!
 //! **Cancellation.** May be dropped at any point: nothing is half done.
 
@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use s3stream::StreamMetadata;
 use tokio::time::Instant;
 use wal::uri::Target;
-use wal::{Incarnation, Medium, Uri, Vacated};
+use wal::{Incarnation, Medium, Position, Uri, Vacated};
 
 use crate::media::{Media, Opened};
 use crate::metadata::{Error, Metadata};
@@ -21,6 +21,10 @@ use crate::store::Purpose;
 
 /// Between two attempts after another recoverer went first.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How often a recovery starts over from the same place before it counts as failed. No option: another recoverer that went first
+/// has moved something.
+const STARTS_MAX: u32 = 16;
 
 /// What a recovery is done with.
 #[derive(Clone, Debug)]
@@ -149,6 +153,7 @@ impl Recoverer {
         let began = Instant::now();
         let uri = medium.uri();
         let mut image = self.metadata.image();
+        let mut starts = (Position(0), 0);
         loop {
             // F3. The trim point is read at or behind the fence (O1).
             let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
@@ -167,6 +172,13 @@ impl Recoverer {
             match s3stream::recovery::recover(&self.engine, store, streams, medium, by, of, from).await {
                 Ok(vacated) => return Ok(Recovered::Here { vacated, took: began.elapsed() }),
                 Err(s3stream::Error::Unavailable(reason)) => {
+                    starts = if starts.0 == from { (from, starts.1 + 1) } else { (from, 1) };
+                    if starts.1 == STARTS_MAX {
+                        bail!(
+                            "{uri} cannot be recovered: started over {STARTS_MAX} times at {}: {reason}",
+                            from.0
+                        );
+                    }
                     tracing::warn!(
                         broker = of.broker,
                         epoch = of.epoch,

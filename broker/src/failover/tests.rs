@@ -330,7 +330,10 @@ impl Cluster {
 
     /// One that has registered.
     async fn starting(&self, id: u32, wal: &str, machine: &str, more: &[&str]) -> (Recoverer, Ours) {
-        let options = self.options(wal, more);
+        self.starting_as(self.options(wal, more), id, machine).await
+    }
+
+    async fn starting_as(&self, options: Options, id: u32, machine: &str) -> (Recoverer, Ours) {
         let metadata =
             Metadata::open(self.stores.metadata.clone(), options.bounds.metadata.clone()).await.unwrap();
         let cluster = cluster_id::parse(&metadata.cluster_id()).unwrap();
@@ -509,6 +512,34 @@ async fn two_recoverers_at_once_take_each_record_once() {
     second.unwrap();
     assert_eq!(one.outcome(of, stream).await.1, 30);
     assert_eq!(two.outcome(of, stream).await.1, 30);
+}
+
+/// One that is refused though nobody else has done anything: its caller is told, pauses, and tries another one meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_recovery_that_is_refused_again_and_again_ends() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, "object", "here").await;
+    let spec = TopicSpec {
+        name: "t".into(),
+        partitions: 400,
+        configs: Vec::new(),
+        leaders: vec![dead.life.broker; 400],
+    };
+    let topic = dead.metadata.create_topics(vec![spec]).await.remove(0).unwrap();
+    // As many in one slot as its adoption has no room for in an entry.
+    let appends = topic.partitions.iter().map(|partition| dead.append(partition.log, 0));
+    futures::future::join_all(appends).await;
+    let mut options = cluster.options("object", &[]);
+    options.bounds.metadata.log.entry_bytes_max = 4 << 10;
+    let (heir, _ours) = cluster.starting_as(options, 2, "here").await;
+    heir.metadata.fence(dead.life).await.unwrap();
+    let refused = heir.recover_left(dead.life, tokio::time::Instant::now()).await;
+    let refused = format!("{:#}", refused.expect_err("its commit is too large"));
+    assert!(refused.contains("started over"), "{refused}");
+    // Others may do better.
+    let other = cluster.member(3, "object", "here").await;
+    other.recoverer().recover_left(dead.life, tokio::time::Instant::now()).await.unwrap();
+    assert_eq!(other.outcome(dead.life, topic.partitions[399].log).await.1, 1);
 }
 
 /// M2, M3: when nobody else can write to a volume, and when that is not known.

@@ -5,6 +5,7 @@
 //!   in the same entry or in a later one; should it ever come first, it is rejected, as H1 of [`moves`](super::moves) says.
 //! - **R2** Whoever registered it learns its outcome, or takes it back before it was sent; never neither.
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use s3stream::StreamId;
 use s3stream::metadata::Commit;
@@ -89,7 +90,8 @@ impl Metadata {
             return self.carry_out(commit).await;
         }
         let _handing = Handing::begin(&self.handing, riders.iter().flat_map(|rider| &rider.moves));
-        let mut commands = vec![(commit.encode().into(), None)];
+        let commit: Bytes = commit.encode().into();
+        let mut commands = vec![(commit.clone(), None)];
         let mut outcomes = Vec::with_capacity(riders.len());
         for Rider { moves, outcome, early, .. } in riders {
             match self.registered() {
@@ -103,6 +105,14 @@ impl Metadata {
         }
         let mut answers = self.replica.propose_together(commands).await.into_iter();
         let committed = answers.next().expect("one answer for each command");
+        if let Err(metalog::Error::TooLarge { .. }) = &committed {
+            // Of all of them together, and none was sent. The commit goes alone, if it can go at all.
+            for outcome in outcomes {
+                let _ =
+                    outcome.send(Err(Error::Unavailable("there was no room beside the commit".to_owned())));
+            }
+            return carried_out(self.proposed(self.replica.propose(commit).await));
+        }
         for (answer, outcome) in answers.zip(outcomes) {
             let _ = outcome.send(self.proposed(answer).and_then(moved));
         }

@@ -275,3 +275,45 @@ async fn a_commit_of_unknown_outcome_is_tried_again_without_harm() {
     assert_eq!(commit_until_accepted(&metadata, first).await, 0);
     assert_eq!(metadata.locate(stream, 0, 9).len(), 1);
 }
+
+/// What rides with a commit must not keep it back, if there is room for the commit alone.
+#[tokio::test]
+async fn a_commit_that_leaves_no_room_for_what_rides_with_it_goes_alone() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let defaults = Options::default();
+    let log = metalog::Config { entry_bytes_max: 8 << 10, queue_bytes_max: 8 << 10, ..defaults.log.clone() };
+    let metadata = Metadata::open(store, Options { log, ..defaults }).await.unwrap();
+    registered(&metadata).await;
+    metadata.open_leaderships().await.unwrap();
+    let by = metadata.incarnation().unwrap();
+    let topic =
+        metadata.create_topics(vec![TopicSpec { partitions: 400, ..spec("t") }]).await.remove(0).unwrap();
+    let streams = || topic.partitions.iter().map(|partition| partition.log);
+    let whole = (1..400)
+        .map(|count| {
+            let parts: Vec<_> = streams().take(count).map(|stream| part(stream, 0, 5)).collect();
+            commit(by, 1, &[data(by, 0, &parts)])
+        })
+        .take_while(|commit| Command::CommitObjects { commit: commit.clone() }.encode().len() < 7 << 10)
+        .last()
+        .unwrap();
+    let first = streams().next().unwrap();
+    let moves: Vec<Handed> = (0..100)
+        .map(|partition| Handed {
+            topic: topic.id,
+            partition,
+            to: 2,
+            log_end: 5,
+            checkpoint_end: 0,
+            leader_epoch: None,
+            note: None,
+        })
+        .collect();
+    let (early, _told) = tokio::sync::oneshot::channel();
+    let riding = metadata.ride(moves, vec![(first, 5)], early);
+    metadata.commit(whole).await.unwrap();
+    assert_eq!(metadata.stream(first).unwrap().committed_end, 5);
+    let outcome = metadata.alight(riding).await.expect("it was on board");
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    metadata.close(false).await.unwrap();
+}
