@@ -121,6 +121,10 @@ pub trait StreamMetadata: Send + Sync + std::fmt::Debug + 'static {
     /// How far the recovery of `of` has come: its trim point; `None` once nothing of it is left to recover.
     fn recovered_to(&self, of: Incarnation) -> Option<Position>;
 
+    /// From here on reads see every command that was accepted, of anybody, before the call. An error says that this cannot be had
+    /// now.
+    async fn catch_up(&self) -> Result<(), Error>;
+
     /// M3.
     async fn commit(&self, commit: Commit) -> Result<(), Error>;
 

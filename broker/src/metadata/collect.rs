@@ -11,9 +11,9 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use s3stream::ObjectId;
 use s3stream::gc::{Catalog, Due, Look, Naming, Owner, Standing};
 use s3stream::metadata::{Commit, Error};
+use s3stream::{ObjectId, StreamMetadata};
 use tokio::sync::watch;
 use wal::uri::Target;
 use wal::{Incarnation, Uri};
@@ -149,11 +149,7 @@ impl Catalog for Metadata {
     }
 
     async fn refresh(&self) -> Result<(), Error> {
-        match Metadata::refresh(self).await {
-            Ok(_) => Ok(()),
-            Err(super::Error::Fenced(reason) | super::Error::Failed(reason)) => Err(Error::Fenced(reason)),
-            Err(other) => Err(Error::Unavailable(other.to_string())),
-        }
+        StreamMetadata::catch_up(self).await
     }
 
     async fn forget_garbage(&self, by: Incarnation, objects: Vec<ObjectId>) -> Result<(), Error> {

@@ -40,6 +40,13 @@ impl StreamMetadata for Metadata {
         self.view().machine.recovered_to(of)
     }
 
+    async fn catch_up(&self) -> Result<(), Error> {
+        self.refresh().await.map(drop).map_err(|error| match error {
+            super::Error::Fenced(reason) | super::Error::Failed(reason) => Error::Fenced(reason),
+            other => Error::Unavailable(other.to_string()),
+        })
+    }
+
     async fn commit(&self, commit: Commit) -> Result<(), Error> {
         self.commit_with_riders(commit).await
     }

@@ -65,7 +65,13 @@ struct State {
     /// `None` leaves a command alone.
     faults: VecDeque<Option<Fault>>,
     outage: bool,
+    /// What reads of parts see meanwhile.
+    behind: Option<BTreeMap<StreamId, StreamState>>,
 }
+
+/// The parts of streams, as they were at some time.
+#[derive(Clone, Debug)]
+pub struct Seen(BTreeMap<StreamId, StreamState>);
 
 #[derive(Clone, Debug)]
 struct Life {
@@ -221,6 +227,16 @@ impl MemoryMetadata {
     }
 
     /// While set, no command is applied and all are answered with [`Error::Unavailable`].
+    /// What reads see of parts now.
+    pub fn seen(&self) -> Seen {
+        Seen(self.state.lock().streams.clone())
+    }
+
+    /// From here on reads see no more of parts than then, until they are told to catch up: a broker that stood still.
+    pub fn fall_behind(&self, then: Seen) {
+        self.state.lock().behind = Some(then.0);
+    }
+
     pub fn set_outage(&self, outage: bool) {
         self.state.lock().outage = outage;
     }
@@ -303,6 +319,11 @@ impl State {
         Ok(())
     }
 
+    /// What reads of parts see.
+    fn seen(&self) -> &BTreeMap<StreamId, StreamState> {
+        self.behind.as_ref().unwrap_or(&self.streams)
+    }
+
     /// M5.
     fn replace(&mut self, by: Incarnation, replacement: &Replacement) -> Result<(), Error> {
         let Replacement { object, sources } = replacement;
@@ -373,14 +394,16 @@ impl StreamMetadata for MemoryMetadata {
     fn locate(&self, id: StreamId, from: u64, limit: usize) -> Vec<Located> {
         self.looks.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
-        let Some(stream) = state.streams.get(&id) else { return Vec::new() };
+        let Some(stream) = state.seen().get(&id) else {
+            return Vec::new();
+        };
         let first = stream.parts.partition_point(|located| located.part.end <= from);
         stream.parts[first..].iter().take(limit).copied().collect()
     }
 
     fn locate_timestamp(&self, id: StreamId, timestamp: i64) -> Option<Located> {
         let state = self.state.lock();
-        state.streams.get(&id)?.parts.iter().find(|located| located.part.max_timestamp >= timestamp).copied()
+        state.seen().get(&id)?.parts.iter().find(|located| located.part.max_timestamp >= timestamp).copied()
     }
 
     fn locate_max_timestamp(&self, id: StreamId) -> Option<Located> {
@@ -388,7 +411,7 @@ impl StreamMetadata for MemoryMetadata {
         let later = |best: Located, part: &Located| {
             if part.part.max_timestamp > best.part.max_timestamp { *part } else { best }
         };
-        let parts = &state.streams.get(&id)?.parts;
+        let parts = &state.seen().get(&id)?.parts;
         parts.iter().fold(None, |best, part| Some(best.map_or(*part, |best| later(best, part))))
     }
 
@@ -401,6 +424,15 @@ impl StreamMetadata for MemoryMetadata {
 
     fn recovered_to(&self, of: Incarnation) -> Option<Position> {
         self.state.lock().incarnations.get(&of).filter(|life| !life.recovered).map(|life| life.trim)
+    }
+
+    async fn catch_up(&self) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        if state.outage {
+            return Err(Error::Unavailable("outage".to_owned()));
+        }
+        state.behind = None;
+        Ok(())
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), Error> {

@@ -45,7 +45,7 @@ impl Stream {
                 // A compacted stream has gaps; what comes behind them may be in the log cache.
                 Ok(fetched) if fetched.next() > from => from = fetched.next(),
                 Ok(_) => return Err(self.corrupt(from, "no data object holds a committed offset")),
-                Err(error) => self.look_up_again(error, from, &mut lookups)?,
+                Err(error) => self.look_up_again(error, from, &mut lookups).await?,
             }
         }
     }
@@ -74,7 +74,7 @@ impl Stream {
                 Ok(committed) => {
                     return Ok([committed, cached].into_iter().flatten().min_by_key(|record| record.base));
                 }
-                Err(error) => self.look_up_again(error, self.start(), &mut lookups)?,
+                Err(error) => self.look_up_again(error, self.start(), &mut lookups).await?,
             }
         }
     }
@@ -86,7 +86,7 @@ impl Stream {
             let cached = self.shared.state.lock().tail.max_timestamp().cloned();
             match self.max_in_objects().await {
                 Ok(committed) => return Ok([committed, cached].into_iter().flatten().max_by_key(rank)),
-                Err(error) => self.look_up_again(error, self.start(), &mut lookups)?,
+                Err(error) => self.look_up_again(error, self.start(), &mut lookups).await?,
             }
         }
     }
@@ -160,8 +160,9 @@ impl Stream {
         }
     }
 
-    /// Whether to look at the metadata once more after `error`.
-    fn look_up_again(
+    /// Whether to look at the metadata once more after `error`. The last time at what it was after the object was found missing:
+    /// this process may have stood still for longer than replaced objects are kept.
+    async fn look_up_again(
         &self,
         error: block_cache::Error,
         from: u64,
@@ -173,8 +174,15 @@ impl Stream {
                     return Err(ReadError::Gone(self.id()));
                 }
                 *lookups += 1;
-                if *lookups < LOOKUPS_MAX {
+                if *lookups < LOOKUPS_MAX - 1 {
                     return Ok(());
+                }
+                if *lookups < LOOKUPS_MAX {
+                    let newest = self.storage.inner.metadata.catch_up().await;
+                    return newest.map_err(|error| {
+                        let key = object_key(object);
+                        ReadError::Unavailable(format!("{key} may have been replaced by others: {error}"))
+                    });
                 }
                 Err(self.damaged(object, from, "the object is not in the store".to_owned()))
             }

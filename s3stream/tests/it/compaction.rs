@@ -759,3 +759,41 @@ async fn a_change_of_one_stream_has_one_stream_looked_at() {
     let more = world.metadata.looks() - looks;
     assert!((1..=20).contains(&more), "{more} looks");
 }
+
+/// A process that stood still for longer than replaced objects are kept, or whose metadata cannot be read: what it reads by is old,
+/// and what is not there any more is no loss.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_was_replaced_is_not_reported_as_lost() {
+    let mut old = None;
+    let (world, broker) = with_change_before_the_swap(async |world, broker| {
+        old = Some((world.metadata.seen(), parts(world, broker.streams[0].id())));
+    })
+    .await;
+    let (seen, old) = old.expect("before the swap");
+    let id = broker.streams[0].id();
+    assert_eq!(parts(&world, id).len(), 1, "it was swapped");
+    broker.storage.shutdown().await.expect("stops");
+    for (_, _, object) in old {
+        world.store.delete(&object_key(object)).await.expect("deletes");
+    }
+    // With nothing in its caches.
+    let broker = world.start(&[id]).await;
+    let stream = &broker.streams[0];
+    world.metadata.fall_behind(seen);
+    world.metadata.set_outage(true);
+    let told = [
+        stream.read(0, 1 << 20).await.map(drop),
+        stream.find_timestamp(0, 0).await.map(drop),
+        stream.max_timestamp().await.map(drop),
+    ];
+    assert!(told.iter().all(|told| matches!(told, Err(ReadError::Unavailable(_)))), "{told:?}");
+    world.metadata.set_outage(false);
+    assert_eq!(read_all(stream, 0).await, expected(0, 4, 300));
+    // What is really gone is said to be.
+    for object in world.metadata.named_objects() {
+        world.store.delete(&object_key(object)).await.expect("deletes");
+    }
+    let later = world.start(&[id]).await;
+    let told = later.streams[0].read(0, 1 << 20).await;
+    assert!(matches!(told, Err(ReadError::Corrupt { .. })), "{told:?}");
+}

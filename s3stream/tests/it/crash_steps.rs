@@ -183,6 +183,10 @@ impl StreamMetadata for Stepped<MemoryMetadata> {
         self.inner.recovered_to(of)
     }
 
+    async fn catch_up(&self) -> std::result::Result<(), Error> {
+        self.steps.take(self.inner.catch_up()).await
+    }
+
     async fn commit(&self, commit: Commit) -> std::result::Result<(), Error> {
         self.steps.take(self.inner.commit(commit)).await
     }
