@@ -57,6 +57,11 @@ impl Ours {
         self.forgone.lock().push(life);
     }
 
+    /// Whether the claim of `life` has to outlive it, although it wrote nothing.
+    pub fn rests_on(&self, life: Incarnation, image: &Image) -> bool {
+        self.volume.as_ref().is_some_and(|volume| rests_on(image.claims(volume.id()), life, self.last_owner))
+    }
+
     /// Whether `life` has claimed the volume.
     pub fn is_claimed_by(&self, life: Incarnation, image: &Image) -> bool {
         let claims = self.volume.as_ref().map_or(&[][..], |volume| image.claims(volume.id()));
@@ -131,6 +136,14 @@ pub fn check_ours(
         gone,
     };
     Ok(Judged { writer, claim: Some(claim), wait: rival.map(|claim| known.wait_for(claim)) })
+}
+
+/// Whether it is the claim of `life` that says of a volume's last owner, which did not close it, that it can write no more: the
+/// owner's own claim ended with this one, and without either nobody could tell.
+fn rests_on(claims: &[Claim], life: Incarnation, owner: Option<LastOwner>) -> bool {
+    let is_claimed_by = |life: Incarnation| claims.iter().any(|claim| claim.life == life);
+    let owner = owner.filter(|owner| !owner.released);
+    is_claimed_by(life) && owner.is_some_and(|owner| !is_claimed_by(owner.incarnation))
 }
 
 /// What there is to judge by.
@@ -476,6 +489,34 @@ mod tests {
         let forgone = [first];
         let known = Known { forgone: &forgone, ..known };
         assert_eq!((left(&known, &history), known.judge(&history.image).gone), (vec![], vec![first]));
+    }
+
+    /// A start that ends before it opens the log gives its claim up only if nobody is judged by that: of the last owner, whose own
+    /// claim ended with it, nobody could tell any more that it was a process of this kernel.
+    #[test]
+    fn a_claim_that_vouches_for_the_last_owner_is_not_given_up() {
+        let mut history = History::new();
+        let claim = history.claiming(VOLUME, false, true);
+        let owner = history.register("m/1", "block:///dev/volume", claim);
+        let (here, last) = (here(), |released| Some(LastOwner { incarnation: owner, released }));
+        let known = here.known(Some((owner, false)));
+        let Writers { gone, left, .. } = known.judge(&history.image);
+        assert_eq!((&gone[..], left), (&[owner][..], vec![]));
+        let claim = history.claiming(VOLUME, false, true).map(|claim| Claiming { gone, ..claim });
+        let start = history.register("m/1", "block:///dev/volume", claim);
+        let claims = history.image.claims(VOLUME).to_vec();
+        assert!(rests_on(&claims, start, last(false)));
+        assert!(!rests_on(&claims, start, last(true)), "its last word is on the volume");
+        assert!(!rests_on(&claims, start, None), "there was nobody");
+        assert!(!rests_on(&[], start, last(false)), "it has claimed nothing");
+        let both: Vec<Claim> =
+            claims.iter().cloned().chain([Claim { life: owner, ..claims[0].clone() }]).collect();
+        assert!(!rests_on(&both, start, last(false)), "the owner's own claim is there");
+        assert!(known.judge(&history.image).left.is_empty());
+        history.apply(Command::CloseBroker { by: start });
+        let left: Vec<Incarnation> =
+            known.judge(&history.image).left.iter().map(|writer| writer.life).collect();
+        assert_eq!(left, [owner], "which is why");
     }
 
     fn known(uri: &Uri) -> Known<'_> {

@@ -106,23 +106,29 @@ pub async fn start_unless(
 #[derive(Default)]
 struct Begun {
     metadata: OnceLock<Arc<Metadata>>,
+    ours: OnceLock<Arc<Ours>>,
     /// It opens its log: from here on there may be writes on their way to it.
     log: AtomicBool,
 }
 
 impl Begun {
     /// Ends what was begun. A life that did not get to open its log says that nothing of it is left, its claim of a volume
-    /// included (N5 of [`volumes`](crate::metadata::volumes)); of another one the next start finds what there is. Gives the reason to
-    /// begin anew, if there is one.
+    /// included (N5 of [`volumes`](crate::metadata::volumes)), unless others are judged by that; of another one the next start finds
+    /// what there is. Gives the reason to begin anew, if there is one.
     async fn end(&self, began: Instant) -> Option<rejoin::Deposed> {
         let metadata = self.metadata.get()?;
-        let opened = self.log.load(Ordering::SeqCst);
-        if !opened && matches!(tokio::time::timeout(CLOSE_TIMEOUT, metadata.close(true)).await, Ok(Ok(()))) {
+        let stays = self.log.load(Ordering::SeqCst) || self.is_rested_on(metadata);
+        if !stays && matches!(tokio::time::timeout(CLOSE_TIMEOUT, metadata.close(true)).await, Ok(Ok(()))) {
             return None;
         }
         let _ = metadata.close(false).await;
         // A start that took long, or was stopped for a while, may have been taken for dead (J3).
         metadata.incarnation().and_then(|own| rejoin::deposed(&metadata.image(), own, began.elapsed()))
+    }
+
+    fn is_rested_on(&self, metadata: &Metadata) -> bool {
+        let (Some(ours), Some(own)) = (self.ours.get(), metadata.incarnation()) else { return false };
+        ours.rests_on(own, &metadata.image())
     }
 }
 
@@ -189,6 +195,7 @@ async fn assemble(
     let media = Arc::new(Media::new(options, cluster, Arc::new(stores), machine::here()));
     // A2.
     let ours = take(&media).await?;
+    begun.ours.set(ours.clone()).expect("a start takes it once");
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
@@ -474,12 +481,12 @@ mod tests {
         let lives: Vec<_> = image.lives().map(|(life, _)| life).collect();
         assert_eq!(lives, [before], "what is to be recovered");
 
-        // One that is told to stop, by somebody who waits until it has registered.
-        let waiting = options(directory.path(), &["--wal=object", "--wal-attach=exec sleep 600"]);
-        let told = image.last_registration(1);
-        let observer = left.clone();
+        // One that is told to stop, by somebody who waits until it knows that it has registered.
+        let attaching = directory.path().join("attaching");
+        let attach = format!("--wal-attach=touch {}; exec sleep 600", attaching.display());
+        let waiting = options(directory.path(), &["--wal=object", &attach]);
         let signals = futures::stream::once(Box::pin(async move {
-            while observer.refresh().await.unwrap().last_registration(1) == told {
+            while !attaching.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             "SIGTERM"
