@@ -61,11 +61,8 @@ fn what_was_acknowledged_outlives_brokers_with_block_wals() {
 /// A group's members notice nothing of a broker that dies, whether it was their coordinator or not.
 #[test]
 fn groups_go_on_without_a_rebalance_when_a_broker_dies() {
-    let mut first =
-        Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE).with(&["--node-id", "1"]);
-    let mut second = first.fellow().with(&["--node-id", "2"]);
-    first.start();
-    second.start();
+    let [mut first, mut second] =
+        Ottla::two(Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE));
     let mut members = Command::new(installed("venv/bin/python"))
         .arg(source("clients/python/confluent_failover.py"))
         .args([&first.bootstrap(), "unmoved", "2"])
@@ -117,11 +114,8 @@ fn a_broker_that_is_taken_for_dead_during_its_start_begins_anew() {
 /// A volume that is gone for good: what its broker led waits until somebody says that it is to go on without.
 #[test]
 fn a_log_that_is_lost_is_given_up_on_request_and_not_before() {
-    let mut first =
-        Ottla::new(Storage::BucketBlock).with_variable("OTTLA_LEASE", LEASE).with(&["--node-id", "1"]);
-    let mut second = first.fellow().with(&["--node-id", "2"]);
-    first.start();
-    second.start();
+    let [mut first, mut second] =
+        Ottla::two(Ottla::new(Storage::BucketBlock).with_variable("OTTLA_LEASE", LEASE));
     run(&mut first.cli(&["topic", "create", "spread", "--partitions", "4"]));
     second.kill();
     let left = first.directory.path().join(format!("wal-{}", second.port));
@@ -141,16 +135,10 @@ fn a_log_that_is_lost_is_given_up_on_request_and_not_before() {
         let waiting = said.split("logs that are: broker 2 epoch ").nth(1).ok_or(said.clone())?;
         Ok(waiting.split(' ').next().unwrap().to_owned())
     });
-    let led = || {
-        let status = run(&mut first.cli(&["cluster", "status"]));
-        let row = status.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let row = row.into_iter().find(|row| row.first() == Some(&"1")).expect("it is there");
-        row.iter().rev().nth(1).unwrap().parse::<u64>().unwrap()
-    };
-    assert_eq!(led(), 2, "the others wait");
+    assert_eq!(first.led_by("1"), Some(2), "the others wait");
     let (done, said) = forsake(&epoch, &["--accept-loss"]);
     assert!(done, "{said}");
-    assert_eq!(led(), 4);
+    assert_eq!(first.led_by("1"), Some(4));
     for partition in ["0", "1", "2", "3"] {
         run(&mut first.cli(&["produce", "spread", "--partition", partition, "a record"]));
     }

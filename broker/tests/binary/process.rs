@@ -211,6 +211,23 @@ impl Ottla {
         fellow
     }
 
+    /// Brokers 1 and 2 of one store, each with a log of its own, the first as it is given. Started.
+    pub fn two(first: Ottla) -> [Ottla; 2] {
+        let mut first = first.with(&["--node-id", "1"]);
+        let mut second = first.fellow().with(&["--node-id", "2"]);
+        first.start();
+        second.start();
+        [first, second]
+    }
+
+    /// How many partitions a broker leads, as this one tells; none unless it serves.
+    pub fn led_by(&self, broker: &str) -> Option<u64> {
+        let status = run(&mut self.cli(&["cluster", "status"]));
+        let mut rows = status.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.first() == Some(&broker) && row.contains(&"serving"))?;
+        row.iter().rev().nth(1)?.parse().ok()
+    }
+
     /// Adds options, for the next start.
     pub fn with(mut self, arguments: &[&str]) -> Ottla {
         self.arguments.extend(arguments.iter().map(|argument| argument.to_string()));

@@ -11,10 +11,11 @@ import time
 from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from polling import DEADLINE, poll_until
+
 PARTITIONS = 4
 RECORDS = 200
 NAMES_MAX = 500
-DEADLINE = 120
 
 
 class Member:
@@ -80,13 +81,9 @@ class Group:
         )
 
 
-def poll_until(what, groups, condition):
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: {[(group.name, group.state()) for group in groups]}"
-        for group in groups:
-            for member in group.members:
-                member.poll()
+def groups_until(what, groups, condition):
+    members = [member for group in groups for member in group.members]
+    poll_until(what, members, condition, lambda: [(group.name, group.state()) for group in groups])
 
 
 def coordinator(admin, group):
@@ -115,10 +112,10 @@ def main(bootstrap, topic, broker):
     untouched = Group(bootstrap, topic, named(admin, topic, lambda node: node != broker))
     groups = [orphaned, untouched]
     # Whoever comes later reads again what was read and not committed.
-    poll_until("their shares", groups, lambda: all(group.is_balanced() for group in groups))
+    groups_until("their shares", groups, lambda: all(group.is_balanced() for group in groups))
     write(bootstrap, topic, 0)
     wanted = [f"{number:06}".encode() for number in range(RECORDS)]
-    poll_until("the first records", groups, lambda: all(group.values() == wanted for group in groups))
+    groups_until("the first records", groups, lambda: all(group.values() == wanted for group in groups))
     for group in groups:
         group.commit()
     before = [group.state() for group in groups]
@@ -127,7 +124,7 @@ def main(bootstrap, topic, broker):
 
     write(bootstrap, topic, RECORDS)
     wanted += [f"{number:06}".encode() for number in range(RECORDS, 2 * RECORDS)]
-    poll_until("the records after it", groups, lambda: all(len(group.values()) >= len(wanted) for group in groups))
+    groups_until("the records after it", groups, lambda: all(len(group.values()) >= len(wanted) for group in groups))
     for group in groups:
         assert group.values() == wanted, "each record once"
         assert group.committed() == RECORDS, f"what {group.name} had committed"

@@ -1,13 +1,13 @@
 """Static members with librdkafka, and the deletion of a group: confluent_groups.py first|second BOOTSTRAP TOPIC."""
 
 import sys
-import time
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from polling import DEADLINE, poll_until
+
 PARTITIONS = 4
-DEADLINE = 120
 
 
 class Member:
@@ -43,14 +43,6 @@ class Member:
 
     def partitions(self):
         return {partition.partition for partition in self.consumer.assignment()}
-
-
-def poll_until(what, members, condition):
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        for member in members:
-            member.poll()
 
 
 def describe(bootstrap, group):
