@@ -44,15 +44,15 @@ impl Joined {
         Joined { known: takers, died: BTreeMap::new(), from: None, due: None }
     }
 
-    /// Whether some of `takers` joined long enough ago, and somebody `falls_short` of a share by much.
-    pub fn look(
+    /// Takes note of who takes partitions. To be called for each image, or nearly: who leaves and comes again between two calls
+    /// has not joined.
+    pub fn see(
         &mut self,
         now: Instant,
         takers: BTreeSet<Incarnation>,
         is_live: impl Fn(Incarnation) -> bool,
-        falls_short: impl FnOnce(&BTreeSet<Incarnation>) -> bool,
         pauses: Pauses,
-    ) -> bool {
+    ) {
         self.died.retain(|_, at| *at + pauses.returning > now);
         // Who is being emptied lives, and is no taker any more.
         let died = self.known.difference(&takers).filter(|life| !is_live(**life));
@@ -62,6 +62,18 @@ impl Joined {
             self.from = self.from.max(Some(now + pauses.joining)).max(returning);
         }
         self.known = takers;
+    }
+
+    /// Whether some of `takers` joined long enough ago, and somebody `falls_short` of a share by much.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        takers: BTreeSet<Incarnation>,
+        is_live: impl Fn(Incarnation) -> bool,
+        falls_short: impl FnOnce(&BTreeSet<Incarnation>) -> bool,
+        pauses: Pauses,
+    ) -> bool {
+        self.see(now, takers, is_live, pauses);
         let Some(from) = self.from else {
             self.due = None;
             return false;
@@ -164,6 +176,18 @@ mod tests {
         assert!(!observer.look(11, &[one], &[]));
         assert!(!observer.look(12, &[one, back], &[]));
         assert_eq!(observer.due(12), Some(3));
+    }
+
+    /// Though nobody asked meanwhile: a hand-over was under way.
+    #[test]
+    fn an_emptying_that_was_over_soon_was_seen() {
+        let [one, two] = [life(1, 1), life(2, 2)];
+        let mut observer = Observer::of(&[one, two]);
+        for (second, takers) in [(1, &[one][..]), (2, &[one, two])] {
+            let now = observer.began + Duration::from_secs(second);
+            observer.joined.see(now, takers.iter().copied().collect(), |_| true, PAUSES);
+        }
+        assert!(observer.look(5, &[one, two], &[]));
     }
 
     /// J3.

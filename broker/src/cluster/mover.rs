@@ -9,16 +9,20 @@
 //!
 //! # Guarantees
 //! - **V1** A partition goes where its target says; off a broker that is being emptied, to where its topic has least. Never to a
-//!   broker that is suspected: a hand-over to a dead one would take a fail-over to come back.
+//!   broker that is suspected: a hand-over to a dead one would take a fail-over to come back. What cannot go does not keep
+//!   the rest from going: after a failure others come first.
 //! - **V2** One hand-over at a time, so that a partition is in one at most.
-//! - **V3** Without a target, and without a change in who serves, nothing is looked at but a few counts.
+//! - **V3** Without a target, and without a change in who serves, nothing is looked at but a few counts. What cannot go now is
+//!   looked at again after a pause.
 //! - **V4** The caretaker begins only when a broker has joined (`joined`) and has less than its share by much, plans again only when all that
-//!   it asked for has moved, and moves [`Config::joining_moves_max`] at a time. What somebody moved by hand stays there.
+//!   has a target has moved, or has not for [`Config::joining_patience`], and moves [`Config::joining_moves_max`] at a time. What
+//!   somebody moved by hand stays there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -45,6 +49,8 @@ pub struct Config {
     pub joining_moves_max: usize,
     /// How long those that have joined wait for it.
     pub pauses: Pauses,
+    /// How long the caretaker waits for a partition that is to move before it plans without it. Default 1 min.
+    pub joining_patience: Duration,
     /// How long a broker that is told to stop hands over what it leads. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -55,6 +61,7 @@ impl Default for Config {
             retry_pause: Duration::from_millis(500),
             joining_moves_max: 100,
             pauses: Pauses::default(),
+            joining_patience: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -126,26 +133,37 @@ impl Mover {
     async fn run(self: Arc<Self>) {
         let mut changed = self.metadata.changed();
         let mut failures = 0u32;
+        // V1: how many are behind others for now.
+        let mut last = 0usize;
         let mut joined = Joined::new(takers_of(&self.metadata.image()));
+        let mut awaited = Awaited::default();
         loop {
             let image = self.metadata.image();
             let avoided = (self.avoided)();
-            let leaving =
-                leaving(&image, self.own, &avoided, self.partitions.config().handover.partitions_max);
+            let at_once = self.partitions.config().handover.partitions_max;
+            let leaving = leaving(&image, self.own, &avoided, last, at_once);
             let pause = if leaving.is_empty() {
                 failures = 0;
-                self.settle_joined(&image, &mut joined).await
+                let settled = self.settle_joined(&image, &mut joined, &mut awaited).await;
+                let blocked = has_to_give(&image, self.own).then_some(self.config.retry_pause * 4);
+                settled.into_iter().chain(blocked).min()
             } else {
-                let all_left = tokio::select! {
-                    all_left = self.hand_over(&leaving) => all_left,
-                    () = self.stop.cancelled() => return,
+                let handing = self.hand_over(&leaving);
+                let Some(all_left) = self.seeing_who_joins(handing, &mut changed, &mut joined).await else {
+                    return;
                 };
                 if all_left {
                     failures = 0;
                     continue;
                 }
+                last = last.wrapping_add(at_once);
                 failures = (failures + 1).min(10);
-                Some(self.config.retry_pause * failures)
+                // Entries come by all the time: the pause is waited for.
+                let paused = tokio::time::sleep(self.config.retry_pause * failures);
+                if self.seeing_who_joins(paused, &mut changed, &mut joined).await.is_none() {
+                    return;
+                }
+                continue;
             };
             let paused = async {
                 match pause {
@@ -156,11 +174,36 @@ impl Mover {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = paused => {}
-                // After a failure the pause is waited for: entries come by all the time.
-                change = changed.changed(), if failures == 0 => if change.is_err() {
+                change = changed.changed() => if change.is_err() {
                     // The metadata ended, and says so itself.
                     return self.stop.cancelled().await;
                 },
+            }
+        }
+    }
+
+    /// What comes of `doing`, unless it is stopped. Meanwhile who joins is seen, be it to leave again.
+    async fn seeing_who_joins<T>(
+        &self,
+        doing: impl Future<Output = T>,
+        changed: &mut watch::Receiver<u64>,
+        joined: &mut Joined,
+    ) -> Option<T> {
+        tokio::pin!(doing);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return None,
+                done = &mut doing => return Some(done),
+                change = changed.changed() => {
+                    if change.is_err() {
+                        // The metadata ended, and says so itself.
+                        self.stop.cancelled().await;
+                        return None;
+                    }
+                    let image = self.metadata.image();
+                    let is_live = |life| image.is_live(life);
+                    joined.see(Instant::now(), takers_of(&image), is_live, self.config.pauses);
+                }
             }
         }
     }
@@ -183,7 +226,12 @@ impl Mover {
     }
 
     /// V4. When to look again, whatever happens.
-    async fn settle_joined(&self, image: &Image, joined: &mut Joined) -> Option<Duration> {
+    async fn settle_joined(
+        &self,
+        image: &Image,
+        joined: &mut Joined,
+        awaited: &mut Awaited,
+    ) -> Option<Duration> {
         if self.config.joining_moves_max == 0 {
             return None;
         }
@@ -201,12 +249,17 @@ impl Mover {
         }
         let brokers: BTreeSet<u32> = takers(image, &(self.avoided)()).collect();
         let placed = placed(image, |_, _| Load::default());
-        if placed.iter().any(|placed| placed.moving) {
+        if awaited.look(Instant::now(), &placed, self.config.joining_patience) {
             return Some(self.config.pauses.joining);
         }
         let moves = balance::plan(&brokers, &placed, Slack::automatic(self.config.joining_moves_max));
         if moves.is_empty() {
+            if brokers.len() < takers_of(image).len() {
+                // Who is suspected for a moment may be the one that joined.
+                return Some(self.config.pauses.joining);
+            }
             joined.settled();
+            *awaited = Awaited::default();
             return None;
         }
         info!(partitions = moves.len(), "moving partitions to brokers that have joined");
@@ -245,8 +298,14 @@ pub fn placed(image: &Image, load: impl Fn(Uuid, i32) -> Load) -> Vec<Placed> {
     placed
 }
 
-/// V1: what of `own` should go, and where to, at most `max`.
-fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, max: usize) -> Vec<Leave> {
+/// Whether there is anything that should go, if it can.
+fn has_to_give(image: &Image, own: Incarnation) -> bool {
+    let draining = image.life(own).is_some_and(|life| life.draining);
+    image.moving_count(own.broker) > 0 || draining && image.led_count(own.broker) > 0
+}
+
+/// V1: what of `own` should go, and where to, at most `max`; the first `last` of them come last.
+fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, last: usize, max: usize) -> Vec<Leave> {
     let Some(life) = image.life(own) else { return Vec::new() };
     let mut leaving = Vec::new();
     if image.moving_count(own.broker) > 0 {
@@ -256,18 +315,108 @@ fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, max: usize)
                 (to != own.broker && !avoided.contains(&to) && image.receiver(to).is_some())
                     .then_some(Leave { topic: topic.id, index: index as i32, to })
             });
-        leaving.extend(aimed.take(max));
+        leaving.extend(aimed);
     }
-    if life.draining && leaving.len() < max {
+    if life.draining {
         let brokers: BTreeSet<u32> = takers(image, avoided).collect();
         let placed = placed(image, |_, _| Load::default());
-        let moves = balance::evacuate(&brokers, &placed, own.broker, max - leaving.len());
+        let moves = balance::evacuate(&brokers, &placed, own.broker, usize::MAX);
         leaving.extend(moves.iter().map(|done| Leave { topic: done.topic, index: done.index, to: done.to }));
     }
+    let last = last % leaving.len().max(1);
+    leaving.rotate_left(last);
+    leaving.truncate(max);
     leaving
+}
+
+/// Partitions that are to move, and since when that is known (V4).
+#[derive(Default)]
+struct Awaited {
+    since: BTreeMap<(Uuid, i32), Instant>,
+    /// People were told that some do not.
+    told: bool,
+}
+
+impl Awaited {
+    /// Whether one of them is still waited for.
+    fn look(&mut self, now: Instant, placed: &[Placed], patience: Duration) -> bool {
+        let moving = placed.iter().filter(|placed| placed.moving).map(|placed| (placed.topic, placed.index));
+        self.since = moving.map(|key| (key, self.since.get(&key).copied().unwrap_or(now))).collect();
+        let given_up = self.since.iter().find(|(_, since)| now - **since >= patience);
+        if let Some(((topic, index), _)) = given_up
+            && !self.told
+        {
+            warn!(%topic, index, "partitions have been about to move for {patience:?}, and do not; others do meanwhile");
+        }
+        self.told = given_up.is_some();
+        self.since.values().any(|since| now - *since < patience)
+    }
 }
 
 /// Whose shares are looked at.
 fn takers_of(image: &Image) -> BTreeSet<Incarnation> {
     image.serving().filter(|(_, life)| !life.draining).map(|(incarnation, _)| incarnation).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::tests::History;
+    use crate::metadata::command::{Command, NewTopic};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn topic(by: Incarnation, leaders: Vec<u32>) -> Command {
+        let partitions = leaders.len() as u32;
+        let topic =
+            NewTopic { id: Uuid::from_u128(1), name: "t".into(), partitions, configs: Vec::new(), leaders };
+        Command::CreateTopics { by, topics: vec![topic] }
+    }
+
+    fn aim(by: Incarnation, partitions: std::ops::Range<u32>, to: u32) -> Command {
+        let aim = |partition| Reassigned { topic: Uuid::from_u128(1), partition, target: Some(to) };
+        Command::Reassign { by, moves: partitions.map(aim).collect() }
+    }
+
+    /// V1: five that cannot go, and two at a time.
+    #[test]
+    fn after_a_failure_others_come_first_and_all_have_their_turn() {
+        let (mut history, lives) = History::serving(2, "object:");
+        history.apply(topic(lives[0], vec![1; 5]));
+        let none = BTreeSet::new();
+        let turns = |history: &History| -> Vec<i32> {
+            let turn = |failed: usize| leaving(&history.image, lives[0], &none, 2 * failed, 2);
+            (0..5).flat_map(turn).map(|leave| leave.index).collect()
+        };
+        history.apply(aim(lives[0], 0..5, 2));
+        assert_eq!(turns(&history), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
+        let (mut history, _) = History::serving(2, "object:");
+        history.apply(topic(lives[0], vec![1; 5]));
+        history.apply(Command::SetDraining { by: lives[0], broker: 1, draining: true });
+        assert_eq!(turns(&history), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
+        assert!(has_to_give(&history.image, lives[0]));
+        let avoided = BTreeSet::from([2]);
+        assert_eq!(leaving(&history.image, lives[0], &avoided, 0, 2).len(), 0, "not to the suspected");
+    }
+
+    /// V4: the one that joined gets its share though something else is stuck.
+    #[test]
+    fn what_is_stuck_holds_up_a_plan_for_its_patience_only() {
+        let (mut history, lives) = History::serving(3, "object:");
+        history.apply(topic(lives[0], (0..30).map(|at| 1 + at % 2).collect()));
+        history.apply(aim(lives[0], 0..1, 2));
+        let (mut awaited, began) = (Awaited::default(), Instant::now());
+        let placed = placed(&history.image, |_, _| Load::default());
+        assert!(awaited.look(began, &placed, MINUTE));
+        assert!(awaited.look(began + MINUTE / 2, &placed, MINUTE) && !awaited.told);
+        assert!(!awaited.look(began + MINUTE, &placed, MINUTE) && awaited.told);
+        let brokers: BTreeSet<u32> = takers(&history.image, &BTreeSet::new()).collect();
+        let moves = balance::plan(&brokers, &placed, Slack::automatic(100));
+        assert_eq!((moves.len(), moves.iter().all(|done| done.to == 3 && done.index != 0)), (10, true));
+        // What begins to move is waited for anew.
+        history.apply(aim(lives[0], 2..3, 3));
+        let placed = super::placed(&history.image, |_, _| Load::default());
+        assert!(awaited.look(began + MINUTE, &placed, MINUTE));
+        assert!(!awaited.look(began + 2 * MINUTE, &placed, MINUTE));
+    }
 }

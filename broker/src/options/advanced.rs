@@ -287,6 +287,8 @@ pub static ROWS: &[Definition] = &[
     row("returning-pause", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.mover.pauses.returning),
         "The same for a broker that died, from its death on: clients that lost it try it again only after some time \
          (librdkafka: reconnect.backoff.max.ms, ten seconds)."),
+    row("joining-patience", millis(1_000, 3_600_000), |bounds| Field::from(&mut bounds.mover.joining_patience),
+        "How long a partition that is to move, and does not, keeps others from moving to a broker that has joined."),
 
     row("control-request", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.server.control_request_bytes_max),
         "The largest request of any API but Produce (for which it is socket.request.max.bytes)."),
