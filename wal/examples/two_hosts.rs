@@ -21,6 +21,7 @@ const A: Incarnation = Incarnation { broker: 1, epoch: 10 };
 const A_AGAIN: Incarnation = Incarnation { broker: 1, epoch: 20 };
 const B: Incarnation = Incarnation { broker: 1, epoch: 30 };
 const LAST: Incarnation = Incarnation { broker: 1, epoch: 40 };
+const AFTERWARDS: Incarnation = Incarnation { broker: 1, epoch: 50 };
 
 /// Records under way at once.
 const TOGETHER: u64 = 16;
@@ -43,6 +44,20 @@ fn uri(path: &str) -> Uri {
 
 fn own(path: &str) -> BlockMedium {
     BlockMedium::new(&uri(path), CLUSTER, config()).expect("the volume can be taken")
+}
+
+/// With `--wal-reservation off`.
+fn own_without(path: &str) -> BlockMedium {
+    let config = Config { reservation: Use::Off, ..config() };
+    BlockMedium::new(&uri(path), CLUSTER, config).expect("the volume can be taken")
+}
+
+/// What an attempt to open it says.
+async fn refusal(medium: &BlockMedium, life: Incarnation, vacated: Vacated) -> String {
+    let right = Arc::new(AckRight::unlimited());
+    let error = medium.open(life, vacated, right).await.expect_err("it is another host's");
+    assert!(matches!(error, Error::Refused(_) | Error::Fenced(_)), "{error}");
+    error.to_string()
 }
 
 async fn open(medium: &BlockMedium, life: Incarnation, vacated: Vacated) -> Arc<dyn Wal> {
@@ -98,12 +113,43 @@ fn scribble(path: &str) -> std::io::Result<()> {
     device.write_durable(bytes, 0)
 }
 
+/// All of the device.
+fn wipe(path: &str) {
+    let access = Access::Own { capacity: None, zeroing_max: std::time::Duration::ZERO };
+    let device = FileDevice::open(Path::new(path), access).expect("nobody uses it");
+    let (block, piece) = (device.block_bytes(), 1 << 20);
+    let memory = vec![0; piece + block];
+    let start = memory.as_ptr().align_offset(block);
+    let capacity = device.size_bytes();
+    for at in (0..capacity).step_by(piece) {
+        let bytes = piece.min((capacity - at) as usize);
+        device.write_durable(&memory[start..start + bytes], at).expect("a registered host writes");
+    }
+}
+
 async fn fail_over(a: &str, b: &str) {
     let began = Instant::now();
     let say = |what: &str| println!("{:>6} ms  {what}", began.elapsed().as_millis());
 
+    // A blank volume, which both have taken: each knows of nobody else. A has the reservation, and stands still.
     let medium = own(a);
+    let claimed =
+        reservation::claim(&PathReservations::open(Path::new(a)).expect("a device"), A, None, false);
+    assert_eq!(claimed, reservation::Claimed::Held);
+    let late = own_without(b);
+    assert!(late.is_blank() && medium.is_blank(), "nobody has written to it");
+    let refused = refusal(&late, B, Vacated::new_medium()).await;
+    assert!(refused.contains("is blank, but reserved"), "{refused}");
+    drop(late);
+    let late = own_without(b);
+    assert!(late.is_blank(), "nothing was written");
+    say("B formats no blank volume that A has reserved");
+
     let wal = open(&medium, A, Vacated::new_medium()).await;
+    let refused = refusal(&late, B, Vacated::new_medium()).await;
+    assert!(refused.contains("was blank when"), "{refused}");
+    drop(late);
+    say("nor one that A has formatted since B took it");
     let (count, none) = write(wal.clone(), 0, 500).await;
     assert!(none.is_none() && count == 500);
     say("A holds the reservation, and 500 records are acknowledged");
@@ -139,6 +185,13 @@ async fn fail_over(a: &str, b: &str) {
     let refused = scribble(a).expect_err("A is not registered");
     assert!(reservation::is_refusal(&refused), "{refused}");
     say("A's host is still refused, since the volume has no other owner yet");
+
+    let without = own_without(a);
+    let (again, vacated) = read(&without, A).await;
+    let refused = refusal(&without, A_AGAIN, vacated).await;
+    assert!(again == found && refused.contains("probably by who recovered its log"), "{refused}");
+    drop(without);
+    say("nor does its next life write there without a reservation of its own");
 
     let medium = own(a);
     assert_eq!(medium.last_owner().map(|last| (last.incarnation, last.released)), Some((A, false)));
@@ -182,6 +235,25 @@ async fn fail_over(a: &str, b: &str) {
     left.shut_out(LAST, Host::Another)
         .await
         .expect("the device removes A, over the path that was once the owner's");
-    assert!(matches!(write(wal, 0, 1).await, (0, Some(Error::Fenced(_)))));
+    assert!(matches!(write(wal.clone(), 0, 1).await, (0, Some(Error::Fenced(_)))));
+    wal.close().await;
+    drop(wal);
     say("A took the free device, and B shut it out once more");
+    drop((left, medium));
+
+    // Somebody has wiped it meanwhile, and B's reservation is still there.
+    wipe(b);
+    let medium = own(a);
+    let refused = refusal(&medium, AFTERWARDS, Vacated::new_medium()).await;
+    assert!(refused.contains("is reserved on its device") && medium.is_blank(), "{refused}");
+    drop(medium);
+    let medium = own(a);
+    assert!(medium.is_blank(), "nothing was written");
+    medium.is_detached_elsewhere();
+    let wal = open(&medium, AFTERWARDS, Vacated::new_medium()).await;
+    let (count, none) = write(wal.clone(), 0, 100).await;
+    assert!(none.is_none() && count == 100);
+    assert!(reservation::is_refusal(&scribble(b).expect_err("its registration is gone")));
+    wal.close().await;
+    say("a blank volume that somebody has reserved was formatted on the operator's word, and not before");
 }
