@@ -18,6 +18,7 @@
 //!   apart, where both have one.
 //! - **N5** Neither a fence nor a recovery ends a claim: both say what counts, and not what a host may still write. A claim ends
 //!   with the orderly end of its life, or by the word of a later claim of the same volume (M5 of [`media`](crate::media)).
+//!   A start that has written nothing ends its own, unless that is the only word that the volume's last owner is gone.
 //! - **N6** A volume has [`CLAIMS_MAX`] claims at most. One that is never seen again keeps its last.
 
 use std::sync::Arc;

@@ -15,8 +15,9 @@
 //! A life acknowledges one record. It is uploaded by the orderly end of that life, or by a recovery, which is one step here, with
 //! the end of its right to acknowledge: the block WAL's own model has that.
 //!
-//! # Property
-//! What was acknowledged is in the bucket, or is on the volume, under the name of the life that acknowledged it.
+//! # Properties
+//! - what was acknowledged is in the bucket, or is on the volume, under the name of the life that acknowledged it;
+//! - where all lives were under one kernel, no start under it is refused.
 
 use stateright::{Model, Property};
 
@@ -44,6 +45,7 @@ pub mod rule {
     pub const RESERVED_FIRST: u8 = 17;
     pub const LANDING: u8 = 18;
     pub const IN_TURN: u8 = 19;
+    pub const RESTED_ON: u8 = 20;
 }
 use rule::*;
 
@@ -482,6 +484,13 @@ impl Volumes {
         }
     }
 
+    /// Whether it is this process's claim alone that says of the last owner, which did not close its log, that it is gone.
+    fn is_rested_on(&self, state: &State, process: &Process) -> bool {
+        let is_claimed = |owner: u8| state.claims.iter().any(|claim| claim.life == owner);
+        let owner = process.seen.owner.filter(|_| !process.seen.released);
+        self.on(RESTED_ON) && owner.is_some_and(|owner| !is_claimed(owner))
+    }
+
     fn close_broker(state: &mut State, host: usize) {
         let life = state.process(host).life;
         let registered = &mut state.lives[usize::from(life)];
@@ -622,7 +631,10 @@ impl Model for Volumes {
             Action::Refresh { host } => state.process(host).view = last.view(),
             Action::Register { host } => self.register(&mut state, host),
             Action::GiveUp { host } => {
-                if state.process(host).phase != Phase::Took {
+                let process = state.process(host).clone();
+                let is_known = process.phase != Phase::Took;
+                // Begun: what it saw last is its own.
+                if is_known && (process.phase == Phase::Opening || !self.is_rested_on(&state, &process)) {
                     Volumes::close_broker(&mut state, host);
                 }
                 state.hosts[host].process = None;
@@ -737,6 +749,19 @@ impl Model for Volumes {
                 let lives = 0..state.lives.len() as u8;
                 lives.filter(|life| state.acknowledged & !state.kept & 1 << life != 0).all(on_volume)
             }),
+            Property::always("nobody is refused under the only kernel", |model: &Volumes, state: &State| {
+                let is_alone = |host: usize, process: &Process| {
+                    let boot = state.hosts[host].boot;
+                    let is_here = |life: &Life| (life.host, life.boot) == (host, boot);
+                    process.phase == Phase::Took
+                        && process.view == state.view()
+                        && state.lives.iter().all(is_here)
+                };
+                let processes = state.hosts.iter().enumerate();
+                processes.filter_map(|(at, host)| Some((at, host.process.as_ref()?))).all(|(at, process)| {
+                    !is_alone(at, process) || model.judge(state, at, process) != Verdict::Refused
+                })
+            }),
             Property::sometimes("whoever comes second acknowledges", |_, state: &State| {
                 state.acknowledged >> 1 != 0
             }),
@@ -756,7 +781,7 @@ const BOUNDS: Bounds = Bounds {
 };
 
 /// In the order of [`SCENARIOS`].
-const USUAL: [Bounds; 6] = [
+const USUAL: [Bounds; 7] = [
     Bounds { starts: [2, 1], fences: 1, detached: 1, ..BOUNDS },
     Bounds { begins: Begins::Blank, two_brokers: true, ..BOUNDS },
     Bounds {
@@ -770,6 +795,7 @@ const USUAL: [Bounds; 6] = [
     },
     Bounds { begins: Begins::Owned { claimed: true }, kills: 1, power_cuts: 1, detached: 1, ..BOUNDS },
     Bounds { begins: Begins::Owned { claimed: false }, kills: 1, detached: 1, ..BOUNDS },
+    Bounds { begins: Begins::Owned { claimed: true }, starts: [2, 0], kills: 1, ..BOUNDS },
     Bounds {
         begins: Begins::Owned { claimed: true },
         reservations: true,
@@ -781,7 +807,7 @@ const USUAL: [Bounds; 6] = [
     },
 ];
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "a slow start",
         holds: "a log that was closed, two starts on one host, one on another; a fence; a host may be detached",
@@ -799,6 +825,7 @@ const SCENARIOS: [Scenario; 6] = [
         name: "an owner without a claim",
         holds: "the same of a life that claimed nothing; no power cut",
     },
+    Scenario { name: "one host", holds: "an owner that is killed, and two more starts there" },
     Scenario {
         name: "a reservation",
         holds: "an owner that hangs, and two starts on the other host, with or without the reservation",
@@ -949,6 +976,14 @@ const RULES: &[Rule] = &[
         without: "both superblocks are written at once",
         shown_in: "a slow start",
         covered_by: &[BEGUN_STAYS],
+    },
+    Rule {
+        number: RESTED_ON,
+        name: "a word that is needed stays",
+        source: "N5",
+        without: "a start that wrote nothing ends its claim, and says no more that the last owner is gone",
+        shown_in: "one host",
+        covered_by: &[],
     },
     Rule {
         number: RESERVED_FIRST,
