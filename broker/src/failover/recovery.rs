@@ -116,13 +116,6 @@ impl Recoverer {
         }
         let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
         let uri = Uri(life.wal_uri.to_string());
-        if let Some((back, starting)) = image.live(of.broker)
-            && self.media.attach_timeout().is_some()
-            && back != self.by
-            && !starting.opened
-        {
-            bail!("its broker starts again, as epoch {}, and recovers it", back.epoch);
-        }
         // What is known of its machine is what its id registered last.
         let machine =
             image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);
