@@ -60,6 +60,9 @@ const SCOUT_INTERVAL: Duration = Duration::from_millis(20);
 const SCOUTS_AT_ONCE: usize = 4;
 const SCOUTS_MAX: usize = 32;
 
+/// The part of the poll interval by which a poll may be late for scouts. No option: it must not matter to a lease.
+const SCOUTED_POLL_DELAY: u32 = 4;
+
 /// The machine as of one entry.
 #[derive(Clone, Debug)]
 pub struct View<M> {
@@ -338,6 +341,11 @@ impl<M: Machine> Replica<M> {
         });
     }
 
+    /// The largest number that was hinted; at most that of the view where the hints were looked after. Changes wake it.
+    pub fn hinted(&self) -> watch::Receiver<u64> {
+        self.inner.hint.subscribe()
+    }
+
     /// Whether somebody has said that he is about to append an entry that matters here. As long as it is so, and for a bounded
     /// number of reads, the next entry is asked for before it is there. Like a [hint](Replica::hint) it renews nothing.
     pub fn expect(&self, expected: bool) {
@@ -454,6 +462,7 @@ impl<M: Machine> Actor<M> {
             resume(ended);
         }
         if self.queue.is_empty() && self.refreshes.is_empty() {
+            let poll_at = self.poll_at();
             tokio::select! {
                 () = self.log.closing.cancelled() => return Ok(()),
                 Some(ended) = self.background.join_next() => resume(ended),
@@ -462,8 +471,12 @@ impl<M: Machine> Actor<M> {
                 Ok(()) = self.expecting.changed() => self.expect(),
                 Some(found) = self.scouts.next() => self.scouted(found).await?,
                 () = sleep_until(self.scout_due), if self.scouts_left > 0 => self.scout(),
-                () = sleep_until(self.poll_due) => {}
+                () = sleep_until(poll_at) => {}
             }
+        }
+        if self.expecting.has_changed().unwrap_or(false) {
+            // Before a poll that is due: it would be begun and given up.
+            self.expect();
         }
         while self.queue.len() + self.refreshes.len() < self.log.config.queue_commands_max {
             let Ok(message) = self.inbox.try_recv() else { break };
@@ -473,9 +486,26 @@ impl<M: Machine> Actor<M> {
     }
 
     fn expect(&mut self) {
-        let expected = *self.expecting.borrow_and_update();
-        self.scouts_left = if expected { SCOUTS_MAX } else { 0 };
-        self.scout_due = Instant::now();
+        if *self.expecting.borrow_and_update() {
+            self.scouts_left = SCOUTS_MAX;
+            self.scout_due = Instant::now();
+        } else {
+            self.stop_scouting();
+        }
+    }
+
+    /// Unless an entry is expected, or there by what somebody says.
+    fn stop_scouting(&mut self) {
+        if !*self.expecting.borrow() && *self.hint.borrow() <= self.state.number {
+            self.scouts_left = 0;
+        }
+    }
+
+    /// When to poll. A little later where scouts are on their way, which ask for the same: nothing goes on during a poll, and one
+    /// that was begun too early would hold up those that are not.
+    fn poll_at(&self) -> Instant {
+        let interval = self.log.config.poll_interval;
+        if self.scouts_left > 0 { self.poll_due + interval / SCOUTED_POLL_DELAY } else { self.poll_due }
     }
 
     fn scout(&mut self) {
@@ -491,7 +521,9 @@ impl<M: Machine> Actor<M> {
         match found {
             // It may have been read otherwise meanwhile.
             Some(entry) if entry.number == self.state.number + 1 => {
-                end_if_corrupt(self.catch_up(Some(entry)).await)
+                end_if_corrupt(self.catch_up(Some(entry)).await)?;
+                self.stop_scouting();
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -517,7 +549,7 @@ impl<M: Machine> Actor<M> {
         let overdue = now >= due + self.log.config.poll_interval;
         if !self.refreshes.is_empty() || overdue {
             self.poll().await?;
-        } else if self.queue.is_empty() && now >= due {
+        } else if self.queue.is_empty() && now >= self.poll_at() {
             let pressing = self.pressing.clone();
             // Of what was taken in already.
             let _ = pressing.notified().now_or_never();
@@ -539,7 +571,10 @@ impl<M: Machine> Actor<M> {
         let hinted = *self.hint.borrow();
         let result = self.catch_up(None).await.map(|()| self.shared.view.load_full());
         match &result {
-            Ok(_) => self.forget_hints(hinted),
+            Ok(_) => {
+                self.forget_hints(hinted);
+                self.stop_scouting();
+            }
             Err(error) => warn!(%error, "the tail of the metadata log could not be read"),
         }
         for answer in waiting {
@@ -553,10 +588,11 @@ impl<M: Machine> Actor<M> {
     fn forget_hints(&self, hinted: u64) {
         let number = self.state.number;
         self.hint.send_if_modified(|known| {
-            if *known <= hinted {
+            let forgotten = *known <= hinted && *known != number;
+            if forgotten {
                 *known = number;
             }
-            false
+            forgotten
         });
     }
 

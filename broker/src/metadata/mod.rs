@@ -373,19 +373,23 @@ impl Metadata {
         self.expecting.send_if_modified(|known| std::mem::replace(known, expecting) != expecting);
     }
 
-    /// Resolves with the next entry while partitions are expected, and with `false` when none are (any more).
+    /// Resolves with the next entry while partitions are expected, or an entry is there that is not known yet; and with `false`
+    /// when that is not so (any more).
     pub async fn expected(&self, known: &ImageRef) -> bool {
         let (mut expecting, mut applied) = (self.expecting.subscribe(), self.changed());
+        // Whoever has written the entry says at once that it is there and that nothing is on its way.
+        let mut hinted = self.replica.hinted();
         loop {
             if *applied.borrow_and_update() > known.number() {
                 return true;
             }
-            if !*expecting.borrow_and_update() {
+            if !*expecting.borrow_and_update() && *hinted.borrow_and_update() <= known.number() {
                 return false;
             }
             tokio::select! {
                 changed = expecting.changed() => if changed.is_err() { return false },
                 changed = applied.changed() => if changed.is_err() { return false },
+                changed = hinted.changed() => if changed.is_err() { return false },
             }
         }
     }

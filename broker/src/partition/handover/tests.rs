@@ -203,3 +203,19 @@ async fn an_entry_that_came_without_an_answer_counts() {
     let refused = one.partitions.decide(&stopped, false).await.unwrap();
     assert!(refused[0].is_err(), "{refused:?}");
 }
+
+/// Whoever has written an entry says in one breath that it is there and that nothing is on its way any more.
+#[tokio::test]
+async fn an_entry_that_is_said_to_be_there_is_waited_for_as_one_that_is_expected() {
+    let [one, two] = two().await;
+    two.metadata.refresh().await.unwrap();
+    let known = two.metadata.image();
+    let expected = async || tokio::time::timeout(LONG, two.metadata.expected(&known)).await.expect("it ends");
+    assert!(!expected().await, "nobody says anything");
+    two.metadata.hint(known.number() + 1);
+    assert!(!expected().await, "it is not there: that is found out");
+    let topic = one.topic("new", 1).await;
+    two.metadata.hint(one.metadata.image().number());
+    assert!(expected().await);
+    assert!(two.metadata.image().topic(topic.id).is_some());
+}
