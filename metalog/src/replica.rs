@@ -147,7 +147,7 @@ struct Proposal<O> {
     /// When the proposer has waited enough for a command that was not sent.
     until: Instant,
     answer: oneshot::Sender<Answer<O>>,
-    /// Told the likely outcome as soon as its entry is created.
+    /// Told the likely outcome when its entry is first sent.
     early: Option<oneshot::Sender<O>>,
     _room: OwnedSemaphorePermit,
 }
@@ -253,8 +253,9 @@ impl<M: Machine> Replica<M> {
         self.propose_one((command, None)).await
     }
 
-    /// The same; and `early` is told the outcome as soon as the command's entry is created, a request before it is known that
-    /// the entry counts (L5). Whoever acts on that must be able to live with an error as the answer after all.
+    /// The same; and `early` is told what the outcome will be when the command's entry is first sent: two requests before it is
+    /// known that the entry was created, and counts (L5). Whoever acts on that must be able to live with another answer after all:
+    /// an entry of somebody else's may come first, and with it another outcome, or none in time.
     pub async fn propose_early(
         &self,
         command: Bytes,
@@ -661,7 +662,7 @@ impl<M: Machine> Actor<M> {
         if self.queue.is_empty() || self.is_too_old() {
             return Ok(());
         }
-        let batch = self.take_batch();
+        let mut batch = self.take_batch();
         let entry = Entry {
             number: self.state.number + 1,
             nonce: Nonce::fresh(),
@@ -670,6 +671,7 @@ impl<M: Machine> Actor<M> {
             issuer: *self.shared.issuer.lock(),
             commands: batch.iter().map(|proposal| proposal.command.clone()).collect(),
         };
+        self.tell_early(&entry, &mut batch);
         let began = self.clock.boottime();
         match self.log.create(&entry).await {
             Ok(Created::Won) => {
@@ -690,10 +692,7 @@ impl<M: Machine> Actor<M> {
                         self.queue.push_front(proposal);
                     }
                 }
-                end_if_corrupt(self.catch_up(Some(other)).await)?;
-                let pause = self.log.conflict_pause(self.losses);
-                self.log.closing.run_until_cancelled(tokio::time::sleep(pause)).await;
-                Ok(())
+                self.follow(other).await
             }
             Err(error) => {
                 fail(batch, &unknown(&error));
@@ -702,10 +701,25 @@ impl<M: Machine> Actor<M> {
         }
     }
 
+    /// A race was lost to `other`. Whoever loses for the first time tries the next number at once: the winner makes sure of its
+    /// entry first, so a loser that pauses, or reads what may lie behind, loses to it again. With more losers than one that would
+    /// only cost everybody requests.
+    async fn follow(&mut self, other: Entry) -> Result<(), Error> {
+        let verified = self.clock.boottime().saturating_sub(self.verified) < self.log.config.verify_interval;
+        if self.losses == 1 && verified && !self.is_too_old() {
+            return match self.apply(&other) {
+                Ok(_) => Ok(()),
+                Err(Mismatch) => end_if_corrupt(self.reload("the next entry is of another history").await),
+            };
+        }
+        end_if_corrupt(self.catch_up(Some(other)).await)?;
+        let pause = self.log.conflict_pause(self.losses);
+        self.log.closing.run_until_cancelled(tokio::time::sleep(pause)).await;
+        Ok(())
+    }
+
     /// Our create succeeded. It counts if our view was not so old that the number may have been used and deleted (L5).
     async fn won(&mut self, entry: Entry, batch: Batch<M::Outcome>, began: Duration) -> Result<(), Error> {
-        let mut batch = batch;
-        self.tell_early(&entry, &mut batch);
         let stands = match self.log.stands(self.state.number, self.state.nonce).await {
             Ok(stands) => stands,
             Err(error) => {
@@ -739,7 +753,7 @@ impl<M: Machine> Actor<M> {
         Ok(())
     }
 
-    /// What the entry will have done once it counts.
+    /// What the entry will have done if it is the next one, and counts.
     fn tell_early(&self, entry: &Entry, batch: &mut Batch<M::Outcome>) {
         if batch.iter().all(|proposal| proposal.early.is_none()) {
             return;

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::fetch_response::Endpoint;
-use super::produce_response::{Acknowledged, Failure, ProduceResponse, TopicResponse};
+use super::produce_response::{Acknowledged, CURRENT_LEADER_FROM, Failure, ProduceResponse, TopicResponse};
 use super::wire::{Malformed, Reader};
 use super::{Context, error};
 use crate::broker::Broker;
@@ -124,6 +124,8 @@ pub struct InFlight {
     deadline: Instant,
     topics: Vec<TopicInFlight>,
     endpoints: Vec<Endpoint>,
+    /// Whether its answer can name leaders (KIP-951).
+    names_leaders: bool,
 }
 
 #[derive(Debug)]
@@ -203,7 +205,8 @@ pub async fn enqueue(
         }
         topics.push(TopicInFlight { name, id, partitions });
     }
-    Ok(InFlight { acks: request.acks, deadline, topics, endpoints })
+    let names_leaders = version >= CURRENT_LEADER_FROM;
+    Ok(InFlight { acks: request.acks, deadline, topics, endpoints, names_leaders })
 }
 
 type CheckedBatch = (Arc<Partition>, Checked, bool);
@@ -383,7 +386,9 @@ impl InFlight {
                     Ok(placed) => acknowledge(placed, self.deadline).await,
                     Err(Unplaced::Failed(failure)) => Err(failure),
                     Err(Unplaced::Leaving { partition, leaving }) => {
-                        let _ = tokio::time::timeout_at(self.deadline, leaving.told.cancelled()).await;
+                        // Whoever cannot be told asks for metadata instead, and must find it right.
+                        let known = if self.names_leaders { &leaving.told } else { &leaving.decided };
+                        let _ = tokio::time::timeout_at(self.deadline, known.cancelled()).await;
                         Err(not_leader(&partition, &mut endpoints))
                     }
                 };

@@ -29,7 +29,7 @@ use crate::server::Rope;
 const LOG_START_FROM: i16 = 5;
 const MESSAGES_FROM: i16 = 8;
 const FLEXIBLE_FROM: i16 = 9;
-const CURRENT_LEADER_FROM: i16 = 10;
+pub(super) const CURRENT_LEADER_FROM: i16 = 10;
 const TOPIC_IDS_FROM: i16 = 13;
 
 /// What a partition takes where nothing went wrong, and a topic beside its name: for the first allocation.

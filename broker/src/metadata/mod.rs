@@ -572,8 +572,8 @@ impl Metadata {
     }
 
     /// Gives partitions of this broker away (H1 to H4). In the order of `moves`, which are at most
-    /// [`MOVES_PER_COMMAND_MAX`]. `early` is told which of them will have gone as soon as the entry is written, a request before
-    /// it is known that it counts; nothing but advice may follow from it.
+    /// [`MOVES_PER_COMMAND_MAX`]. `early` is told which of them will have gone when the entry is sent, before it is known that it
+    /// is written, and counts; nothing but advice may follow from it.
     pub async fn hand_over(
         &self,
         moves: Vec<Handed>,

@@ -9,6 +9,8 @@
 //! - **H2** One entry takes it from the one and gives it to the other: there is no moment without an owner, and none with two.
 //! - **H3** It goes to a broker that serves and is not being emptied.
 //! - **H4** Whoever could not hand over keeps the partition, as it was.
+//! - **H5** An owner may hand to itself, whatever it is about to do: nothing changes but the leader epoch. Clients that were told
+//!   of a next leader, and of its epoch, believe nothing older; so whoever keeps the partition after all leads it under a newer one.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -101,7 +103,7 @@ impl Image {
                 return Err(MoveRejection::NotCommitted { committed_end, end });
             }
         }
-        let to = self.receiver(handed.to).filter(|to| *to != by);
+        let to = if handed.to == by.broker { Some(by) } else { self.receiver(handed.to) };
         let to = to.ok_or(MoveRejection::NoReceiver(handed.to))?;
         self.open_partition(partition, to);
         partition.note = handed.note;

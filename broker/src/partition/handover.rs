@@ -12,7 +12,9 @@
 //!
 //! Two things keep a third request, and a fourth, out of that time. The next leader looks for the entry while it is being
 //! written ([`expect`](crate::metadata::Metadata::expect)), so that it knows of it when it is there. And producers are told to go there as soon as it is
-//! written: that it counts is known only a request later (L5 of the metadata log), but all that they were told was advice.
+//! sent, since their own pause before they do (`retry.backoff.ms`, 100 ms) takes about as long as that; who is there too early
+//! waits there. All that they were told is advice, and G5 sees to it that it does no harm. Producers that understand no advice
+//! (Produce before version 10) ask for metadata as soon as they are answered, so they are answered when that is right.
 //!
 //! # Guarantees
 //! - **G1** Nothing is acknowledged after a partition has stopped that was not appended before; what was is acknowledged, by
@@ -24,8 +26,11 @@
 //! - **G4** It is bounded how long appends are stopped for an upload ([`Limits::stopped_max`]), and how many partitions share
 //!   an entry and its fate ([`Limits::partitions_max`]).
 //!
+//! - **G5** Where producers were told of a next leader that it did not become, the partition goes on under a new leader epoch (H5),
+//!   and not before: they believe nothing older than what they were told. Until the metadata log takes that entry it takes nothing.
+//!
 //! # Retries
-//! None here, but for an outcome that is not known: whoever wanted the move asks again.
+//! None here, but for an outcome that is not known, and for G5: whoever wanted the move asks again.
 //!
 //! # Cancellation
 //! Dropping the future of [`Partitions::hand_over`] stops nothing: what has begun comes to its end.
@@ -51,8 +56,8 @@ use crate::metadata::command::Handed;
 use crate::metadata::image::Image;
 use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
 
-/// How long to wait before it is tried again to learn what became of an entry. No option: the log's own time-outs lie before
-/// it.
+/// How long to wait before it is tried again to learn what became of an entry, or to get a new leader epoch. No option: the log's
+/// own time-outs lie before it.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
 
 /// What was not uploaded when appends stop has to be uploaded while they are stopped: more than this is uploaded once more
@@ -131,6 +136,25 @@ struct Stopped {
     _gate: Option<OwnedMutexGuard<()>>,
 }
 
+impl Stopped {
+    /// Whether producers were told who leads it next.
+    fn is_told(&self) -> bool {
+        self.slot.partition.get().is_some_and(|partition| partition.is_told())
+    }
+
+    fn handed(&self, to: u32, note: Option<NoteHash>) -> Handed {
+        Handed {
+            topic: self.leave.topic,
+            partition: self.leave.index as u32,
+            to,
+            log_end: self.ends.log,
+            checkpoint_end: self.ends.checkpoints,
+            leader_epoch: Some(self.leader_epoch),
+            note,
+        }
+    }
+}
+
 impl Drop for Stopped {
     fn drop(&mut self) {
         // One whose outcome was not known may have left after all, and even come back: as another, of a later epoch.
@@ -168,7 +192,7 @@ impl Partitions {
         self.prepare(&going).await?;
         let began = Instant::now();
         let stopped = self.stop(going, &mut done).await;
-        let results = self.finish(&stopped).await?;
+        let results = self.give_away(&stopped).await?;
         for (stopped, result) in stopped.into_iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -265,6 +289,15 @@ impl Partitions {
         Some(Stopped { leave, slot, ends, leader_epoch: info.leader_epoch, note: None, _gate: Some(gate) })
     }
 
+    /// In the order of `stopped`; what stays can go on when it is dropped (G5).
+    async fn give_away(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
+        let results = self.finish(stopped).await;
+        let stays = |at: usize| results.as_ref().map_or(true, |results| results[at].is_err());
+        let told = |(at, stopped): &(usize, &Stopped)| stays(*at) && stopped.is_told();
+        self.keep(stopped.iter().enumerate().filter(told).map(|(_, stopped)| stopped).collect()).await;
+        results
+    }
+
     /// Uploads the rest, and gives them away with its commit or behind it.
     async fn finish(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
         let open = || stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
@@ -324,16 +357,59 @@ impl Partitions {
                 Err(error @ (Error::Fenced(_) | Error::Failed(_))) if unknown => {
                     // This process ends; it must not take anything before it does: not before nobody is served any more.
                     warn!(%error, "a hand-over may have been applied, and this broker cannot go on");
-                    self.closing.cancelled().await;
-                    // Nor behind that, as what stays would.
-                    let open = stopped.iter().filter_map(|stopped| stopped.slot.partition.get());
-                    open.for_each(|partition| partition.close_left());
+                    self.end_with(stopped).await;
                     return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(UNKNOWN_PAUSE).await;
         }
+    }
+
+    /// Has the partitions, which stay although producers were told otherwise, led under a new epoch: then they are opened anew,
+    /// and found (G5). Returns once that is so, or none of this broker's business any more.
+    async fn keep(&self, told: Vec<&Stopped>) {
+        let mut kept = told;
+        while !kept.is_empty() {
+            let moves = kept.iter().map(|stopped| stopped.handed(self.broker, None)).collect();
+            match self.metadata.hand_over(moves, oneshot::channel().0).await {
+                Ok(results) => {
+                    let count = results.iter().filter(|result| result.is_ok()).count();
+                    warn!(
+                        count,
+                        "partitions stay, although producers were told otherwise: under a new leader epoch"
+                    );
+                    let mut results = results.into_iter();
+                    // Any other is led by others by now, or gone, or has its new epoch by an entry whose answer was lost.
+                    kept.retain(|_| matches!(results.next(), Some(Err(NotCommitted { .. }))));
+                }
+                Err(error @ (Error::Fenced(_) | Error::Failed(_))) => {
+                    warn!(%error, "partitions that were to be handed over stay here, where none can");
+                    return self.end_with(&kept).await;
+                }
+                Err(error) => {
+                    warn!(%error, "a new leader epoch is needed for what was not handed over; asking again")
+                }
+            }
+            if kept.is_empty() {
+                return;
+            }
+            let pause = async {
+                // What is not committed was on its way with the entry that failed.
+                let _ = self.storage.flush().await;
+                tokio::time::sleep(UNKNOWN_PAUSE).await;
+            };
+            if self.closing.run_until_cancelled(pause).await.is_none() {
+                return self.end_with(&kept).await;
+            }
+        }
+    }
+
+    /// Takes nothing for them any more before this broker is shut down; nor behind that, as what stays would.
+    async fn end_with<S: std::borrow::Borrow<Stopped>>(&self, stopped: &[S]) {
+        self.closing.cancelled().await;
+        let open = stopped.iter().filter_map(|stopped| stopped.borrow().slot.partition.get());
+        open.for_each(|partition| partition.close_left());
     }
 
     /// Whether the partition belongs to another incarnation as of now.
@@ -369,16 +445,7 @@ async fn beside<T>(main: impl Future<Output = T>, other: impl Future<Output = ()
 }
 
 fn handed(stopped: &[Stopped]) -> Vec<Handed> {
-    let handed = |stopped: &Stopped| Handed {
-        topic: stopped.leave.topic,
-        partition: stopped.leave.index as u32,
-        to: stopped.leave.to,
-        log_end: stopped.ends.log,
-        checkpoint_end: stopped.ends.checkpoints,
-        leader_epoch: Some(stopped.leader_epoch),
-        note: stopped.note,
-    };
-    stopped.iter().map(handed).collect()
+    stopped.iter().map(|stopped| stopped.handed(stopped.leave.to, stopped.note)).collect()
 }
 
 #[cfg(test)]

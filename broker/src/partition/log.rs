@@ -96,9 +96,9 @@ enum Standing {
 pub struct Leaving {
     /// Cancelled when it is decided whether it goes or stays.
     pub decided: CancellationToken,
-    /// Cancelled then, or a little earlier: when it is all but certain that it goes.
+    /// Cancelled then, or a little earlier: when it is about to go.
     pub told: CancellationToken,
-    /// Who leads next, once that is all but certain.
+    /// Who leads next, once it is about to go.
     next: Option<u32>,
 }
 
@@ -525,7 +525,7 @@ impl Partition {
         }
     }
 
-    /// It is all but certain that `next` leads from now on: clients are told so.
+    /// `next` leads in a moment: clients are told so.
     pub(super) fn tell_next(&self, next: u32) {
         let mut core = self.core.lock();
         if let Standing::Leaving(leaving) = &mut core.standing {
@@ -534,6 +534,11 @@ impl Partition {
             drop(core);
             told.cancel();
         }
+    }
+
+    /// Whether clients were told who leads next.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self.core.lock().standing, Standing::Leaving(Leaving { next: Some(_), .. }))
     }
 
     /// Whether this broker still leads the partition, under the same leader epoch.

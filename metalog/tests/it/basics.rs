@@ -202,9 +202,23 @@ async fn a_proposer_is_told_early_what_its_entry_will_have_done() {
     let (answer, (outcome, after, known)) =
         futures::future::join(replica.propose_early(command(0, 1), early), told).await;
     assert_eq!(answer.unwrap().outcome, outcome);
-    assert_eq!((after, known), (LATE, 1), "as soon as it is created, and before it is believed");
+    assert_eq!((after, known), (Duration::ZERO, 1), "as soon as it is sent, and before it is believed");
     assert_eq!(began.elapsed(), LATE * 2);
     replica.close().await;
+}
+
+/// Two that write in turn: neither waits for more than its own requests.
+#[tokio::test(start_paused = true)]
+async fn the_loser_of_a_race_tries_the_next_number_at_once() {
+    let store: Arc<dyn ObjectStore> = late();
+    let (first, second) = (open(&store, Config::default()).await, open(&store, Config::default()).await);
+    first.propose(command(0, 0)).await.unwrap();
+    let began = tokio::time::Instant::now();
+    // The second still believes that entry 1 is the next.
+    assert_eq!(second.propose(command(1, 0)).await.unwrap().number, 2);
+    assert_eq!(began.elapsed(), LATE * 4, "lost, read who won, created, looked whether it counts");
+    first.close().await;
+    second.close().await;
 }
 
 #[tokio::test(start_paused = true)]

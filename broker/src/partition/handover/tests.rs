@@ -182,6 +182,25 @@ async fn what_is_asked_again_gives_nothing_away_that_came_back() {
     assert_eq!((append(&now).await, one.known(&topic).await.partitions[0].leader), (2, 1));
 }
 
+/// G5: producers believe nothing older than what they were told.
+#[tokio::test]
+async fn what_stays_although_producers_were_told_otherwise_has_a_new_leader_epoch() {
+    let [one, two] = two().await;
+    let topic = one.topic("told", 1).await;
+    let (partition, stopped) = stopped_with_a_record(&one, &topic).await;
+    // Node 1 learns of it when its own entry has lost to this one.
+    two.metadata.set_draining(2, true).await.unwrap();
+    let stopped = [stopped];
+    let refused = one.partitions.give_away(&stopped).await.unwrap();
+    assert!(refused[0].is_err(), "{refused:?}");
+    assert_eq!(partition.current_leader(), Some((2, 1)), "what producers were told");
+    drop(stopped);
+    assert!(matches!(refusal(&partition).await, AppendError::Left), "under the old epoch it takes nothing");
+    let now = one.open(&topic).await;
+    assert_eq!((now.leader_epoch, now.current_leader()), (1, Some((1, 1))));
+    assert_eq!(append(&now).await, 1, "and goes on behind what there was");
+}
+
 #[tokio::test]
 async fn what_did_not_leave_goes_on() {
     let [one, _two] = two().await;
