@@ -604,7 +604,7 @@ impl<M: Machine> Actor<M> {
             return self.reload("it was not renewed for too long").await;
         }
         let (anchor, anchor_nonce) = (self.state.number, self.state.nonce);
-        let verify = began.saturating_sub(self.verified) >= self.log.config.verify_interval;
+        let verify = self.verify_due(began);
         let mut next = found;
         let mut walk = self.log.walk(anchor + 1 + u64::from(next.is_some()));
         loop {
@@ -673,7 +673,7 @@ impl<M: Machine> Actor<M> {
         };
         self.tell_early(&entry, &mut batch);
         let began = self.clock.boottime();
-        match self.log.create(&entry).await {
+        match self.create_beside_polls(&entry).await {
             Ok(Created::Won) => {
                 self.losses = 0;
                 self.won(entry, batch, began).await
@@ -701,12 +701,48 @@ impl<M: Machine> Actor<M> {
         }
     }
 
+    /// A create may take as long as the store lets a request hang, which is longer than a lease. As long as its number is free,
+    /// this view is the tail.
+    async fn create_beside_polls(&mut self, entry: &Entry) -> Result<Created, Error> {
+        let log = self.log.clone();
+        let creating = log.create(entry);
+        tokio::pin!(creating);
+        loop {
+            let (poll_due, clock, verified) = (self.poll_due, self.clock.clone(), self.verified);
+            let polling = async {
+                sleep_until(poll_due).await;
+                let began = clock.boottime();
+                let verify = began.saturating_sub(verified) >= log.config.verify_interval;
+                let free = matches!(log.read(entry.number).await, Ok(None));
+                let is_tail = match log.missing(entry.number, entry.predecessor) {
+                    missing if free && verify => matches!(missing.await, Ok(Missing::Tail)),
+                    _ => free,
+                };
+                (began, verify, is_tail)
+            };
+            let (began, verified, is_tail) = tokio::select! {
+                biased;
+                created = &mut creating => return created,
+                polled = polling => polled,
+            };
+            self.poll_due = Instant::now() + log.config.poll_interval;
+            // Otherwise a number that is free says nothing of the log (L5).
+            if is_tail && !self.is_too_old() {
+                self.verified = if verified { began } else { self.verified };
+                self.renew(began);
+            }
+        }
+    }
+
+    fn verify_due(&self, began: Duration) -> bool {
+        began.saturating_sub(self.verified) >= self.log.config.verify_interval
+    }
+
     /// A race was lost to `other`. Whoever loses for the first time tries the next number at once: the winner makes sure of its
     /// entry first, so a loser that pauses, or reads what may lie behind, loses to it again. With more losers than one that would
     /// only cost everybody requests.
     async fn follow(&mut self, other: Entry) -> Result<(), Error> {
-        let verified = self.clock.boottime().saturating_sub(self.verified) < self.log.config.verify_interval;
-        if self.losses == 1 && verified && !self.is_too_old() {
+        if self.losses == 1 && !self.verify_due(self.clock.boottime()) && !self.is_too_old() {
             return match self.apply(&other) {
                 Ok(_) => Ok(()),
                 Err(Mismatch) => end_if_corrupt(self.reload("the next entry is of another history").await),
