@@ -58,14 +58,16 @@ class Broker:
 
 
 class Load(threading.Thread):
-    """Writes to every partition all the time, and knows when each was last acknowledged for what."""
+    """Writes to partitions all the time, and knows when each was last acknowledged for what."""
 
     def __init__(self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE, debug=None, client=()):
         super().__init__(daemon=True)
         settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 300_000}
         settings.update({"log_level": 7, "debug": debug} if debug else {"log_level": 0})
         self.producer = Producer({**settings, "socket.timeout.ms": timeout_ms, **dict(client)})
-        self.partitions, self.topic, self.pace = partitions, topic, pace
+        self.topic, self.pace = topic, pace
+        # Those that are written to; may be replaced at any time.
+        self.written = range(partitions)
         # For each partition: moments of acknowledgements, with the moment at which the record was given to the client.
         self.acknowledged = [[] for _ in range(partitions)]
         self.failures = []
@@ -82,7 +84,7 @@ class Load(threading.Thread):
 
         while not self.ending:
             given = time.monotonic()
-            for partition in range(self.partitions):
+            for partition in self.written:
                 self.producer.produce(self.topic, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
             while time.monotonic() < given + self.pace:
                 self.producer.poll(max(0, given + self.pace - time.monotonic()))
