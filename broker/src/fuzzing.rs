@@ -497,7 +497,7 @@ pub mod history {
     use crate::metadata::NoteHash;
     use crate::metadata::apply::At;
     use crate::metadata::command::{
-        Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
+        Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, Kept, NewTopic, Reassigned, Registration,
     };
     use crate::metadata::image::{Image, Listener};
 
@@ -622,6 +622,10 @@ pub mod history {
                 by: next,
                 moves: vec![Reassigned { topic: id, partition: 0, target: Some(1) }],
             },
+            Command::KeepLeaderships {
+                by: next,
+                kept: vec![Kept { topic: id, partition: 0, log_end: 12, checkpoint_end: 0, leader_epoch: 0 }],
+            },
             Command::HandOver {
                 by: next,
                 moves: vec![Handed {
@@ -630,7 +634,7 @@ pub mod history {
                     to: 2,
                     log_end: 12,
                     checkpoint_end: 0,
-                    leader_epoch: Some(0),
+                    leader_epoch: Some(2),
                     note: Some(NoteHash::of(b"note")),
                 }],
             },

@@ -522,17 +522,35 @@ impl<M: Machine> Actor<M> {
         match found {
             // It may have been read otherwise meanwhile.
             Some(entry) if entry.number == self.state.number + 1 => {
-                end_if_corrupt(self.catch_up(Some(entry)).await)?;
-                self.stop_scouting();
+                if self.is_believed() {
+                    // What lies behind is for other scouts to find: nothing goes on while it is read here.
+                    self.take(&entry).await?;
+                } else {
+                    end_if_corrupt(self.catch_up(Some(entry)).await)?;
+                }
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
+    /// Whether an entry that follows this view's last one is the log's, without a look at that one (L5).
+    fn is_believed(&self) -> bool {
+        !self.verify_due(self.clock.boottime()) && !self.is_too_old()
+    }
+
+    /// Applies the next entry and reads nothing: it renews nothing either.
+    async fn take(&mut self, entry: &Entry) -> Result<(), Error> {
+        match self.apply(entry) {
+            Ok(_) => Ok(()),
+            Err(Mismatch) => end_if_corrupt(self.reload("the next entry is of another history").await),
+        }
+    }
+
     fn hear(&mut self) {
         if *self.hinted.borrow_and_update() > self.state.number {
-            self.poll_due = Instant::now();
+            // A poll that is due already, and waits for scouts, must not be put off again.
+            self.poll_due = self.poll_due.min(Instant::now());
         }
     }
 
@@ -742,11 +760,8 @@ impl<M: Machine> Actor<M> {
     /// entry first, so a loser that pauses, or reads what may lie behind, loses to it again. With more losers than one that would
     /// only cost everybody requests.
     async fn follow(&mut self, other: Entry) -> Result<(), Error> {
-        if self.losses == 1 && !self.verify_due(self.clock.boottime()) && !self.is_too_old() {
-            return match self.apply(&other) {
-                Ok(_) => Ok(()),
-                Err(Mismatch) => end_if_corrupt(self.reload("the next entry is of another history").await),
-            };
+        if self.losses == 1 && *self.hint.borrow() <= other.number && self.is_believed() {
+            return self.take(&other).await;
         }
         end_if_corrupt(self.catch_up(Some(other)).await)?;
         let pause = self.log.conflict_pause(self.losses);
@@ -806,6 +821,7 @@ impl<M: Machine> Actor<M> {
     fn apply(&mut self, entry: &Entry) -> Result<Step<M::Outcome>, Mismatch> {
         let step = self.state.apply(entry, &self.log.config)?;
         self.publish();
+        self.stop_scouting();
         Ok(step)
     }
 

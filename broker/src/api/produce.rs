@@ -162,7 +162,7 @@ pub async fn enqueue(
     let request = parse(version, body)?;
     let deadline = Instant::now() + request.timeout;
     // Of all its partitions together.
-    let expected_until = deadline.min(Instant::now() + broker.partitions.config().handover.stopped_max);
+    let expected_until = deadline.min(Instant::now() + broker.partitions.config().handover.expected_wait);
     let now_ms = wall_clock_ms();
     let image = broker.metadata.image();
     let mut checked = Vec::with_capacity(request.topics.len());
@@ -403,7 +403,7 @@ impl InFlight {
 /// What to say of a partition that is leaving, or was about to.
 fn not_leader(partition: &Partition, endpoints: &mut Vec<Endpoint>) -> Failure {
     let failure = Failure::from(ResponseError::NotLeaderOrFollower);
-    match partition.current_leader() {
+    match partition.tell_leader() {
         Some((leader, epoch)) if epoch > partition.leader_epoch => {
             add_endpoint(endpoints, &partition.metadata().image(), leader as i32);
             Failure { leader: Some((leader as i32, epoch)), ..failure }

@@ -220,6 +220,7 @@ impl Image {
             Command::SetDraining { by, broker, draining } => self.set_draining(*by, *broker, *draining),
             Command::HandOver { by, moves } => self.hand_over(*by, moves),
             Command::Reassign { by, moves } => self.reassign(*by, moves),
+            Command::KeepLeaderships { by, kept } => self.keep_leaderships(*by, kept),
         }
     }
 

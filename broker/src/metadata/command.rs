@@ -127,6 +127,11 @@ pub enum Command {
         by: Incarnation,
         moves: Vec<Reassigned>,
     },
+    /// The issuer goes on leading partitions, under leader epochs that nobody was told of. Accepted or rejected one by one.
+    KeepLeaderships {
+        by: Incarnation,
+        kept: Vec<Kept>,
+    },
 }
 
 /// What a broker says of itself when it starts.
@@ -210,6 +215,18 @@ pub struct Handed {
     pub note: Option<NoteHash>,
 }
 
+/// A partition that its leader keeps after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub topic: Uuid,
+    pub partition: u32,
+    /// Where its log and its checkpoints end, of which everything must be committed.
+    pub log_end: u64,
+    pub checkpoint_end: u64,
+    /// Under which it led it until now.
+    pub leader_epoch: i32,
+}
+
 /// Where a partition is to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reassigned {
@@ -242,6 +259,7 @@ mod tag {
     pub const REASSIGN: u8 = 20;
     pub const HAND_OVER_OF_EPOCH: u8 = 21;
     pub const REGISTER_WITH_VOLUME: u8 = 22;
+    pub const KEEP_LEADERSHIPS: u8 = 23;
 }
 
 impl Command {
@@ -380,6 +398,18 @@ impl Command {
                     to.option(reassigned.target, |to, target| to.u32(target));
                 }
             }
+            Command::KeepLeaderships { by, kept } => {
+                to.u8(tag::KEEP_LEADERSHIPS);
+                to.incarnation(*by);
+                to.count(kept.len());
+                for kept in kept {
+                    to.uuid(kept.topic);
+                    to.u32(kept.partition);
+                    to.u64(kept.log_end);
+                    to.u64(kept.checkpoint_end);
+                    to.i32(kept.leader_epoch);
+                }
+            }
         }
         to.0
     }
@@ -470,6 +500,18 @@ impl Command {
                     })
                 })?,
             },
+            tag::KEEP_LEADERSHIPS => Command::KeepLeaderships {
+                by: from.incarnation()?,
+                kept: from.list(KEPT_BYTES, |from| {
+                    Ok(Kept {
+                        topic: from.uuid()?,
+                        partition: from.u32()?,
+                        log_end: from.u64()?,
+                        checkpoint_end: from.u64()?,
+                        leader_epoch: from.i32()?,
+                    })
+                })?,
+            },
             _ => return Err(from.malformed("a command of an unknown kind")),
         };
         from.end()?;
@@ -544,6 +586,9 @@ fn read_topic(from: &mut Reader<'_>) -> Result<NewTopic, Malformed> {
 
 /// Topic 16, partition 4, to 4, two ends of 8.
 const HANDED_BYTES_MIN: usize = 40;
+
+/// Topic 16, partition 4, two ends of 8, leader epoch 4.
+const KEPT_BYTES: usize = 40;
 
 /// # Panics
 /// If there is a note and no leader epoch.

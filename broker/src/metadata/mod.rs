@@ -67,7 +67,9 @@ pub use note_hash::NoteHash;
 pub use rider::Riding;
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
-use command::{Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration};
+use command::{
+    Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, Kept, NewTopic, Reassigned, Registration,
+};
 use departed::Departed;
 use image::{BrokerInfo, Config, Listener};
 use lease::{Lease, standing};
@@ -373,18 +375,25 @@ impl Metadata {
         self.expecting.send_if_modified(|known| std::mem::replace(known, expecting) != expecting);
     }
 
-    /// Resolves with the next entry while partitions are expected, or an entry is there that is not known yet; and with `false`
-    /// when that is not so (any more).
-    pub async fn expected(&self, known: &ImageRef) -> bool {
+    /// Resolves with the next entry while partitions are expected, or an entry was said to be there when they were expected last
+    /// that is not known yet; and with `false` when that is not so (any more). Whoever asks again for what came gives the same
+    /// `awaited`: entries that are said to be there later are not waited for.
+    pub async fn expected(&self, known: &ImageRef, awaited: &mut Option<u64>) -> bool {
         let (mut expecting, mut applied) = (self.expecting.subscribe(), self.changed());
-        // Whoever has written the entry says at once that it is there and that nothing is on its way.
         let mut hinted = self.replica.hinted();
         loop {
             if *applied.borrow_and_update() > known.number() {
                 return true;
             }
-            if !*expecting.borrow_and_update() && *hinted.borrow_and_update() <= known.number() {
-                return false;
+            if *expecting.borrow_and_update() {
+                *awaited = None;
+            } else {
+                // Whoever has written the entry says at once that it is there and that nothing is on its way.
+                let hinted = *hinted.borrow_and_update();
+                // One that is not there is forgotten.
+                if hinted.min(*awaited.get_or_insert(hinted)) <= known.number() {
+                    return false;
+                }
             }
             tokio::select! {
                 changed = expecting.changed() => if changed.is_err() { return false },
@@ -580,9 +589,20 @@ impl Metadata {
         early: Early,
     ) -> Result<Vec<Result<(), MoveRejection>>, Error> {
         let by = self.registered()?;
-        let _handing = Handing::begin(&self.handing, &moves);
         let command = Command::HandOver { by, moves };
         moved(self.proposed(self.replica.propose_early(command.encode().into(), early).await)?)
+    }
+
+    /// As long as it is kept, brokers `to` are told that partitions are on their way to them.
+    pub fn handing_to(&self, to: impl IntoIterator<Item = u32>) -> HandingTo<'_> {
+        HandingTo::begin(&self.handing, to.into_iter().collect())
+    }
+
+    /// Goes on leading partitions of this broker under leader epochs that no client was told of (H5). In the order of `kept`,
+    /// which are at most [`MOVES_PER_COMMAND_MAX`].
+    pub async fn keep_leaderships(&self, kept: Vec<Kept>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
+        let by = self.registered()?;
+        moved(self.propose(&Command::KeepLeaderships { by, kept }).await?)
     }
 
     /// Says where partitions are to move, or that they are not to. In the order of `moves`.
@@ -729,24 +749,21 @@ fn moved(outcome: Outcome) -> Result<Vec<Result<(), MoveRejection>>, Error> {
 /// Told what a hand-over will have done, early ([`Metadata::hand_over`]).
 pub type Early = oneshot::Sender<Result<Outcome, Rejection>>;
 
-/// While it lives, the receivers of a hand-over are told that it is on its way.
-struct Handing<'a> {
+/// While it lives, brokers are told that partitions are on their way to them ([`Metadata::handing_to`]).
+#[must_use = "dropping it says that nothing is on its way any more"]
+pub struct HandingTo<'a> {
     all: &'a watch::Sender<BTreeMap<u32, usize>>,
     to: BTreeSet<u32>,
 }
 
-impl<'a> Handing<'a> {
-    fn begin<'m>(
-        all: &'a watch::Sender<BTreeMap<u32, usize>>,
-        moves: impl IntoIterator<Item = &'m Handed>,
-    ) -> Handing<'a> {
-        let to: BTreeSet<u32> = moves.into_iter().map(|handed| handed.to).collect();
+impl<'a> HandingTo<'a> {
+    fn begin(all: &'a watch::Sender<BTreeMap<u32, usize>>, to: BTreeSet<u32>) -> HandingTo<'a> {
         all.send_modify(|all| to.iter().for_each(|to| *all.entry(*to).or_default() += 1));
-        Handing { all, to }
+        HandingTo { all, to }
     }
 }
 
-impl Drop for Handing<'_> {
+impl Drop for HandingTo<'_> {
     fn drop(&mut self) {
         self.all.send_modify(|all| {
             for to in &self.to {

@@ -9,8 +9,8 @@
 //! - **H2** One entry takes it from the one and gives it to the other: there is no moment without an owner, and none with two.
 //! - **H3** It goes to a broker that serves and is not being emptied.
 //! - **H4** Whoever could not hand over keeps the partition, as it was.
-//! - **H5** An owner may hand to itself, whatever it is about to do: nothing changes but the leader epoch. Clients that were told
-//!   of a next leader, and of its epoch, believe nothing older; so whoever keeps the partition after all leads it under a newer one.
+//! - **H5** An owner that keeps a partition after all leads it under a leader epoch beyond the one that the next leader would have
+//!   had: clients that were told of that believe nothing older. Nothing else changes.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use wal::Incarnation;
 
 use super::apply::{Outcome, Rejection};
-use super::command::{Handed, Reassigned};
+use super::command::{Handed, Kept, Reassigned};
 use super::image::{Image, PartitionInfo, Topic};
 
 /// Why one partition of a command was not moved, or not told to.
@@ -88,25 +88,54 @@ impl Image {
 
     fn hand(&mut self, by: Incarnation, handed: &Handed, edit: &mut Edit) -> Result<(), MoveRejection> {
         let partition = edit.partition(self, handed.topic, handed.partition)?;
+        self.check_stopped(by, partition, handed.leader_epoch, [handed.log_end, handed.checkpoint_end])?;
+        let to = self.receiver(handed.to).filter(|to| *to != by);
+        let to = to.ok_or(MoveRejection::NoReceiver(handed.to))?;
+        self.open_partition(partition, to);
+        partition.note = handed.note;
+        Ok(())
+    }
+
+    /// H1.
+    fn check_stopped(
+        &self,
+        by: Incarnation,
+        partition: &PartitionInfo,
+        leader_epoch: Option<i32>,
+        [log_end, checkpoint_end]: [u64; 2],
+    ) -> Result<(), MoveRejection> {
         let owner = self.owner(partition);
         if owner != Some(by) {
             return Err(MoveRejection::NotOwner(owner));
         }
-        if handed.leader_epoch.is_some_and(|epoch| epoch != partition.leader_epoch) {
+        if leader_epoch.is_some_and(|epoch| epoch != partition.leader_epoch) {
             return Err(MoveRejection::OtherEpoch(partition.leader_epoch));
         }
-        let ends = [(partition.log, handed.log_end), (partition.checkpoint, handed.checkpoint_end)];
-        for (stream, end) in ends {
+        for (stream, end) in [(partition.log, log_end), (partition.checkpoint, checkpoint_end)] {
             let committed_end =
                 self.streams.get(&stream).expect("a partition's streams exist (I3)").committed_end;
             if committed_end != end {
                 return Err(MoveRejection::NotCommitted { committed_end, end });
             }
         }
-        let to = if handed.to == by.broker { Some(by) } else { self.receiver(handed.to) };
-        let to = to.ok_or(MoveRejection::NoReceiver(handed.to))?;
-        self.open_partition(partition, to);
-        partition.note = handed.note;
+        Ok(())
+    }
+
+    pub(super) fn keep_leaderships(&mut self, by: Incarnation, kept: &[Kept]) -> Result<Outcome, Rejection> {
+        self.check_live(by)?;
+        let mut edit = Edit::default();
+        let results = kept.iter().map(|kept| self.keep(by, kept, &mut edit)).collect();
+        edit.finish(self);
+        Ok(Outcome::Moved(results))
+    }
+
+    fn keep(&mut self, by: Incarnation, kept: &Kept, edit: &mut Edit) -> Result<(), MoveRejection> {
+        let partition = edit.partition(self, kept.topic, kept.partition)?;
+        self.check_stopped(by, partition, Some(kept.leader_epoch), [kept.log_end, kept.checkpoint_end])?;
+        // Beyond the next leader's (H5).
+        for _ in 0..2 {
+            self.open_partition(partition, by);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::command::{Command, Handed};
 use super::streams::carried_out;
-use super::{Early, Error, Handing, Metadata, MoveRejection, moved};
+use super::{Early, Error, Metadata, MoveRejection, moved};
 
 /// What became of each partition of a hand-over.
 pub type Moved = Result<Vec<Result<(), MoveRejection>>, Error>;
@@ -89,7 +89,6 @@ impl Metadata {
         if riders.is_empty() {
             return self.carry_out(commit).await;
         }
-        let _handing = Handing::begin(&self.handing, riders.iter().flat_map(|rider| &rider.moves));
         let commit: Bytes = commit.encode().into();
         let mut commands = vec![(commit.clone(), None)];
         let mut outcomes = Vec::with_capacity(riders.len());

@@ -22,10 +22,11 @@
 //! - **N3** What lies behind the newest checkpoint of the store is counted across any number of moves, so that the next
 //!   checkpoint comes when it is due.
 //! - **N4** Only what was open at the last leader has a note, and only that is opened before anybody asks.
+//! - **N5** Whoever asks for a partition that has just arrived waits for its note, however early he is: a producer may have waited
+//!   here for the entry ([`Partitions::get_expected`]), and would otherwise read the store before the note is asked for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -233,7 +234,7 @@ impl Partitions {
     pub(super) async fn open_arriving(self: Arc<Self>) {
         let mut changed = self.metadata.changed();
         let mut before = self.metadata.image();
-        self.looked_upto.store(before.number(), Ordering::Release);
+        self.looked_upto.send_replace(before.number());
         loop {
             tokio::select! {
                 () = self.closing.cancelled() => return,
@@ -249,11 +250,11 @@ impl Partitions {
             {
                 for (from, partitions) in arrived(&before, &image, own) {
                     let Some(info) = image.broker(from.broker) else { continue };
-                    let arriving = self.clone().arrive(from, info.listener.clone(), partitions);
+                    let arriving = self.clone().arrive(from, info.listener.clone(), self.gates(partitions));
                     self.tasks.spawn("the opening of partitions that arrive", arriving);
                 }
             }
-            self.looked_upto.store(image.number(), Ordering::Release);
+            self.looked_upto.send_replace(image.number());
             before = image;
         }
     }
@@ -261,23 +262,29 @@ impl Partitions {
     /// The entry up to which it was looked for partitions that have arrived. One that went and came back between two looks is not
     /// seen to arrive: it is opened when somebody asks for it.
     pub fn looked_for_arrivals_upto(&self) -> u64 {
-        self.looked_upto.load(Ordering::Acquire)
+        *self.looked_upto.borrow()
     }
 
-    async fn arrive(
-        self: Arc<Self>,
-        from: Incarnation,
-        listener: Listener,
-        mut all: Vec<(Arc<Topic>, usize, i32)>,
-    ) {
-        // As a request has them; in an image topics are in the order of their names.
-        all.sort_unstable_by_key(|(topic, index, _)| (topic.id, *index));
-        for partitions in all.chunks(ASKED_MAX) {
-            // Whoever asks for one of them meanwhile waits, and finds it open.
-            let gated: Vec<_> =
-                partitions.iter().filter_map(|(topic, index, _)| self.gate(topic, *index)).collect();
-            let asked = |(topic, index, epoch): &(Arc<Topic>, usize, i32)| (topic.id, *index as u32, *epoch);
-            let ask = NotesAsk { to: from, partitions: partitions.iter().map(asked).collect() };
+    /// Resolves once it was looked for what arrived with entry `number` (N5), or is not looked any more.
+    pub(super) async fn looked_for_arrivals_of(&self, number: u64) {
+        let mut looked_upto = self.looked_upto.subscribe();
+        self.closing.run_until_cancelled(looked_upto.wait_for(|looked| *looked >= number)).await;
+    }
+
+    /// The right to open those of them that nobody opens, in the order of a request for notes: in an image topics are in that of
+    /// their names.
+    fn gates(&self, mut arrived: Vec<(Arc<Topic>, usize, i32)>) -> Vec<(Gated, i32)> {
+        arrived.sort_unstable_by_key(|(topic, index, _)| (topic.id, *index));
+        let gated =
+            arrived.iter().filter_map(|(topic, index, epoch)| Some((self.gate(topic, *index)?, *epoch)));
+        gated.collect()
+    }
+
+    async fn arrive(self: Arc<Self>, from: Incarnation, listener: Listener, mut all: Vec<(Gated, i32)>) {
+        while !all.is_empty() {
+            let gated: Vec<_> = all.drain(..all.len().min(ASKED_MAX)).collect();
+            let asked = |((topic, index, ..), epoch): &(Gated, i32)| (topic.id, *index as u32, *epoch);
+            let ask = NotesAsk { to: from, partitions: gated.iter().map(asked).collect() };
             let limit = self.config.handover.note_wait;
             let notes = match tokio::time::timeout(limit, ask_for(&listener, &ask)).await {
                 Ok(Ok(notes)) => notes,
@@ -299,7 +306,7 @@ impl Partitions {
             // Whatever has no note, or one that lies, waits for nobody here.
             let opening: Vec<_> = gated
                 .into_iter()
-                .filter_map(|gated| {
+                .filter_map(|(gated, _)| {
                     let note = notes.remove(&(gated.0.id, gated.1 as u32))?;
                     let info = image.topic(gated.0.id)?.partitions.get(gated.1 as usize)?;
                     let is_right = info.note == Some(note.hash);

@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -52,13 +53,16 @@ use super::log::Ends;
 use super::{CHECKPOINTS_AT_ONCE, Partition, Partitions, Slot};
 use crate::metadata::MoveRejection::NotCommitted;
 use crate::metadata::apply::{Outcome, Rejection};
-use crate::metadata::command::Handed;
+use crate::metadata::command::{Handed, Kept};
 use crate::metadata::image::Image;
 use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
 
 /// How long to wait before it is tried again to learn what became of an entry, or to get a new leader epoch. No option: the log's
 /// own time-outs lie before it.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long what producers were turned away with is known to the next opening of a partition. No option: it bounds memory.
+const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// What was not uploaded when appends stop has to be uploaded while they are stopped: more than this is uploaded once more
 /// before, if there is time. No option: it is what an object store takes in about the time of a request.
@@ -80,6 +84,8 @@ pub struct Limits {
     pub note_wait: Duration,
     /// What those may take in memory, bytes. Default 32 MiB.
     pub notes_bytes_max: usize,
+    /// How long a request that is there too early waits for the partition to arrive. Default 1 s.
+    pub expected_wait: Duration,
 }
 
 impl Default for Limits {
@@ -90,6 +96,7 @@ impl Default for Limits {
             prepare_max: Duration::from_secs(30),
             note_wait: Duration::from_millis(250),
             notes_bytes_max: 32 << 20,
+            expected_wait: Duration::from_secs(1),
         }
     }
 }
@@ -133,35 +140,88 @@ struct Stopped {
     /// Of what the next leader will be told of it.
     note: Option<NoteHash>,
     /// Of one that is not open: nobody opens it meanwhile.
-    _gate: Option<OwnedMutexGuard<()>>,
+    gate: Option<OwnedMutexGuard<()>>,
 }
 
 impl Stopped {
-    /// Whether producers were told who leads it next.
-    fn is_told(&self) -> bool {
-        self.slot.partition.get().is_some_and(|partition| partition.is_told())
-    }
-
-    fn handed(&self, to: u32, note: Option<NoteHash>) -> Handed {
+    fn handed(&self) -> Handed {
         Handed {
             topic: self.leave.topic,
             partition: self.leave.index as u32,
-            to,
+            to: self.leave.to,
             log_end: self.ends.log,
             checkpoint_end: self.ends.checkpoints,
             leader_epoch: Some(self.leader_epoch),
-            note,
+            note: self.note,
         }
+    }
+
+    fn kept(&self) -> Kept {
+        Kept {
+            topic: self.leave.topic,
+            partition: self.leave.index as u32,
+            log_end: self.ends.log,
+            checkpoint_end: self.ends.checkpoints,
+            leader_epoch: self.leader_epoch,
+        }
+    }
+
+    /// It goes on here, unless it has left after all, perhaps even come back: as another, of a later epoch. `false` if producers
+    /// were told that it goes: then it takes nothing under this epoch (G5).
+    fn goes_on(&mut self) -> bool {
+        let goes_on = match self.slot.partition.get() {
+            Some(partition) if partition.is_led() => partition.stay(),
+            Some(partition) => {
+                partition.close_left();
+                true
+            }
+            None => true,
+        };
+        if goes_on {
+            self.gate = None;
+        }
+        goes_on
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // One whose outcome was not known may have left after all, and even come back: as another, of a later epoch.
-        match self.slot.partition.get() {
-            Some(partition) if partition.is_led() => partition.stay(),
-            Some(partition) => partition.close_left(),
-            None => {}
+        if !self.goes_on()
+            && let Some(partition) = self.slot.partition.get()
+        {
+            partition.close_left();
+        }
+    }
+}
+
+/// Partitions that stay here under a new leader epoch, as they were under the old one: those whose next opening has something to
+/// take over. For a time: whoever was turned away comes back at once, or not at all.
+#[derive(Debug, Default)]
+pub(super) struct KeptHere(Mutex<Vec<(Instant, Arc<Partition>)>>);
+
+impl KeptHere {
+    fn add(&self, partition: Arc<Partition>) {
+        let mut kept = self.0.lock();
+        kept.retain(|(since, other)| {
+            let same = other.topic_id == partition.topic_id && other.index == partition.index;
+            !same && since.elapsed() < KEPT_FOR
+        });
+        kept.push((Instant::now(), partition));
+    }
+
+    /// `opened` is what everybody finds from now on.
+    pub fn take_over(&self, opened: &Partition) {
+        let mut kept = self.0.lock();
+        let at = kept.iter().position(|(_, was)| {
+            was.topic_id == opened.topic_id
+                && was.index == opened.index
+                && was.leader_epoch < opened.leader_epoch
+        });
+        if let Some(at) = at {
+            let (_, was) = kept.swap_remove(at);
+            drop(kept);
+            was.close_left();
+            opened.know_turned_away(&was);
         }
     }
 }
@@ -191,8 +251,12 @@ impl Partitions {
         }
         self.prepare(&going).await?;
         let began = Instant::now();
-        let stopped = self.stop(going, &mut done).await;
-        let results = self.give_away(&stopped).await?;
+        // From before anybody is told: some are there as soon as they are.
+        let handing = self.metadata.handing_to(going.iter().map(|leave| leave.to));
+        let mut stopped = self.stop(going, &mut done).await;
+        let results = self.give_away(&mut stopped).await;
+        drop(handing);
+        let results = results?;
         for (stopped, result) in stopped.into_iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -272,7 +336,7 @@ impl Partitions {
             let note = partition.note();
             let hash = note.hash;
             self.notes.keep(asked, note, self.config.handover.notes_bytes_max);
-            return Some(Stopped { leave, slot, ends, leader_epoch: asked.2, note: Some(hash), _gate: None });
+            return Some(Stopped { leave, slot, ends, leader_epoch: asked.2, note: Some(hash), gate: None });
         }
         // It may have left, or been closed, during the wait.
         if !self.holds(leave.topic, leave.index, &slot) {
@@ -286,15 +350,16 @@ impl Partitions {
             (self.storage.uncommitted_bytes(stream, committed_end) == 0).then_some(committed_end)
         };
         let ends = Ends { log: end(info.log)?, checkpoints: end(info.checkpoint)? };
-        Some(Stopped { leave, slot, ends, leader_epoch: info.leader_epoch, note: None, _gate: Some(gate) })
+        Some(Stopped { leave, slot, ends, leader_epoch: info.leader_epoch, note: None, gate: Some(gate) })
     }
 
-    /// In the order of `stopped`; what stays can go on when it is dropped (G5).
-    async fn give_away(&self, stopped: &[Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
+    /// In the order of `stopped`. What stays goes on, or is led under a new epoch (G5).
+    async fn give_away(&self, stopped: &mut [Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
         let results = self.finish(stopped).await;
         let stays = |at: usize| results.as_ref().map_or(true, |results| results[at].is_err());
-        let told = |(at, stopped): &(usize, &Stopped)| stays(*at) && stopped.is_told();
-        self.keep(stopped.iter().enumerate().filter(told).map(|(_, stopped)| stopped).collect()).await;
+        let staying = stopped.iter_mut().enumerate().filter(|(at, _)| stays(*at)).map(|(_, stopped)| stopped);
+        let told: Vec<&mut Stopped> = staying.filter_map(|one| (!one.goes_on()).then_some(one)).collect();
+        self.keep(told.into_iter().map(|one| &*one).collect()).await;
         results
     }
 
@@ -355,9 +420,9 @@ impl Partitions {
                     warn!(%error, "a hand-over may have been applied, and the metadata log does not answer");
                 }
                 Err(error @ (Error::Fenced(_) | Error::Failed(_))) if unknown => {
-                    // This process ends; it must not take anything before it does: not before nobody is served any more.
+                    // This process ends; it must not take anything before it does.
                     warn!(%error, "a hand-over may have been applied, and this broker cannot go on");
-                    self.end_with(stopped).await;
+                    end_with(stopped);
                     return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),
@@ -366,13 +431,15 @@ impl Partitions {
         }
     }
 
-    /// Has the partitions, which stay although producers were told otherwise, led under a new epoch: then they are opened anew,
-    /// and found (G5). Returns once that is so, or none of this broker's business any more.
+    /// Has partitions, which stay although producers were told otherwise, led under a new epoch: then they are opened anew, and
+    /// found (G5). Returns once that is so, or none of this broker's business any more.
     async fn keep(&self, told: Vec<&Stopped>) {
-        let mut kept = told;
-        while !kept.is_empty() {
-            let moves = kept.iter().map(|stopped| stopped.handed(self.broker, None)).collect();
-            match self.metadata.hand_over(moves, oneshot::channel().0).await {
+        let mut left = told;
+        left.iter()
+            .filter_map(|stopped| stopped.slot.partition.get())
+            .for_each(|told| self.kept.add(told.clone()));
+        while !left.is_empty() {
+            match self.metadata.keep_leaderships(left.iter().map(|stopped| stopped.kept()).collect()).await {
                 Ok(results) => {
                     let count = results.iter().filter(|result| result.is_ok()).count();
                     warn!(
@@ -381,35 +448,23 @@ impl Partitions {
                     );
                     let mut results = results.into_iter();
                     // Any other is led by others by now, or gone, or has its new epoch by an entry whose answer was lost.
-                    kept.retain(|_| matches!(results.next(), Some(Err(NotCommitted { .. }))));
+                    left.retain(|_| matches!(results.next(), Some(Err(NotCommitted { .. }))));
                 }
                 Err(error @ (Error::Fenced(_) | Error::Failed(_))) => {
-                    warn!(%error, "partitions that were to be handed over stay here, where none can");
-                    return self.end_with(&kept).await;
+                    warn!(%error, "partitions that were to be handed over stay, and this broker cannot go on");
+                    return end_with(left);
                 }
                 Err(error) => {
                     warn!(%error, "a new leader epoch is needed for what was not handed over; asking again")
                 }
             }
-            if kept.is_empty() {
+            if left.is_empty() {
                 return;
             }
-            let pause = async {
-                // What is not committed was on its way with the entry that failed.
-                let _ = self.storage.flush().await;
-                tokio::time::sleep(UNKNOWN_PAUSE).await;
-            };
-            if self.closing.run_until_cancelled(pause).await.is_none() {
-                return self.end_with(&kept).await;
+            if self.closing.run_until_cancelled(tokio::time::sleep(UNKNOWN_PAUSE)).await.is_none() {
+                return end_with(left);
             }
         }
-    }
-
-    /// Takes nothing for them any more before this broker is shut down; nor behind that, as what stays would.
-    async fn end_with<S: std::borrow::Borrow<Stopped>>(&self, stopped: &[S]) {
-        self.closing.cancelled().await;
-        let open = stopped.iter().filter_map(|stopped| stopped.borrow().slot.partition.get());
-        open.for_each(|partition| partition.close_left());
     }
 
     /// Whether the partition belongs to another incarnation as of now.
@@ -419,6 +474,12 @@ impl Partitions {
         let info = image.topic(stopped.leave.topic).and_then(|topic| topic.partitions.get(index));
         info.is_some_and(|info| image.owner(info) != self.metadata.incarnation())
     }
+}
+
+/// This process ends, and takes nothing for them any more.
+fn end_with<'a>(stopped: impl IntoIterator<Item = &'a Stopped>) {
+    let open = stopped.into_iter().filter_map(|stopped| stopped.slot.partition.get());
+    open.for_each(|partition| partition.close_left());
 }
 
 /// Clients may be told of whatever will have gone.
@@ -445,7 +506,7 @@ async fn beside<T>(main: impl Future<Output = T>, other: impl Future<Output = ()
 }
 
 fn handed(stopped: &[Stopped]) -> Vec<Handed> {
-    stopped.iter().map(|stopped| stopped.handed(stopped.leave.to, stopped.note)).collect()
+    stopped.iter().map(Stopped::handed).collect()
 }
 
 #[cfg(test)]

@@ -100,12 +100,14 @@ pub struct Leaving {
     pub told: CancellationToken,
     /// Who leads next, once it is about to go.
     next: Option<u32>,
+    /// Whether a client was told of that.
+    heard: bool,
 }
 
 impl Leaving {
     pub(super) fn new() -> Leaving {
         let decided = CancellationToken::new();
-        Leaving { told: decided.child_token(), decided, next: None }
+        Leaving { told: decided.child_token(), decided, next: None, heard: false }
     }
 }
 
@@ -514,15 +516,25 @@ impl Partition {
         self.core.lock().bytes_since_checkpoint
     }
 
-    /// It was not handed over: everything goes on.
-    pub(super) fn stay(&self) {
+    /// It was not handed over: everything goes on. `false` if it cannot, since a client was told otherwise.
+    pub(super) fn stay(&self) -> bool {
         let mut core = self.core.lock();
         if let Standing::Leaving(leaving) = &core.standing {
+            if leaving.heard {
+                return false;
+            }
             let decided = leaving.decided.clone();
             core.standing = Standing::Open;
             drop(core);
             decided.cancel();
         }
+        true
+    }
+
+    /// Takes over what `was`, which is closed, knows of producers that it turned away (P4 of [`State`]).
+    pub(super) fn know_turned_away(&self, was: &Partition) {
+        let turned_away = was.core.lock().state.take_turned_away();
+        self.core.lock().state.know_turned_away(turned_away);
     }
 
     /// `next` leads in a moment: clients are told so.
@@ -534,11 +546,6 @@ impl Partition {
             drop(core);
             told.cancel();
         }
-    }
-
-    /// Whether clients were told who leads next.
-    pub(super) fn is_told(&self) -> bool {
-        matches!(self.core.lock().standing, Standing::Leaving(Leaving { next: Some(_), .. }))
     }
 
     /// Whether this broker still leads the partition, under the same leader epoch.
@@ -563,10 +570,11 @@ impl Partition {
             .all(|stream| image.stream(stream.id()).is_none_or(|known| known.committed_end >= stream.next()))
     }
 
-    /// Who leads the partition and under which epoch, as clients may be told.
-    pub fn current_leader(&self) -> Option<(u32, i32)> {
-        if let Standing::Leaving(Leaving { next: Some(next), .. }) = self.core.lock().standing {
-            return Some((next, self.leader_epoch + 1));
+    /// Who leads the partition and under which epoch, as clients are told then: it cannot be taken back.
+    pub fn tell_leader(&self) -> Option<(u32, i32)> {
+        if let Standing::Leaving(Leaving { next: Some(next), heard, .. }) = &mut self.core.lock().standing {
+            *heard = true;
+            return Some((*next, self.leader_epoch + 1));
         }
         let image = self.metadata.image();
         let info = *image.topic(self.topic_id)?.partitions.get(usize::try_from(self.index).ok()?)?;

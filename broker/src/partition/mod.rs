@@ -39,7 +39,6 @@ pub(crate) mod testing;
 pub mod validate;
 pub mod waiters;
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use s3stream::Storage;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -154,7 +153,9 @@ pub struct Partitions {
     closing: CancellationToken,
     notes: arrival::Notes,
     /// The entry up to which it was looked for partitions that arrived.
-    looked_upto: AtomicU64,
+    looked_upto: watch::Sender<u64>,
+    /// Partitions that stay although producers were told otherwise, until they are opened anew (G5 of [`handover`]).
+    kept: handover::KeptHere,
 }
 
 impl Partitions {
@@ -169,7 +170,8 @@ impl Partitions {
             tasks: Tasks::default(),
             closing: CancellationToken::new(),
             notes: arrival::Notes::default(),
-            looked_upto: AtomicU64::new(0),
+            looked_upto: watch::Sender::new(0),
+            kept: handover::KeptHere::default(),
         });
         partitions.tasks.keep("the closing of partitions that went", partitions.clone().close_deleted());
         partitions.tasks.keep("the opening of partitions that arrive", partitions.clone().open_arriving());
@@ -200,7 +202,8 @@ impl Partitions {
 
     /// The same; but of what another broker leads, and may be handing over at this moment, not before that has come or is not
     /// expected any more: clients are told who leads next a little before that one knows. It is not waited for beyond
-    /// `until`: a broker that says that it is handing something over, and then nothing more, must not hold a request up.
+    /// `until`: a broker that says that it is handing something over, and then nothing more, must not hold a request up, and all
+    /// behind it on its connection.
     pub async fn get_expected(
         &self,
         topic: &Topic,
@@ -216,10 +219,13 @@ impl Partitions {
     }
 
     async fn get_when_expected(&self, topic: Uuid, index: i32) -> Result<Arc<Partition>, GetError> {
+        let mut awaited = None;
         loop {
             let image = self.metadata.image();
             let got = self.get(image.topic(topic).ok_or(GetError::Unknown)?, index).await;
-            if !matches!(got, Err(GetError::NotLeader { .. })) || !self.metadata.expected(&image).await {
+            if !matches!(got, Err(GetError::NotLeader { .. }))
+                || !self.metadata.expected(&image, &mut awaited).await
+            {
                 return got;
             }
         }
@@ -236,6 +242,7 @@ impl Partitions {
     }
 
     async fn open(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
+        self.looked_for_arrivals_of(self.metadata.image().number()).await;
         let (slot, gate) = loop {
             let slot = self.open.lock().entry((topic.id, index)).or_default().clone();
             let gate = slot.gate.clone().lock_owned().await;
@@ -272,6 +279,7 @@ impl Partitions {
         let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
         let internal = topic_name::is_internal(&topic.name);
         let opened = Partition::open(&around, topic.id, index, info, internal, note).await;
+        let opened = opened.inspect(|partition| self.kept.take_over(partition));
         match opened.map(|partition| slot.partition.get_or_init(|| Arc::new(partition))) {
             Ok(partition) => {
                 if !self.holds(topic.id, index, slot) {

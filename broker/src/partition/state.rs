@@ -176,6 +176,17 @@ impl State {
         }
     }
 
+    /// Gives away what it knows of producers that were turned away, to whoever goes on with the log in this process.
+    pub fn take_turned_away(&mut self) -> BTreeMap<i64, (i16, i32)> {
+        std::mem::take(&mut self.turned_away)
+    }
+
+    /// Of producers that are known only from there.
+    pub fn know_turned_away(&mut self, turned_away: BTreeMap<i64, (i16, i32)>) {
+        let news = turned_away.into_iter().filter(|(id, _)| !self.producers.contains_key(id));
+        self.turned_away.extend(news);
+    }
+
     /// Takes note that `batch` got the offsets from the log's end on. Its base offset is not looked at.
     pub fn appended(&mut self, now_ms: i64, batch: &BatchHeader) {
         let base_offset = self.log_end;

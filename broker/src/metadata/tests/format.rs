@@ -146,6 +146,13 @@ fn commands() -> Vec<(&'static str, Command)> {
             "reassign",
             Command::Reassign { by, moves: vec![Reassigned { topic: id, partition: 1, target: Some(2) }] },
         ),
+        (
+            "keep-leaderships",
+            Command::KeepLeaderships {
+                by,
+                kept: vec![Kept { topic: id, partition: 1, log_end: 3, checkpoint_end: 4, leader_epoch: 5 }],
+            },
+        ),
     ]
 }
 

@@ -21,7 +21,7 @@ use wal::{Incarnation, Position};
 
 use super::apply::{At, Outcome, Registered, Rejection};
 use super::command::{
-    Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, NewTopic, Reassigned, Registration,
+    Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, Kept, NewTopic, Reassigned, Registration,
 };
 use super::image::{Config, Image, Listener, Topic};
 use super::note_hash::NoteHash;

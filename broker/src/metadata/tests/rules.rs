@@ -101,6 +101,7 @@ fn commands_of_a_fenced_incarnation_are_rejected() {
         Command::SetDraining { by: old, broker: 1, draining: true },
         Command::HandOver { by: old, moves: Vec::new() },
         Command::Reassign { by: old, moves: Vec::new() },
+        Command::KeepLeaderships { by: old, kept: Vec::new() },
     ];
     for command in fenced {
         let before = log.image.encode();

@@ -1,7 +1,10 @@
 //! G3, and what is at the edges of a hand-over: openings, closings, and answers that are lost.
 
+use super::super::batch::BatchHeader;
 use super::super::nodes::{Node, append, leave, two};
 use super::super::open::Surroundings;
+use super::super::state::Refused;
+use super::super::validate::Checked;
 use super::super::{AppendError, GetError, testing};
 use super::*;
 use crate::metadata::image::Topic;
@@ -182,23 +185,56 @@ async fn what_is_asked_again_gives_nothing_away_that_came_back() {
     assert_eq!((append(&now).await, one.known(&topic).await.partitions[0].leader), (2, 1));
 }
 
+/// A batch of one record of an idempotent producer.
+fn of_producer(sequence: i32) -> Checked {
+    let bytes = testing::batch(1, |spec| {
+        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (7, 0, sequence)
+    });
+    Checked { header: BatchHeader::parse(&bytes).unwrap(), bytes }
+}
+
+async fn appended(node: &Node, partition: &Arc<Partition>, sequence: i32) -> Result<u64, AppendError> {
+    let checked = of_producer(sequence);
+    let admission = node.storage.admit(checked.bytes.len()).await.unwrap();
+    partition.append(0, checked, admission).map(|appended| appended.base_offset)
+}
+
 /// G5: producers believe nothing older than what they were told.
 #[tokio::test]
 async fn what_stays_although_producers_were_told_otherwise_has_a_new_leader_epoch() {
     let [one, two] = two().await;
     let topic = one.topic("told", 1).await;
     let (partition, stopped) = stopped_with_a_record(&one, &topic).await;
-    // Node 1 learns of it when its own entry has lost to this one.
     two.metadata.set_draining(2, true).await.unwrap();
-    let stopped = [stopped];
-    let refused = one.partitions.give_away(&stopped).await.unwrap();
+    partition.tell_next(2);
+    assert_eq!(partition.tell_leader(), Some((2, 1)), "what producers are told");
+    assert!(matches!(appended(&one, &partition, 0).await, Err(AppendError::Leaving { .. })));
+    let mut stopped = [stopped];
+    let refused = one.partitions.give_away(&mut stopped).await.unwrap();
     assert!(refused[0].is_err(), "{refused:?}");
-    assert_eq!(partition.current_leader(), Some((2, 1)), "what producers were told");
     drop(stopped);
     assert!(matches!(refusal(&partition).await, AppendError::Left), "under the old epoch it takes nothing");
     let now = one.open(&topic).await;
-    assert_eq!((now.leader_epoch, now.current_leader()), (1, Some((1, 1))));
-    assert_eq!(append(&now).await, 1, "and goes on behind what there was");
+    assert_eq!((now.leader_epoch, now.tell_leader()), (2, Some((1, 2))));
+    // What is sent behind a batch that was turned away is not taken for its producer's first, as ever (P4).
+    let early = appended(&one, &now, 1).await;
+    assert!(matches!(early, Err(AppendError::Refused(Refused::OutOfOrder { .. }))), "{early:?}");
+    assert_eq!(appended(&one, &now, 0).await.unwrap(), 1, "and it goes on behind what there was");
+}
+
+/// The same where nobody was there to be told: it goes on as it was, and nobody notices.
+#[tokio::test]
+async fn what_stays_and_nobody_was_told_of_goes_on_as_it_was() {
+    let [one, two] = two().await;
+    let topic = one.topic("untold", 1).await;
+    let (partition, stopped) = stopped_with_a_record(&one, &topic).await;
+    // Node 1 learns of it when its own entry has lost to this one.
+    two.metadata.set_draining(2, true).await.unwrap();
+    let mut stopped = [stopped];
+    let refused = one.partitions.give_away(&mut stopped).await.unwrap();
+    assert!(refused[0].is_err(), "{refused:?}");
+    assert_eq!((append(&partition).await, partition.leader_epoch), (1, 0));
+    assert!(Arc::ptr_eq(&partition, &one.open(&topic).await));
 }
 
 #[tokio::test]
@@ -229,7 +265,10 @@ async fn an_entry_that_is_said_to_be_there_is_waited_for_as_one_that_is_expected
     let [one, two] = two().await;
     two.metadata.refresh().await.unwrap();
     let known = two.metadata.image();
-    let expected = async || tokio::time::timeout(LONG, two.metadata.expected(&known)).await.expect("it ends");
+    let expected = async || {
+        let mut awaited = None;
+        tokio::time::timeout(LONG, two.metadata.expected(&known, &mut awaited)).await.expect("it ends")
+    };
     assert!(!expected().await, "nobody says anything");
     two.metadata.hint(known.number() + 1);
     assert!(!expected().await, "it is not there: that is found out");
