@@ -23,6 +23,8 @@ BROKERS = 3
 PACE = 0.05
 # Far beyond anything that works.
 DEADLINE = 120
+# Between two looks for acknowledgements where there are several producers: they are seen so much later.
+POLLS = 0.002
 
 
 def free_port():
@@ -60,11 +62,15 @@ class Broker:
 class Load(threading.Thread):
     """Writes to partitions all the time, and knows when each was last acknowledged for what."""
 
-    def __init__(self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE, debug=None, client=()):
+    def __init__(
+        self, bootstrap, partitions, timeout_ms=60_000, topic=TOPIC, pace=PACE, debug=None, client=(), producers=1
+    ):
         super().__init__(daemon=True)
         settings = {"bootstrap.servers": bootstrap, "enable.idempotence": True, "message.timeout.ms": 300_000}
         settings.update({"log_level": 7, "debug": debug} if debug else {"log_level": 0})
-        self.producer = Producer({**settings, "socket.timeout.ms": timeout_ms, **dict(client)})
+        settings.update({"socket.timeout.ms": timeout_ms, **dict(client)})
+        # Partitions are dealt out to them in turn.
+        self.producers = [Producer(settings) for _ in range(producers)]
         self.topic, self.pace = topic, pace
         # Those that are written to; may be replaced at any time.
         self.written = range(partitions)
@@ -85,9 +91,16 @@ class Load(threading.Thread):
         while not self.ending:
             given = time.monotonic()
             for partition in self.written:
-                self.producer.produce(self.topic, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
-            while time.monotonic() < given + self.pace:
-                self.producer.poll(max(0, given + self.pace - time.monotonic()))
+                producer = self.producers[partition % len(self.producers)]
+                producer.produce(self.topic, value=b"x" * 100, partition=partition, on_delivery=reported(partition, given))
+            while (left := given + self.pace - time.monotonic()) > 0:
+                for producer in self.producers[1:]:
+                    producer.poll(0)
+                self.producers[0].poll(left if len(self.producers) == 1 else min(left, POLLS))
+
+    def flush(self):
+        """Returns how many records were never acknowledged."""
+        return sum(producer.flush(DEADLINE) for producer in self.producers)
 
     def first_after(self, partition, moment):
         """Seconds from `moment` to the first acknowledgement of what was given after it; None if there is none yet."""
@@ -224,7 +237,7 @@ def measure(options, place, children):
         wait_until("all brokers serve again", lambda: serving(admin) == BROKERS)
     load.ending = True
     load.join()
-    unfinished = load.producer.flush(DEADLINE)
+    unfinished = load.flush()
     records = sum(len(acknowledged) for acknowledged in load.acknowledged)
     verdict = {"bench": "failover", "signal": options.signal, "wal": options.wal, "rounds": options.rounds}
     verdict.update(delay_ms=options.delay_ms, before_s=options.before_s, partitions=options.partitions, taken=summary(all_taken))

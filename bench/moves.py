@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--drain", type=int, default=1000)
     parser.add_argument("--wal", choices=["object", "block"], default="object")
     parser.add_argument("--partitions", type=int, default=12)
+    parser.add_argument("--producers", type=int, default=12)
     parser.add_argument("--delay-ms", default="20-100")
     parser.add_argument("--ottla", default="target/release/ottla")
     parser.add_argument("--keep", help="where logs go; a directory that is deleted otherwise")
@@ -37,6 +38,7 @@ def main():
 
 def say(kind, options, load, **figures):
     asked = {"bench": "moves", "kind": kind, "wal": options.wal, "delay_ms": options.delay_ms}
+    asked["producers"] = len(load.producers)
     records = sum(len(acknowledged) for acknowledged in load.acknowledged)
     print(json.dumps({**asked, **figures, "records": records, "failed": len(load.failures)}), flush=True)
 
@@ -67,7 +69,7 @@ def measure(options, place, children):
     brokers, bootstrap, admin = cluster(options, place, children)
     mover = KafkaAdminClient(bootstrap_servers=bootstrap)
     admin.create_topics([NewTopic(TOPIC, options.partitions, 1)])[TOPIC].result(DEADLINE)
-    load = Load(bootstrap, options.partitions, topic=TOPIC, pace=PACE)
+    load = Load(bootstrap, options.partitions, topic=TOPIC, pace=PACE, producers=options.producers)
     load.start()
     everybody = range(options.partitions)
     for group in dict.fromkeys([1, options.group]):
@@ -89,7 +91,7 @@ def measure(options, place, children):
 def end(load):
     load.ending = True
     load.join()
-    unfinished = load.producer.flush(DEADLINE)
+    unfinished = load.flush()
     assert unfinished == 0, f"{unfinished} records were never acknowledged"
 
 
