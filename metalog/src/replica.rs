@@ -691,7 +691,7 @@ impl<M: Machine> Actor<M> {
         };
         self.tell_early(&entry, &mut batch);
         let began = self.clock.boottime();
-        match self.create_beside_polls(&entry).await {
+        match self.log.create(&entry).await {
             Ok(Created::Won) => {
                 self.losses = 0;
                 self.won(entry, batch, began).await
@@ -715,39 +715,6 @@ impl<M: Machine> Actor<M> {
             Err(error) => {
                 fail(batch, &unknown(&error));
                 end_if_corrupt(Err(error))
-            }
-        }
-    }
-
-    /// A create may take as long as the store lets a request hang, which is longer than a lease. As long as its number is free,
-    /// this view is the tail.
-    async fn create_beside_polls(&mut self, entry: &Entry) -> Result<Created, Error> {
-        let log = self.log.clone();
-        let creating = log.create(entry);
-        tokio::pin!(creating);
-        loop {
-            let (poll_due, clock, verified) = (self.poll_due, self.clock.clone(), self.verified);
-            let polling = async {
-                sleep_until(poll_due).await;
-                let began = clock.boottime();
-                let verify = began.saturating_sub(verified) >= log.config.verify_interval;
-                let free = matches!(log.read(entry.number).await, Ok(None));
-                let is_tail = match log.missing(entry.number, entry.predecessor) {
-                    missing if free && verify => matches!(missing.await, Ok(Missing::Tail)),
-                    _ => free,
-                };
-                (began, verify, is_tail)
-            };
-            let (began, verified, is_tail) = tokio::select! {
-                biased;
-                created = &mut creating => return created,
-                polled = polling => polled,
-            };
-            self.poll_due = Instant::now() + log.config.poll_interval;
-            // Otherwise a number that is free says nothing of the log (L5).
-            if is_tail && !self.is_too_old() {
-                self.verified = if verified { began } else { self.verified };
-                self.renew(began);
             }
         }
     }
