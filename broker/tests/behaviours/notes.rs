@@ -318,3 +318,30 @@ async fn partitions_of_many_topics_arrive_with_their_notes() {
     until(|| open(0) && open(1)).await;
     cluster.stop().await;
 }
+
+/// N5: whoever is there before the partition, and asks in the moment in which its entry is known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_before_a_partition_has_arrived_gets_it_with_its_note() {
+    let mut options = Options::default();
+    options.partitions.handover.note_wait = Duration::from_secs(60);
+    let cluster = Cluster::with(2, options).await;
+    let topic = cluster.topic("early", &[1]).await;
+    write(&cluster, &mut None, &topic, 0, &batch(-1, -1)).await;
+    for to in [2, 1, 2, 1, 2, 1, 2, 1] {
+        let next = cluster.broker(to).broker.clone();
+        let topic_id = topic.id;
+        let asking = tokio::spawn(async move {
+            loop {
+                let image = next.metadata.image();
+                if let Ok(partition) = next.partitions.get(image.topic(topic_id).unwrap(), 0).await {
+                    return partition;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        move_to(&cluster, &topic, to).await;
+        let partition = within(asking).await.unwrap();
+        assert_eq!(partition.replayed_bytes(), 0, "opened by its note");
+    }
+    cluster.stop().await;
+}
