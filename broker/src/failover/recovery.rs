@@ -119,11 +119,26 @@ impl Recoverer {
         // What is known of its machine is what its id registered last.
         let machine =
             image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);
-        let Opened { medium, exclusive } = self.media.left(of, &uri, machine).await?;
+        // A command that moves a volume takes its time: it is ended where others need it no more, and may use what it would take.
+        let Opened { medium, exclusive } = tokio::select! {
+            opened = self.media.left(of, &uri, machine) => opened?,
+            () = self.recovered_elsewhere(of) => return Ok(Recovered::Elsewhere),
+        };
         if !exclusive && !host::planted("no-lease-wait") {
             self.wait_out(of, known).await;
         }
         self.recover(of, &*medium).await
+    }
+
+    /// Resolves when nothing of the life `of` is left to recover.
+    async fn recovered_elsewhere(&self, of: Incarnation) {
+        let mut changed = self.metadata.changed();
+        while self.metadata.image().life(of).is_some() {
+            if changed.changed().await.is_err() {
+                // The metadata ended, and says so itself.
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Waits until the life `of` can acknowledge nothing any more, whose fence this process first saw at `known` (F2).
