@@ -389,7 +389,8 @@ impl InFlight {
                         // Whoever cannot be told asks for metadata instead, and must find it right.
                         let known = if self.names_leaders { &leaving.told } else { &leaving.decided };
                         let _ = tokio::time::timeout_at(self.deadline, known.cancelled()).await;
-                        Err(not_leader(&partition, &mut endpoints))
+                        let named = self.names_leaders.then(|| partition.tell_leader()).flatten();
+                        Err(not_leader(&partition, named, &mut endpoints))
                     }
                 };
                 partitions.push((index, outcome));
@@ -401,9 +402,9 @@ impl InFlight {
 }
 
 /// What to say of a partition that is leaving, or was about to.
-fn not_leader(partition: &Partition, endpoints: &mut Vec<Endpoint>) -> Failure {
+fn not_leader(partition: &Partition, named: Option<(u32, i32)>, endpoints: &mut Vec<Endpoint>) -> Failure {
     let failure = Failure::from(ResponseError::NotLeaderOrFollower);
-    match partition.tell_leader() {
+    match named {
         Some((leader, epoch)) if epoch > partition.leader_epoch => {
             add_endpoint(endpoints, &partition.metadata().image(), leader as i32);
             Failure { leader: Some((leader as i32, epoch)), ..failure }

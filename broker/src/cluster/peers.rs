@@ -349,6 +349,8 @@ impl Shared {
         let silence = self.config.detector.silence;
         let links = self.links.lock();
         let failing_since = links.get(&to).and_then(|link| link.failure.as_ref()).map(|(since, _)| *since);
+        // Before the number: whoever hears that nothing is on its way any more must hear of the entry.
+        let handing = self.metadata.handing().borrow().contains_key(&to.broker);
         Beat {
             from: self.own,
             number: self.metadata.image().number(),
@@ -357,7 +359,7 @@ impl Shared {
             leaving: self.leaving.load(Ordering::SeqCst),
             blind,
             unreached: failing_since.is_some_and(|since| since.elapsed() >= silence),
-            handing: self.metadata.handing().borrow().contains_key(&to.broker),
+            handing,
             load: self.load.load(Ordering::Relaxed),
             suspects,
         }

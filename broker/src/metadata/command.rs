@@ -19,7 +19,7 @@ use super::image::{Config, Listener};
 use super::note_hash::NoteHash;
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 const COMMAND_VERSION: u8 = 2;
 

@@ -55,7 +55,7 @@ use crate::metadata::MoveRejection::NotCommitted;
 use crate::metadata::apply::{Outcome, Rejection};
 use crate::metadata::command::{Handed, Kept};
 use crate::metadata::image::Image;
-use crate::metadata::{Error, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
+use crate::metadata::{Error, HandingTo, MOVES_PER_COMMAND_MAX, MoveRejection, NoteHash};
 
 /// How long to wait before it is tried again to learn what became of an entry, or to get a new leader epoch. No option: the log's
 /// own time-outs lie before it.
@@ -212,6 +212,7 @@ impl KeptHere {
     /// `opened` is what everybody finds from now on.
     pub fn take_over(&self, opened: &Partition) {
         let mut kept = self.0.lock();
+        kept.retain(|(since, _)| since.elapsed() < KEPT_FOR);
         let at = kept.iter().position(|(_, was)| {
             was.topic_id == opened.topic_id
                 && was.index == opened.index
@@ -254,9 +255,7 @@ impl Partitions {
         // From before anybody is told: some are there as soon as they are.
         let handing = self.metadata.handing_to(going.iter().map(|leave| leave.to));
         let mut stopped = self.stop(going, &mut done).await;
-        let results = self.give_away(&mut stopped).await;
-        drop(handing);
-        let results = results?;
+        let results = self.give_away(&mut stopped, handing).await?;
         for (stopped, result) in stopped.into_iter().zip(results) {
             match result {
                 Ok(()) => {
@@ -354,9 +353,17 @@ impl Partitions {
     }
 
     /// In the order of `stopped`. What stays goes on, or is led under a new epoch (G5).
-    async fn give_away(&self, stopped: &mut [Stopped]) -> Result<Vec<Result<(), String>>, HandOverError> {
+    async fn give_away(
+        &self,
+        stopped: &mut [Stopped],
+        handing: HandingTo<'_>,
+    ) -> Result<Vec<Result<(), String>>, HandOverError> {
         let results = self.finish(stopped).await;
+        drop(handing);
         let stays = |at: usize| results.as_ref().map_or(true, |results| results[at].is_err());
+        // Whoever asks for what has left need not wait for what stays.
+        let left = stopped.iter_mut().enumerate().filter(|(at, _)| !stays(*at));
+        left.for_each(|(_, left)| left.gate = None);
         let staying = stopped.iter_mut().enumerate().filter(|(at, _)| stays(*at)).map(|(_, stopped)| stopped);
         let told: Vec<&mut Stopped> = staying.filter_map(|one| (!one.goes_on()).then_some(one)).collect();
         self.keep(told.into_iter().map(|one| &*one).collect()).await;

@@ -282,7 +282,11 @@ impl Partition {
                 core.state.turned_away(now_ms, &checked.header);
                 return Err(AppendError::Leaving { batch: Box::new(checked), leaving });
             }
-            Standing::Left => return Err(AppendError::Left),
+            Standing::Left => {
+                // It may have stayed here, under another epoch, and not be open yet.
+                core.state.turned_away(now_ms, &checked.header);
+                return Err(AppendError::Left);
+            }
             Standing::Deleted => return Err(AppendError::Deleted),
         }
         let Checked { header, mut bytes } = checked;

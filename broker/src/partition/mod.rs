@@ -211,21 +211,28 @@ impl Partitions {
         until: Instant,
     ) -> Result<Arc<Partition>, GetError> {
         let got = self.get(topic, index).await;
-        if !matches!(got, Err(GetError::NotLeader { .. })) {
-            return got;
+        match got {
+            Err(GetError::NotLeader { .. }) => Box::pin(self.get_when_expected(topic.id, index, until)).await,
+            got => got,
         }
-        let waiting = Box::pin(self.get_when_expected(topic.id, index));
-        tokio::time::timeout_at(until.into(), waiting).await.unwrap_or(got)
     }
 
-    async fn get_when_expected(&self, topic: Uuid, index: i32) -> Result<Arc<Partition>, GetError> {
+    async fn get_when_expected(
+        &self,
+        topic: Uuid,
+        index: i32,
+        until: Instant,
+    ) -> Result<Arc<Partition>, GetError> {
         let mut awaited = None;
         loop {
             let image = self.metadata.image();
             let got = self.get(image.topic(topic).ok_or(GetError::Unknown)?, index).await;
-            if !matches!(got, Err(GetError::NotLeader { .. }))
-                || !self.metadata.expected(&image, &mut awaited).await
-            {
+            if !matches!(got, Err(GetError::NotLeader { .. })) {
+                return got;
+            }
+            // Only this: what has come is opened, however long that takes.
+            let expected = self.metadata.expected(&image, &mut awaited);
+            if !tokio::time::timeout_at(until.into(), expected).await.unwrap_or(false) {
                 return got;
             }
         }

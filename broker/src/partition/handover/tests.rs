@@ -186,15 +186,20 @@ async fn what_is_asked_again_gives_nothing_away_that_came_back() {
 }
 
 /// A batch of one record of an idempotent producer.
-fn of_producer(sequence: i32) -> Checked {
+fn of_producer(producer: i64, sequence: i32) -> Checked {
     let bytes = testing::batch(1, |spec| {
-        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (7, 0, sequence)
+        (spec.producer_id, spec.producer_epoch, spec.base_sequence) = (producer, 0, sequence)
     });
     Checked { header: BatchHeader::parse(&bytes).unwrap(), bytes }
 }
 
-async fn appended(node: &Node, partition: &Arc<Partition>, sequence: i32) -> Result<u64, AppendError> {
-    let checked = of_producer(sequence);
+async fn appended(
+    node: &Node,
+    partition: &Arc<Partition>,
+    producer: i64,
+    sequence: i32,
+) -> Result<u64, AppendError> {
+    let checked = of_producer(producer, sequence);
     let admission = node.storage.admit(checked.bytes.len()).await.unwrap();
     partition.append(0, checked, admission).map(|appended| appended.base_offset)
 }
@@ -208,18 +213,21 @@ async fn what_stays_although_producers_were_told_otherwise_has_a_new_leader_epoc
     two.metadata.set_draining(2, true).await.unwrap();
     partition.tell_next(2);
     assert_eq!(partition.tell_leader(), Some((2, 1)), "what producers are told");
-    assert!(matches!(appended(&one, &partition, 0).await, Err(AppendError::Leaving { .. })));
+    assert!(matches!(appended(&one, &partition, 7, 0).await, Err(AppendError::Leaving { .. })));
     let mut stopped = [stopped];
-    let refused = one.partitions.give_away(&mut stopped).await.unwrap();
+    let refused = one.partitions.give_away(&mut stopped, one.metadata.handing_to([2])).await.unwrap();
     assert!(refused[0].is_err(), "{refused:?}");
     drop(stopped);
     assert!(matches!(refusal(&partition).await, AppendError::Left), "under the old epoch it takes nothing");
+    assert!(matches!(appended(&one, &partition, 8, 0).await, Err(AppendError::Left)));
     let now = one.open(&topic).await;
     assert_eq!((now.leader_epoch, now.tell_leader()), (2, Some((1, 2))));
     // What is sent behind a batch that was turned away is not taken for its producer's first, as ever (P4).
-    let early = appended(&one, &now, 1).await;
-    assert!(matches!(early, Err(AppendError::Refused(Refused::OutOfOrder { .. }))), "{early:?}");
-    assert_eq!(appended(&one, &now, 0).await.unwrap(), 1, "and it goes on behind what there was");
+    for producer in [7, 8] {
+        let early = appended(&one, &now, producer, 1).await;
+        assert!(matches!(early, Err(AppendError::Refused(Refused::OutOfOrder { .. }))), "{early:?}");
+    }
+    assert_eq!(appended(&one, &now, 7, 0).await.unwrap(), 1, "and it goes on behind what there was");
 }
 
 /// The same where nobody was there to be told: it goes on as it was, and nobody notices.
@@ -231,7 +239,7 @@ async fn what_stays_and_nobody_was_told_of_goes_on_as_it_was() {
     // Node 1 learns of it when its own entry has lost to this one.
     two.metadata.set_draining(2, true).await.unwrap();
     let mut stopped = [stopped];
-    let refused = one.partitions.give_away(&mut stopped).await.unwrap();
+    let refused = one.partitions.give_away(&mut stopped, one.metadata.handing_to([2])).await.unwrap();
     assert!(refused[0].is_err(), "{refused:?}");
     assert_eq!((append(&partition).await, partition.leader_epoch), (1, 0));
     assert!(Arc::ptr_eq(&partition, &one.open(&topic).await));
