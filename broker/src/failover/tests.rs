@@ -492,6 +492,34 @@ async fn a_volume_is_not_attached_once_its_log_is_recovered() {
     assert!(!ran.exists());
 }
 
+/// The same where the command runs already: it is ended before it takes what the next life of that broker uses.
+#[tokio::test]
+async fn the_command_that_attaches_a_volume_ends_when_its_log_is_recovered() {
+    let cluster = Cluster::new();
+    let (began, goes_on) = (cluster.path("began"), cluster.path("goes-on"));
+    assert!(std::process::Command::new("mkfifo").arg(&goes_on).status().unwrap().success());
+    // Nobody ever writes there.
+    let hook = format!("--wal-attach=touch '{}'; cat '{}'", began.display(), goes_on.display());
+    let dead = cluster.member(1, "one.wal", "here/1").await;
+    let of = dead.life;
+    let taking = cluster.member_with(2, "object", "there/2", &[&hook]).await;
+    let Member { wal, ours, metadata, .. } = dead;
+    metadata.close(false).await.unwrap();
+    drop((wal, ours));
+    taking.metadata.fence(of).await.unwrap();
+    let recoverer = taking.recoverer();
+    let recovering =
+        tokio::spawn(async move { recoverer.recover_left(of, tokio::time::Instant::now()).await });
+    while !began.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (back, ours) = cluster.starting(1, "one.wal", "here/1", &[]).await;
+    back.recover(of, &*ours.medium).await.unwrap();
+    taking.metadata.refresh().await.unwrap();
+    let outcome = tokio::time::timeout(Duration::from_secs(60), recovering).await.expect("it ends");
+    assert!(matches!(outcome.unwrap().unwrap(), Recovered::Elsewhere));
+}
+
 /// Two fail over the same life at once; together they take each record once, and both end.
 #[tokio::test]
 async fn two_recoverers_at_once_take_each_record_once() {
