@@ -192,6 +192,10 @@ impl Shared {
     fn serve(&self, stream: TcpStream) {
         let number = {
             let mut state = self.state.lock();
+            // Accepted just before: whoever closed it did not see this one.
+            if state.closed {
+                return;
+            }
             let Ok(clone) = stream.try_clone() else { return };
             let number = state.next_connection;
             state.next_connection += 1;
