@@ -1,7 +1,7 @@
 //! The recovery of one life's log, by a start for its own and by the fail-over for others'.
 //!
 //! **Retries.** What the store does not answer is waited for inside; where another recovery went first this one starts over
-//! from where the metadata stands, [`STARTS_MAX`] times at most while that does not move. Everything else is the caller's to try again.
+//! from where the metadata stands, `STARTS_MAX` times at most while that does not move. Everything else is the caller's to try again.
 //!
 //! **Cancellation.** May be dropped at any point: nothing is half done.
 
