@@ -296,9 +296,11 @@ def read(bootstraps, topic, partitions, client, path):
     history = History(path, client)
     for bootstrap in bootstraps.split(";"):
         consumer = new_consumer(bootstrap, "nobody", "error")
-        process = history.process()
-        ends = watermarks(history, consumer, process, topic, range(partitions), DEADLINE)
-        assert ends is not None, f"{bootstrap} does not tell the ends"
+        ends, deadline = None, time.monotonic() + DEADLINE
+        while ends is None:
+            # It may be told that a partition is just moving; then it is asked again, by somebody else as far as the history goes.
+            assert time.monotonic() < deadline, f"{bootstrap} does not tell the ends"
+            ends = watermarks(history, consumer, history.process(), topic, range(partitions), DEADLINE)
         process = assign_all(history, consumer, topic, partitions)
         behind = {key for key, (start, end) in ends.items() if end > start}
         deadline, count = time.monotonic() + DEADLINE, 0
