@@ -79,9 +79,19 @@ impl Image {
     }
 
     pub(super) fn hand_over(&mut self, by: Incarnation, moves: &[Handed]) -> Result<Outcome, Rejection> {
+        self.one_by_one(by, moves, |image, handed, edit| image.hand(by, handed, edit))
+    }
+
+    /// Each of `all` is accepted or rejected for itself.
+    fn one_by_one<T>(
+        &mut self,
+        by: Incarnation,
+        all: &[T],
+        change: impl Fn(&mut Image, &T, &mut Edit) -> Result<(), MoveRejection>,
+    ) -> Result<Outcome, Rejection> {
         self.check_live(by)?;
         let mut edit = Edit::default();
-        let results = moves.iter().map(|handed| self.hand(by, handed, &mut edit)).collect();
+        let results = all.iter().map(|one| change(self, one, &mut edit)).collect();
         edit.finish(self);
         Ok(Outcome::Moved(results))
     }
@@ -122,11 +132,7 @@ impl Image {
     }
 
     pub(super) fn keep_leaderships(&mut self, by: Incarnation, kept: &[Kept]) -> Result<Outcome, Rejection> {
-        self.check_live(by)?;
-        let mut edit = Edit::default();
-        let results = kept.iter().map(|kept| self.keep(by, kept, &mut edit)).collect();
-        edit.finish(self);
-        Ok(Outcome::Moved(results))
+        self.one_by_one(by, kept, |image, kept, edit| image.keep(by, kept, edit))
     }
 
     fn keep(&mut self, by: Incarnation, kept: &Kept, edit: &mut Edit) -> Result<(), MoveRejection> {
@@ -140,11 +146,7 @@ impl Image {
     }
 
     pub(super) fn reassign(&mut self, by: Incarnation, moves: &[Reassigned]) -> Result<Outcome, Rejection> {
-        self.check_live(by)?;
-        let mut edit = Edit::default();
-        let results = moves.iter().map(|reassigned| self.aim(reassigned, &mut edit)).collect();
-        edit.finish(self);
-        Ok(Outcome::Moved(results))
+        self.one_by_one(by, moves, Image::aim)
     }
 
     fn aim(&mut self, reassigned: &Reassigned, edit: &mut Edit) -> Result<(), MoveRejection> {
