@@ -360,13 +360,16 @@ impl Partitions {
     ) -> Result<Vec<Result<(), String>>, HandOverError> {
         let results = self.finish(stopped).await;
         drop(handing);
-        let stays = |at: usize| results.as_ref().map_or(true, |results| results[at].is_err());
-        // Whoever asks for what has left need not wait for what stays.
-        let left = stopped.iter_mut().enumerate().filter(|(at, _)| !stays(*at));
-        left.for_each(|(_, left)| left.gate = None);
-        let staying = stopped.iter_mut().enumerate().filter(|(at, _)| stays(*at)).map(|(_, stopped)| stopped);
-        let told: Vec<&mut Stopped> = staying.filter_map(|one| (!one.goes_on()).then_some(one)).collect();
-        self.keep(told.into_iter().map(|one| &*one).collect()).await;
+        let mut told: Vec<&Stopped> = Vec::new();
+        for (at, one) in stopped.iter_mut().enumerate() {
+            if results.as_ref().is_ok_and(|results| results[at].is_ok()) {
+                // Whoever asks for what has left need not wait for what stays.
+                one.gate = None;
+            } else if !one.goes_on() {
+                told.push(one);
+            }
+        }
+        self.keep(told).await;
         results
     }
 
