@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -126,7 +127,8 @@ def wait_until(what, holds):
 
 
 def quantile(values, share):
-    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 3)
+    """By nearest rank."""
+    return round(sorted(values)[max(1, math.ceil(share * len(values))) - 1], 3)
 
 
 def summary(values):
