@@ -8,7 +8,7 @@
 //! ```
 //!
 //! # Retries
-//! For ever, as long as the metadata lists the life. Pauses grow from [`Config::reconnect_pause`] to
+//! For ever, as long as the metadata lists the life; at once when a connection ends that worked. Pauses grow from [`Config::reconnect_pause`] to
 //! [`Config::reconnect_pause_max`].
 //!
 //! # Cancellation
@@ -68,7 +68,7 @@ impl Link {
     pub async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let told = self.shared.told(self.to);
+            let (told, began) = (self.shared.told(self.to), Instant::now());
             let failure = match self.connect().await {
                 Ok(stream) => self.talk(stream).await,
                 Err(failure) => failure,
@@ -76,7 +76,11 @@ impl Link {
             self.shared.link_failed(self.to, &self.address, &failure);
             let answered = self.shared.told(self.to) != told;
             failures = if answered { 0 } else { failures + 1 };
-            sleep(pause(&self.shared.config, failures)).await;
+            // What has worked is tried at once: where a process was killed, the sooner its address is seen to refuse, the sooner
+            // that is believed. Not so a connection that ends as soon as it was made: that would be a loop.
+            if !answered || began.elapsed() < self.shared.config.reconnect_pause {
+                sleep(pause(&self.shared.config, failures)).await;
+            }
         }
     }
 
