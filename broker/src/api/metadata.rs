@@ -135,14 +135,15 @@ fn topic_error(name: Option<TopicName>, id: Uuid, error: ResponseError) -> Metad
 }
 
 fn describe(topic: &Topic, leads: &Leads<'_>, answer_ops: bool) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
-        let replica = BrokerId(partition.leader as i32);
+    let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
+        let leader = leads.leader_or_heir(topic, index);
+        let replica = BrokerId(leader.unwrap_or(partition.leader) as i32);
         let described = MetadataResponsePartition::default()
-            .with_partition_index(index)
+            .with_partition_index(index as i32)
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(vec![replica])
             .with_isr_nodes(vec![replica]);
-        if leads.leader(partition).is_some() {
+        if leader.is_some() {
             described.with_leader_id(replica)
         } else {
             // Behaviour 27: there, though nobody leads it.

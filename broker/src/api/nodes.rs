@@ -1,5 +1,6 @@
 //! The brokers of the cluster as clients are told of them: the same on every broker that has read as far.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use kafka_protocol::messages::BrokerId;
@@ -7,8 +8,9 @@ use wal::Incarnation;
 
 use super::{Advertised, Context};
 use crate::broker::Broker;
-use crate::metadata::ImageRef;
+use crate::metadata::heirs::Heirs;
 use crate::metadata::image::{BrokerInfo, PartitionInfo};
+use crate::metadata::{ImageRef, Topic};
 
 /// A broker that serves.
 pub(super) struct Node {
@@ -56,12 +58,15 @@ pub(super) struct Leads<'a> {
     /// This broker may say of itself that it leads: only on a fresh view.
     fresh: bool,
     own_id: u32,
+    broker: &'a Broker,
+    /// Asked for by the first partition that needs it.
+    heirs: OnceCell<Arc<Heirs>>,
 }
 
 impl<'a> Leads<'a> {
-    pub fn of(broker: &Broker, image: &'a ImageRef) -> Leads<'a> {
+    pub fn of(broker: &'a Broker, image: &'a ImageRef) -> Leads<'a> {
         let (own, own_id) = (broker.metadata.incarnation(), broker.node_id as u32);
-        Leads { image, own, fresh: broker.right.holds(), own_id }
+        Leads { image, own, fresh: broker.right.holds(), own_id, broker, heirs: OnceCell::new() }
     }
 
     /// The broker that leads a partition, if it has a leader that lives. A later life of this broker may lead, and this
@@ -72,5 +77,20 @@ impl<'a> Leads<'a> {
             return None;
         }
         Some(owner.broker)
+    }
+
+    /// The same, or who will lead it in a moment: for clients that would look again much later than that (`metadata::heirs`).
+    pub fn leader_or_heir(&self, topic: &Topic, index: usize) -> Option<u32> {
+        let partition = &topic.partitions[index];
+        if let Some(leader) = self.leader(partition) {
+            return Some(leader);
+        }
+        let owner = self.image.owner(partition)?;
+        if self.image.is_live(owner) || !self.fresh || !self.own.is_some_and(|own| self.image.is_live(own)) {
+            return None;
+        }
+        let said_for = self.broker.partitions.config().handover.expected_wait;
+        let heirs = self.heirs.get_or_init(|| self.broker.metadata.heirs(self.image, said_for));
+        heirs.of(owner, topic.id, index).map(|(heir, _)| heir)
     }
 }

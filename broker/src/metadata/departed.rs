@@ -20,22 +20,32 @@ use super::ImageRef;
 use super::image::{BrokerInfo, Image, Life};
 
 /// Who served as of some image, and who does not any more. Looks only ever at newer images.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Departed(Mutex<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    listed_for: Duration,
     number: u64,
     /// And whether it has left already, but for closing: it is being emptied, and led nothing any more.
     serving: BTreeMap<Incarnation, bool>,
-    /// By id, until when they are listed. No more than there are ids, and forgotten when the time is over.
+    /// By id, since when. No more than there are ids, and forgotten when the time is over.
     gone: BTreeMap<u32, Instant>,
 }
 
 impl Departed {
+    pub fn new(listed_for: Duration) -> Departed {
+        Departed(Mutex::new(State::new(listed_for)))
+    }
+
     /// Takes note of who is gone. To be called for each image, or nearly.
-    pub fn look(&self, now: Instant, image: &ImageRef, listed_for: Duration) {
-        self.0.lock().look(now, image.number(), image, listed_for);
+    pub fn look(&self, now: Instant, image: &ImageRef) {
+        self.0.lock().look(now, image.number(), image);
+    }
+
+    /// Those of them that are fenced and not recovered, oldest first, who died less than `within` ago; until when that is so.
+    pub fn unrecovered(&self, now: Instant, image: &Image, within: Duration) -> Vec<(Incarnation, Instant)> {
+        self.0.lock().unrecovered(now, image, within)
     }
 
     /// By id.
@@ -45,7 +55,11 @@ impl Departed {
 }
 
 impl State {
-    pub(super) fn look(&mut self, now: Instant, number: u64, image: &Image, listed_for: Duration) {
+    pub(super) fn new(listed_for: Duration) -> State {
+        State { listed_for, number: 0, serving: BTreeMap::new(), gone: BTreeMap::new() }
+    }
+
+    pub(super) fn look(&mut self, now: Instant, number: u64, image: &Image) {
         if number <= self.number {
             return;
         }
@@ -53,10 +67,10 @@ impl State {
         let has_left =
             |(life, known): (Incarnation, &Life)| (life, known.draining && image.led_count(life.broker) == 0);
         let serving: BTreeMap<_, _> = image.serving().map(has_left).collect();
-        self.gone.retain(|_, until| *until > now);
+        self.gone.retain(|_, since| *since + self.listed_for > now);
         for (life, has_left) in &self.serving {
             if !has_left && !serving.contains_key(life) {
-                self.gone.insert(life.broker, now + listed_for);
+                self.gone.insert(life.broker, now);
             }
         }
         self.serving = serving;
@@ -64,7 +78,20 @@ impl State {
 
     pub(super) fn listed<'a>(&self, now: Instant, image: &'a Image) -> Vec<(u32, &'a BrokerInfo)> {
         let serves = |broker: u32| image.live(broker).is_some_and(|(_, life)| life.opened);
-        let listed = self.gone.iter().filter(|(broker, until)| **until > now && !serves(**broker));
+        let listed = self.gone.iter().filter(|(id, since)| **since + self.listed_for > now && !serves(**id));
         listed.filter_map(|(broker, _)| Some((*broker, image.broker(*broker)?))).collect()
+    }
+
+    pub(super) fn unrecovered(
+        &self,
+        now: Instant,
+        image: &Image,
+        within: Duration,
+    ) -> Vec<(Incarnation, Instant)> {
+        let until = |life: Incarnation| {
+            let since = self.gone.get(&life.broker)?;
+            Some((life, *since + within.min(self.listed_for))).filter(|(_, until)| *until > now)
+        };
+        image.unrecovered().filter_map(|(life, _)| until(life)).collect()
     }
 }

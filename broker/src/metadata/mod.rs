@@ -29,6 +29,7 @@ pub mod codec;
 mod collect;
 pub mod command;
 mod departed;
+pub mod heirs;
 pub mod image;
 mod lease;
 pub mod members;
@@ -71,6 +72,7 @@ use command::{
     Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, Kept, NewTopic, Reassigned, Registration,
 };
 use departed::Departed;
+use heirs::{Foretold, Heirs};
 use image::{BrokerInfo, Config, Listener};
 use lease::{Lease, standing};
 
@@ -270,6 +272,7 @@ pub struct Metadata {
     /// As the links to the other brokers find them.
     pub(crate) skews: Skews,
     departed: Departed,
+    foretold: Foretold,
     closing: CancellationToken,
     riders: rider::Riders,
     /// Brokers to which partitions are on their way into the log, and how many hand-overs each waits for.
@@ -285,6 +288,7 @@ impl Metadata {
         options.validate()?;
         let replica = Replica::open(store, options.log.clone(), Image::empty()).await?;
         let metadata = Metadata {
+            departed: Departed::new(options.dead_listed_for),
             replica,
             options,
             incarnation: OnceLock::new(),
@@ -294,7 +298,7 @@ impl Metadata {
             opened: Instant::now(),
             clocks: Mutex::default(),
             skews: Skews::default(),
-            departed: Departed::default(),
+            foretold: Foretold::default(),
             closing: CancellationToken::new(),
             riders: rider::Riders::default(),
             handing: watch::Sender::default(),
@@ -325,13 +329,20 @@ impl Metadata {
 
     /// Looks who has died since it was called last.
     pub fn note_departures(&self, image: &ImageRef) {
-        self.departed.look(Instant::now(), image, self.options.dead_listed_for);
+        self.departed.look(Instant::now(), image);
     }
 
     /// Where brokers were that died a moment ago, by id: clients are still told.
     pub fn departed<'a>(&self, image: &'a ImageRef) -> Vec<(u32, &'a BrokerInfo)> {
         self.note_departures(image);
         self.departed.listed(Instant::now(), image)
+    }
+
+    /// Who will lead what those left that died less than `within` ago and are not recovered yet ([`heirs`]).
+    pub fn heirs(&self, image: &ImageRef, within: Duration) -> Arc<Heirs> {
+        self.note_departures(image);
+        let lives = self.departed.unrecovered(Instant::now(), image, within);
+        self.foretold.of(image.number(), image, lives)
     }
 
     /// The state as of now. Wait-free; take it once per request.
@@ -401,6 +412,12 @@ impl Metadata {
                 changed = hinted.changed() => if changed.is_err() { return false },
             }
         }
+    }
+
+    /// Resolves with the next entry; with `false` if there will be none.
+    pub async fn beyond(&self, known: &ImageRef) -> bool {
+        let mut applied = self.changed();
+        applied.wait_for(|number| *number > known.number()).await.is_ok()
     }
 
     /// Brokers that are about to get partitions from this one, with what is on its way to the log. Changes wake it.

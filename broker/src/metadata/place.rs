@@ -8,7 +8,7 @@
 //! - **L3** What nobody owns is placed as soon as somebody can take it: in the entry that released it, or in which a broker
 //!   begins to serve. Where it was to move to anyhow, it goes there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -56,6 +56,26 @@ impl Candidates {
         least.of_topic += 1;
         least.in_all += 1;
         least.incarnation
+    }
+
+    /// L2 and L3: where those partitions of a topic go that are released, by index.
+    fn place(
+        &mut self,
+        topic: &Topic,
+        is_released: impl Fn(&PartitionInfo) -> bool,
+    ) -> Vec<(usize, Incarnation)> {
+        let mut placed = Vec::new();
+        for (index, partition) in topic.partitions.iter().enumerate() {
+            if !is_released(partition) {
+                continue;
+            }
+            if placed.is_empty() {
+                self.begin_topic(&topic.partitions, |partition| !is_released(partition));
+            }
+            let aimed = partition.target.and_then(|target| self.take_named(target));
+            placed.push((index, aimed.unwrap_or_else(|| self.take())));
+        }
+        placed
     }
 
     fn take_named(&mut self, broker: u32) -> Option<Incarnation> {
@@ -160,23 +180,35 @@ impl Image {
             None => self.topics.values().cloned().collect(),
         };
         for topic in topics {
-            let mut partitions: Option<Vec<PartitionInfo>> = None;
-            for (index, orphan) in topic.partitions.iter().enumerate() {
-                if !self.is_orphan(orphan, released) {
-                    continue;
-                }
-                let partitions = partitions.get_or_insert_with(|| {
-                    candidates.begin_topic(&topic.partitions, |p| !self.is_orphan(p, released));
-                    topic.partitions.to_vec()
-                });
-                let aimed = orphan.target.and_then(|target| candidates.take_named(target));
-                let to = aimed.unwrap_or_else(|| candidates.take());
+            let placed = candidates.place(&topic, |partition| self.is_orphan(partition, released));
+            if placed.is_empty() {
+                continue;
+            }
+            let mut partitions = topic.partitions.to_vec();
+            for (index, to) in placed {
                 self.open_partition(&mut partitions[index], to);
             }
-            if let Some(partitions) = partitions {
-                self.put_partitions(&topic, partitions);
+            self.put_partitions(&topic, partitions);
+        }
+    }
+
+    /// Who will lead what each of `lives` left, which are fenced, if nothing changes until their recoveries end and they end in
+    /// this order: L3, foretold.
+    pub fn heirs(&self, lives: &[Incarnation]) -> HashMap<(Uuid, usize), u32> {
+        let (mut candidates, mut heirs) = (self.candidates(), HashMap::new());
+        if candidates.is_empty() {
+            return heirs;
+        }
+        for life in lives {
+            let is_left = |partition: &PartitionInfo| {
+                partition.leader == life.broker && self.owner(partition) == Some(*life)
+            };
+            for topic in self.topics.values() {
+                let placed = candidates.place(topic, is_left).into_iter();
+                heirs.extend(placed.map(|(index, to)| ((topic.id, index), to.broker)));
             }
         }
+        heirs
     }
 
     /// Who owns a partition is asked only where that can be nobody: it is a walk down a large map.

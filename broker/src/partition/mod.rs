@@ -47,6 +47,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use s3stream::Storage;
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -58,8 +59,8 @@ pub use state::Limits;
 use open::Surroundings;
 
 use crate::api::topic_name;
-use crate::metadata::Metadata;
 use crate::metadata::image::{Image, PartitionInfo, Topic};
+use crate::metadata::{ImageRef, Metadata};
 use crate::tasks::Tasks;
 
 /// Why a partition cannot be opened is logged at most this often for each.
@@ -200,8 +201,8 @@ impl Partitions {
         Box::pin(self.open(topic, index)).await
     }
 
-    /// The same; but of what another broker leads, and may be handing over at this moment, not before that has come or is not
-    /// expected any more: clients are told who leads next a little before that one knows. It is not waited for beyond
+    /// The same; but of what another broker leads, and may be handing over at this moment, or led, and left to this one, not before
+    /// that has come or is not expected any more: clients are told who leads next a little before that one knows. It is not waited for beyond
     /// `until`: a broker that says that it is handing something over, and then nothing more, must not hold a request up, and all
     /// behind it on its connection.
     pub async fn get_expected(
@@ -231,11 +232,25 @@ impl Partitions {
                 return got;
             }
             // Only this: what has come is opened, however long that takes.
-            let expected = self.metadata.expected(&image, &mut awaited);
-            if !tokio::time::timeout_at(until.into(), expected).await.unwrap_or(false) {
+            let expected = match self.inherited_until(&image, topic, index) {
+                Some(said_until) => {
+                    timeout_at(said_until.min(until.into()), self.metadata.beyond(&image)).await
+                }
+                None => timeout_at(until.into(), self.metadata.expected(&image, &mut awaited)).await,
+            };
+            if !expected.unwrap_or(false) {
                 return got;
             }
         }
+    }
+
+    /// Until when clients are told that this broker will lead a partition, whose leader is dead (`metadata::heirs`).
+    fn inherited_until(&self, image: &ImageRef, topic: Uuid, index: i32) -> Option<tokio::time::Instant> {
+        let index = usize::try_from(index).ok()?;
+        let owner = image.owner(image.topic(topic)?.partitions.get(index)?)?;
+        let said_for = self.config.handover.expected_wait;
+        let heirs = (!image.is_live(owner)).then(|| self.metadata.heirs(image, said_for))?;
+        heirs.of(owner, topic, index).filter(|(heir, _)| *heir == self.broker).map(|(_, until)| until)
     }
 
     /// The partition, if this broker leads it.

@@ -10,9 +10,11 @@ use kafka_protocol::messages::alter_partition_reassignments_request::{
 };
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, BrokerId, FetchRequest, FindCoordinatorRequest, JoinGroupResponse,
-    ListOffsetsRequest, ListPartitionReassignmentsRequest, ProduceRequest,
+    ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ottla::cluster::mover::{self, Mover};
@@ -25,6 +27,7 @@ use ottla::partition::batch::BatchHeader;
 use ottla::partition::handover::{HandOverError, Leave};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wal::Incarnation;
 
 use crate::support::{
     Client, DEADLINE, Disk, Options, TestBroker, fetch_request, name, produce_request, until, within,
@@ -101,9 +104,7 @@ impl Cluster {
         let spec =
             TopicSpec { name: name.into(), partitions, configs: Vec::new(), leaders: leaders.to_vec() };
         let topic = self.brokers[0].broker.metadata.create_topics(vec![spec]).await.remove(0).unwrap();
-        for broker in &self.brokers {
-            within(broker.broker.metadata.refresh()).await.unwrap();
-        }
+        self.refresh().await;
         topic
     }
 
@@ -132,6 +133,11 @@ impl Cluster {
 
     /// The last broker dies, and `by` fails it over.
     async fn lose_the_last(&mut self, by: u32) {
+        self.fence_the_last(by).await.recover(self).await;
+    }
+
+    /// The last broker dies, and `by` fences it.
+    async fn fence_the_last(&mut self, by: u32) -> Lost {
         let (dead, disk) = (self.brokers.pop().unwrap(), self.disks.pop().unwrap());
         self.movers.pop().unwrap().stop();
         let of = dead.broker.metadata.incarnation().unwrap();
@@ -139,11 +145,11 @@ impl Cluster {
         let heir = self.broker(by);
         let metadata = heir.broker.metadata.clone();
         within(metadata.fence(of)).await.unwrap();
-        let (config, trim) = (s3stream::Config::default(), metadata.image().life(of).unwrap().trim);
-        let own = metadata.incarnation().unwrap();
-        let (store, streams) = (disk.store.clone(), metadata.clone());
-        let recovered = s3stream::recovery::recover(&config, store, streams, &disk.wal, own, of, trim);
-        within(recovered).await.unwrap();
+        self.refresh().await;
+        Lost { of, disk, metadata }
+    }
+
+    async fn refresh(&self) {
         for broker in &self.brokers {
             within(broker.broker.metadata.refresh()).await.unwrap();
         }
@@ -159,6 +165,26 @@ impl Cluster {
     }
 }
 
+/// A broker that is fenced, and not recovered.
+struct Lost {
+    of: Incarnation,
+    disk: Disk,
+    /// Of who fenced it.
+    metadata: Arc<Metadata>,
+}
+
+impl Lost {
+    async fn recover(self, cluster: &Cluster) {
+        let Lost { of, disk, metadata } = self;
+        let (config, trim) = (s3stream::Config::default(), metadata.image().life(of).unwrap().trim);
+        let own = metadata.incarnation().unwrap();
+        let recovered = s3stream::recovery::recover(&config, disk.store, metadata, &disk.wal, own, of, trim);
+        within(recovered).await.unwrap();
+        cluster.refresh().await;
+    }
+}
+
+const LEADER_NOT_AVAILABLE: i16 = 5;
 const NOT_LEADER: i16 = 6;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 
@@ -807,6 +833,66 @@ async fn what_a_broker_knew_of_groups_and_producers_outlives_it() {
     let expected: Vec<_> = (0..5).map(|at| (i64::from(at), at)).collect();
     assert_eq!(read_all(&cluster, &written, 0).await, expected);
     cluster.stop().await;
+}
+
+/// W1 to W3 of `metadata::heirs`: from the fence on clients are told who will lead, for a while. What comes there too early waits;
+/// anybody else refuses it.
+#[tokio::test]
+async fn who_will_lead_what_a_dead_broker_led_is_named_before_it_does() {
+    let mut options = Options::default();
+    options.metadata.dead_listed_for = DEADLINE;
+    options.partitions.handover.expected_wait = DEADLINE;
+    let mut cluster = Cluster::with(3, options.clone()).await;
+    cluster.topic("left", &[3, 3, 3, 1]).await;
+    let mut clients = [cluster.connect(1).await, cluster.connect(2).await];
+    for client in &mut clients {
+        assert_eq!(leaders_of(&described(client, "left").await), [3, 3, 3, 1]);
+    }
+    let lost = cluster.fence_the_last(1).await;
+    let foretold = described(&mut clients[1], "left").await;
+    assert_eq!(leaders_of(&foretold), [2, 1, 2, 1]);
+    let mut early = Vec::new();
+    for (partition, index) in foretold.iter().zip(0..3) {
+        assert_eq!((partition.error_code, partition.leader_epoch), (0, 0));
+        let heir = partition.leader_id.0 as usize - 1;
+        assert_eq!(clients[1 - heir].produce("left", index, &batch(9, 0)).await.error_code, NOT_LEADER);
+        let mut waiting = cluster.connect(heir as u32 + 1).await;
+        let asked = waiting.send(10, &produce_request("left", index, &batch(9, 0))).await;
+        early.push((waiting, asked));
+    }
+    lost.recover(&cluster).await;
+    let now = described(&mut clients[0], "left").await;
+    assert_eq!(leaders_of(&now), leaders_of(&foretold));
+    assert!(now[..3].iter().all(|partition| partition.leader_epoch == 1));
+    for (mut waiting, asked) in early {
+        let mut answer = within(waiting.receive::<ProduceRequest>(10, asked)).await;
+        assert_eq!(answer.responses.remove(0).partition_responses.remove(0).error_code, 0);
+    }
+    cluster.stop().await;
+
+    options.partitions.handover.expected_wait = Duration::ZERO;
+    let mut cluster = Cluster::with(2, options).await;
+    cluster.topic("left", &[2]).await;
+    let mut client = cluster.connect(1).await;
+    assert_eq!(leaders_of(&described(&mut client, "left").await), [2]);
+    let lost = cluster.fence_the_last(1).await;
+    let unled = described(&mut client, "left").await;
+    assert_eq!((unled[0].error_code, unled[0].leader_id.0), (LEADER_NOT_AVAILABLE, -1));
+    assert_eq!(client.produce("left", 0, &batch(9, 0)).await.error_code, NOT_LEADER);
+    lost.recover(&cluster).await;
+    assert_eq!(leaders_of(&described(&mut client, "left").await), [1]);
+    cluster.stop().await;
+}
+
+/// A topic's partitions, as Metadata tells of them.
+async fn described(client: &mut Client, topic: &str) -> Vec<MetadataResponsePartition> {
+    let wanted = MetadataRequestTopic::default().with_name(Some(name(topic)));
+    let mut answer = client.call(12, &MetadataRequest::default().with_topics(Some(vec![wanted]))).await;
+    answer.topics.remove(0).partitions
+}
+
+fn leaders_of(partitions: &[MetadataResponsePartition]) -> Vec<i32> {
+    partitions.iter().map(|partition| partition.leader_id.0).collect()
 }
 
 /// Whoever is fenced while it is not known what became of its hand-over, and is told to stop, stops.

@@ -19,13 +19,13 @@ struct Observer {
 
 impl Observer {
     fn of(log: Log) -> Observer {
-        let mut observer = Observer { log, state: State::default(), now: Instant::now() };
+        let mut observer = Observer { log, state: State::new(LISTED), now: Instant::now() };
         observer.look();
         observer
     }
 
     fn look(&mut self) {
-        self.state.look(self.now, self.log.number, &self.log.image, LISTED);
+        self.state.look(self.now, self.log.number, &self.log.image);
     }
 
     fn apply(&mut self, command: Command) {
@@ -54,6 +54,27 @@ fn who_is_fenced_stays_listed_for_a_while() {
     assert_eq!(observer.listed(), [2]);
     observer.now += LISTED / 2;
     assert_eq!(observer.listed(), [0; 0]);
+}
+
+/// W3 of `heirs`: for as long as it is said, and no longer than who died is listed.
+#[test]
+fn who_is_fenced_and_not_recovered_is_told_of_for_a_while() {
+    let mut log = Log::formatted();
+    let [one, two] = [1, 2].map(|broker| log.serving(broker));
+    let mut observer = Observer::of(log);
+    let told = |observer: &Observer, within| {
+        let told = observer.state.unrecovered(observer.now, &observer.log.image, within);
+        told.into_iter().map(|(life, until)| (life, until - observer.now)).collect::<Vec<_>>()
+    };
+    observer.apply(Command::Fence { by: one, of: two });
+    assert_eq!(told(&observer, LISTED / 5), [(two, LISTED / 5)]);
+    assert_eq!(told(&observer, LISTED * 2), [(two, LISTED)]);
+    observer.now += LISTED / 5;
+    assert_eq!(told(&observer, LISTED / 5), []);
+    assert_eq!(told(&observer, LISTED), [(two, LISTED * 4 / 5)]);
+    observer.log.recovered(one, two);
+    observer.look();
+    assert_eq!(told(&observer, LISTED), []);
 }
 
 /// Z2: fence and recovery may be read at once.
@@ -114,6 +135,6 @@ fn an_older_image_is_not_looked_at() {
     let before = log.clone();
     log.serving(2);
     let mut observer = Observer::of(log);
-    observer.state.look(observer.now, before.number, &before.image, LISTED);
+    observer.state.look(observer.now, before.number, &before.image);
     assert_eq!(observer.listed(), [0; 0]);
 }

@@ -117,6 +117,49 @@ fn what_nobody_could_take_is_taken_by_whoever_serves_first() {
     assert_eq!(visible(&log, "t"), [Some(2); 4], "nothing moves by itself");
 }
 
+/// L3, foretold: as the entries that end the recoveries say it then, several topics, aims and several dead.
+#[test]
+fn it_is_known_who_will_lead_what_the_fenced_have_left() {
+    let mut log = Log::formatted();
+    let [one, two, three, four] = [1, 2, 3, 4].map(|broker| log.serving(broker));
+    let topics = [("a", 7), ("b", 3), ("c", 10)];
+    for (name, partitions) in topics {
+        log.topic(one, name, partitions);
+    }
+    // It was on its way elsewhere.
+    let a = log.image.topic_named("a").unwrap().clone();
+    let index = a.partitions.iter().position(|partition| partition.leader == 2).unwrap();
+    let moves = vec![Reassigned { topic: a.id, partition: index as u32, target: Some(3) }];
+    log.apply(Command::Reassign { by: one, moves }).unwrap();
+    assert!(log.image.heirs(&[]).is_empty());
+    for of in [two, four] {
+        log.apply(Command::Fence { by: one, of }).unwrap();
+    }
+    let foretold = log.image.heirs(&[two, four]);
+    let left = |of| log.image.partitions_of(of).map(|(topic, index)| (topic.id, index)).collect::<Vec<_>>();
+    let (of_two, of_four) = (left(two), left(four));
+    assert!(of_two.len() >= 5 && of_four.len() >= 5);
+    assert_eq!(foretold.len(), of_two.len() + of_four.len(), "of nobody else's");
+    assert_eq!(foretold[&(a.id, index)], 3);
+    for of in [two, four] {
+        log.recovered(three, of);
+    }
+    for ((topic, index), heir) in foretold {
+        let partition = &log.image.topic(topic).unwrap().partitions[index];
+        assert_eq!(log.image.leader(partition), Some(heir), "{topic} {index}");
+    }
+}
+
+#[test]
+fn where_nobody_can_take_it_nobody_is_foretold() {
+    let mut log = Log::formatted();
+    let [one, two] = [1, 2].map(|broker| log.serving(broker));
+    log.topic(one, "t", 2);
+    log.apply(Command::SetDraining { by: one, broker: 1, draining: true }).unwrap();
+    log.apply(Command::Fence { by: one, of: two }).unwrap();
+    assert!(log.image.heirs(&[two]).is_empty());
+}
+
 /// L1, L2.
 #[test]
 fn new_partitions_go_where_there_are_least() {
