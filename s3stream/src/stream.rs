@@ -256,6 +256,11 @@ impl Stream {
         Ok(Appending(receiver))
     }
 
+    /// Somebody has waited long for what was appended last: see [`wal::Wal::hurry`].
+    pub fn hurry(&self) {
+        self.storage.inner.wal.hurry();
+    }
+
     fn wal_failed(&self, error: wal::Error) -> Error {
         let error = match error {
             wal::Error::Fenced(detail) => Error::Fenced(detail),

@@ -85,6 +85,10 @@ pub trait Wal: Send + Sync + std::fmt::Debug + 'static {
     /// Fixes `record`'s place in the log and returns at once (W1). Dropping the future does not take the append back.
     fn append(&self, record: Record) -> Result<Append, AppendError>;
 
+    /// Somebody has waited for what was appended last, and not only for the log: it should not wait for company, nor for the log's
+    /// budget, if there is one. A wish; how often it is granted is up to the log.
+    fn hurry(&self) {}
+
     /// Gives up everything strictly below `upto` (W6). Callers make the trim point durable in the metadata log first;
     /// there it outranks what the medium says. Idempotent; a lower `upto` than before is a no-op. `upto` is a position
     /// that an append resolved to, or [`Status::durable`]: nothing else is known to lie between two records.

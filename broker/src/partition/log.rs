@@ -78,6 +78,8 @@ struct Core {
     accounted: u64,
     checkpointing: bool,
     standing: Standing,
+    /// Nothing was appended yet since it was opened.
+    unwritten: bool,
 }
 
 /// Whether a partition takes anything.
@@ -196,6 +198,7 @@ impl Partition {
             accounted: opened.accounted,
             checkpointing: false,
             standing: Standing::Open,
+            unwritten: true,
         };
         Ok(Partition {
             topic_id,
@@ -320,6 +323,10 @@ impl Partition {
             }
         };
         core.state.appended(now_ms, &header);
+        if std::mem::take(&mut core.unwritten) {
+            // Its producers have waited all the time that it took to come here.
+            self.log.hurry();
+        }
         core.bytes_since_checkpoint += size as u64;
         if core.bytes_since_checkpoint >= self.config.checkpoint_interval_bytes && !core.checkpointing {
             core.checkpointing = true;

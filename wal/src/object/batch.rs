@@ -4,7 +4,8 @@
 //!   nothing waits                          ─► idle
 //!   every PUT place is taken               ─► wait for a place
 //!   a full batch waits                     ─► cut         (a full PUT is worth its money, budget or not)
-//!   the budget has nothing left            ─► wait for it (the linger that it imposes)
+//!   the budget has nothing left            ─► wait for it (the linger that it imposes),
+//!                                             or, in a hurry, for `linger` and then cut
 //!   nothing is under way                   ─► cut         (an idle writer flushes at once)
 //!   the oldest has waited for `linger`     ─► cut
 //!   otherwise                              ─► wait for that
@@ -13,7 +14,11 @@
 //! - **C1** A batch is a prefix of what waits, in append order, at least one record.
 //! - **C2** A batch that is not full goes only with a token of the [budget](super::budget); a full one needs none, and is
 //!   charged to it all the same.
+//!   So is one that goes in a hurry (C4).
 //! - **C3** What waits is cut as soon as the conditions allow; a wake-up time is never beyond that.
+
+//! - **C4** A batch with something that is in a [hurry](Batcher::hurry) waits for no token: a second at most on average, and no more
+//!   than [`HURRIES_MAX`] after a quiet time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,6 +49,30 @@ pub(super) struct Batcher {
     waiting: VecDeque<(usize, Duration)>,
     waiting_bytes: usize,
     in_flight: usize,
+    hurry: Hurry,
+}
+
+/// C4.
+#[derive(Debug)]
+struct Hurry {
+    /// Since when something of what waits is in a hurry.
+    since: Option<Duration>,
+    /// How many batches may go for that.
+    left: f64,
+    refilled: Duration,
+}
+
+/// Batches that go without a token, one behind the other. No option: it is small beside any budget, and charged to it.
+const HURRIES_MAX: f64 = 4.0;
+
+impl Hurry {
+    /// Whether a batch may go without a token, and since when that is wanted.
+    fn granted(&mut self, now: Duration) -> Option<Duration> {
+        let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
+        self.left = (self.left + elapsed).min(HURRIES_MAX);
+        self.refilled = self.refilled.max(now);
+        self.since.filter(|_| self.left >= 1.0)
+    }
 }
 
 impl Batcher {
@@ -56,6 +85,14 @@ impl Batcher {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             in_flight: 0,
+            hurry: Hurry { since: None, left: HURRIES_MAX, refilled: now },
+        }
+    }
+
+    /// What was pushed last should go soon (C4).
+    pub(super) fn hurry(&mut self, now: Duration) {
+        if !self.waiting.is_empty() {
+            self.hurry.since.get_or_insert(now);
         }
     }
 
@@ -84,6 +121,7 @@ impl Batcher {
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.waiting_bytes = 0;
+        self.hurry.since = None;
     }
 
     /// What to do now. A [`Decision::Cut`] is carried out: the batch counts as under way.
@@ -96,9 +134,13 @@ impl Batcher {
         let full = self.waiting_bytes >= self.batch_bytes_max;
         if !full {
             if let Some(wait) = self.budget.wait() {
-                return Decision::At(now + wait);
-            }
-            if self.in_flight > 0 && now < oldest + self.linger {
+                // Others that have waited as well come along.
+                match self.hurry.granted(now).map(|since| since + self.linger) {
+                    Some(due) if due <= now => self.hurry.left -= 1.0,
+                    Some(due) => return Decision::At(due.min(now + wait)),
+                    None => return Decision::At(now + wait),
+                }
+            } else if self.in_flight > 0 && now < oldest + self.linger {
                 return Decision::At(oldest + self.linger);
             }
         }
@@ -118,6 +160,9 @@ impl Batcher {
         }
         self.waiting_bytes -= bytes;
         self.in_flight += 1;
+        if self.waiting.is_empty() {
+            self.hurry.since = None;
+        }
         Decision::Cut { records, bytes }
     }
 }
@@ -171,6 +216,35 @@ mod tests {
         assert_eq!(batcher.decide(ms(0)), Decision::Cut { records: 1, bytes: 700 });
     }
 
+    /// C4.
+    #[test]
+    fn what_is_in_a_hurry_does_not_wait_for_the_budget_and_pays_for_it() {
+        let config = Config { puts_burst_max: 1.0, puts_in_flight_max: 99, ..config() };
+        let mut batcher = Batcher::new(&config, ms(0));
+        batcher.push(ms(0), 1);
+        assert!(matches!(batcher.decide(ms(0)), Decision::Cut { .. }));
+        for turn in 0..4 {
+            batcher.push(ms(turn), 1);
+            batcher.hurry(ms(turn));
+            assert_eq!(batcher.decide(ms(turn)), Decision::At(ms(turn + 5)), "company is waited for");
+            assert_eq!(batcher.decide(ms(turn + 5)), Decision::Cut { records: 1, bytes: 1 });
+        }
+        batcher.push(ms(9), 1);
+        batcher.hurry(ms(9));
+        let Decision::At(token) = batcher.decide(ms(9)) else { panic!("no hurry is left") };
+        assert!(token > ms(100), "and what went in a hurry is a debt: {token:?}");
+        assert!(matches!(batcher.decide(token), Decision::Cut { .. }));
+        batcher.push(ms(1_200), 1);
+        assert!(matches!(batcher.decide(ms(1_200)), Decision::Cut { .. }), "a token");
+        batcher.push(ms(1_200), 1);
+        assert!(
+            matches!(batcher.decide(ms(1_205)), Decision::At(time) if time > ms(1_250)),
+            "nobody is in a hurry"
+        );
+        batcher.hurry(ms(1_205));
+        assert!(matches!(batcher.decide(ms(1_210)), Decision::Cut { .. }), "a second has passed");
+    }
+
     /// C2: what others send, and full batches, make what is not full wait.
     #[test]
     fn whoever_sends_the_log_waits_for_it() {
@@ -215,13 +289,13 @@ mod tests {
         /// C1, C2, C3 over arbitrary loads and PUT times.
         #[test]
         fn budget_order_and_progress_hold(
-            events in prop::collection::vec((0u64..20, 1usize..1_500, any::<bool>()), 1..400),
+            events in prop::collection::vec((0u64..20, 1usize..1_500, any::<bool>(), any::<bool>()), 1..400),
         ) {
             let config = config();
             let mut batcher = Batcher::new(&config, ms(0));
             let mut waiting: VecDeque<usize> = VecDeque::new();
             let (mut now, mut in_flight, mut not_full) = (ms(0), 0usize, 0f64);
-            for (pause, bytes, done) in events {
+            for (pause, bytes, done, hurries) in events {
                 now += ms(pause);
                 if done && in_flight > 0 {
                     in_flight -= 1;
@@ -229,6 +303,9 @@ mod tests {
                 }
                 batcher.push(now, bytes);
                 waiting.push_back(bytes);
+                if hurries {
+                    batcher.hurry(now);
+                }
                 loop {
                     match batcher.decide(now) {
                         Decision::Cut { records, bytes } => {
@@ -240,6 +317,7 @@ mod tests {
                             prop_assert!(in_flight <= config.puts_in_flight_max);
                             not_full += f64::from(u8::from(!full));
                             let budget = config.puts_burst_max + now.as_secs_f64() * config.puts_per_second_max;
+                            let budget = budget + HURRIES_MAX + now.as_secs_f64();
                             prop_assert!(not_full <= budget + 1e-6, "{not_full} PUTs of {budget}");
                         }
                         Decision::At(time) => {

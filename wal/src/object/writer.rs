@@ -401,6 +401,11 @@ impl Wal for ObjectWal {
         Ok(append)
     }
 
+    fn hurry(&self) {
+        self.shared.queue.lock().batcher.hurry(self.shared.now());
+        self.shared.wanted.notify_one();
+    }
+
     async fn trim(&self, upto: Position) -> Result<(), Error> {
         self.shared.check_open()?;
         let durable = self.shared.releaser.durable_end();
