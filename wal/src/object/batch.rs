@@ -234,7 +234,7 @@ mod tests {
         let Decision::At(token) = batcher.decide(ms(9)) else { panic!("no hurry is left") };
         assert!(token > ms(100), "and what went in a hurry is a debt: {token:?}");
         assert!(matches!(batcher.decide(token), Decision::Cut { .. }));
-        batcher.push(ms(1_200), 1);
+        batcher.push(ms(1_190), 1);
         assert!(matches!(batcher.decide(ms(1_200)), Decision::Cut { .. }), "a token");
         batcher.push(ms(1_200), 1);
         assert!(
