@@ -115,7 +115,7 @@ pub fn run(jobs: u64, one: &One) -> ExitCode {
     }
     let unsound = unsound.into_inner();
     for seed in &unsound {
-        println!("fails without any defect: {}", crate::again(*seed));
+        println!("fails without any defect: {}", crate::replay(*seed, one, None));
     }
     ExitCode::from(u8::from(missed.into_inner() > 0 || !unsound.is_empty()))
 }

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         .arg(number("seed", "Run this one"))
         .arg(number("seeds", "Run so many"))
         .arg(number("first", "The first of them").default_value("1"))
-        .arg(number("brokers", "At most so many brokers").default_value("3"))
+        .arg(number("brokers", "At most so many brokers; 3 by default"))
         .arg(number("jobs", "Processes at once; all cores by default"))
         .arg(number("cpu-seconds", "Begin no further seed after so much processor time"))
         .arg(flag("detect", "Count the seeds that each planted defect takes (with the feature planted)"))
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         .arg(flag("here", "In this process").hide(true))
         .arg(number("print", "Print the trace (1), the log (2)").hide(true))
         .get_matches();
-    let brokers = *matches.get_one::<u64>("brokers").expect("it has a default") as usize;
+    let brokers = matches.get_one::<u64>("brokers").map_or(BROKERS, |brokers| *brokers as usize);
     let log = matches.get_one::<String>("log").cloned();
     let print = matches.get_one::<u64>("print").copied().unwrap_or_default();
     let trace = matches.get_flag("trace") || print & PRINT_TRACE != 0;
@@ -128,6 +128,9 @@ struct One {
     displace: u64,
 }
 
+/// At most, if nobody says how many.
+const BROKERS: usize = 3;
+
 const PRINT_TRACE: u64 = 1;
 const PRINT_LOG: u64 = 2;
 
@@ -166,8 +169,18 @@ impl One {
 }
 
 /// What to say to see it again.
-fn again(seed: u64) -> String {
-    format!("cargo run --release -p sim -- --seed {seed}")
+fn again(seed: u64, one: &One) -> String {
+    replay(seed, one, detect::chosen().ok().flatten())
+}
+
+/// The same, with that defect.
+fn replay(seed: u64, one: &One, planted: Option<String>) -> String {
+    let (variable, feature) = match planted {
+        Some(name) => (format!("OTTLA_PLANTED={name} "), " --features planted"),
+        None => (String::new(), ""),
+    };
+    let brokers = if one.brokers == BROKERS { String::new() } else { format!(" --brokers {}", one.brokers) };
+    format!("{variable}cargo run --release -p sim{feature} -- --seed {seed}{brokers}")
 }
 
 fn run_here(seed: u64, one: &One) -> ExitCode {
@@ -195,7 +208,7 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
         for panic in PANICS.lock().drain(..) {
             println!("FOUND a panic: {}", panic.replace('\n', " "));
         }
-        println!("again: {}", again(seed));
+        println!("again: {}", again(seed, one));
         std::process::exit(1);
     };
     outcome.findings.extend(PANICS.lock().drain(..).map(|panic| format!("a panic: {panic}")));
@@ -222,7 +235,7 @@ fn run_here(seed: u64, one: &One) -> ExitCode {
     }
     let failed = !outcome.findings.is_empty();
     if failed {
-        println!("again: {}", again(seed));
+        println!("again: {}", again(seed, one));
     }
     // Not by way of destructors: lives that were killed must stay so.
     std::process::exit(i32::from(failed));
@@ -265,7 +278,7 @@ fn run_many(first: u64, seeds: u64, jobs: u64, cpu_max: Option<Duration>, one: &
                     if !output.status.success() {
                         let mut all = text;
                         all.push_str(&String::from_utf8_lossy(&output.stderr));
-                        all.push_str(&format!("{}\nagain: {}\n", output.status, again(seed)));
+                        all.push_str(&format!("{}\nagain: {}\n", output.status, again(seed, one)));
                         println!("{all}");
                         failed.lock().insert(seed, all);
                     }
@@ -282,7 +295,7 @@ fn run_many(first: u64, seeds: u64, jobs: u64, cpu_max: Option<Duration>, one: &
         children_time().as_secs_f64()
     );
     for seed in failed.keys() {
-        println!("failed: {}", again(*seed));
+        println!("failed: {}", again(*seed, one));
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

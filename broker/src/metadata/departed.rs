@@ -6,8 +6,8 @@
 //! a client picks it for a request that any broker answers, as long as the client knew it before anyway.
 //!
 //! - **Z1** Nobody is told that a listed one leads, coordinates or controls anything: that is the image's to say.
-//! - **Z2** Who left in order is not listed any longer: nothing was led there in the end. Nor is anybody twice: a next life that serves
-//!   is listed as itself.
+//! - **Z2** Who was seen to leave in order is not listed any longer: nothing was led there in the end. (Where one look misses all of it, it
+//!   is listed as if it had died.) Nor is anybody twice: a next life that serves is listed as itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -89,6 +89,20 @@ fn who_was_fenced_and_recovered_between_two_looks_is_listed() {
     assert_eq!(observer.listed(), [2]);
 }
 
+/// Z2: the image alone does not tell who left from who was recovered.
+#[test]
+fn who_left_in_order_between_two_looks_is_listed_as_if_it_had_died() {
+    let mut log = Log::formatted();
+    let [_, two] = [1, 2].map(|broker| log.serving(broker));
+    let mut observer = Observer::of(log);
+    observer.log.apply(Command::SetDraining { by: two, broker: 2, draining: true }).unwrap();
+    observer.log.apply(Command::CloseBroker { by: two }).unwrap();
+    observer.look();
+    assert_eq!(observer.listed(), [2]);
+    observer.now += LISTED;
+    assert_eq!(observer.listed(), [0; 0]);
+}
+
 /// Z2.
 #[test]
 fn who_left_in_order_is_not_listed() {
