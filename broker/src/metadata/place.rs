@@ -33,14 +33,11 @@ impl Candidates {
         self.brokers.is_empty()
     }
 
-    /// Counts the leaderships of one topic from here on.
-    fn begin_topic(&mut self, partitions: &[PartitionInfo], mut counts: impl FnMut(&PartitionInfo) -> bool) {
+    /// Counts the leaderships of one topic from here on, which these brokers have.
+    fn begin_topic(&mut self, leaders: impl Iterator<Item = u32>) {
         self.brokers.iter_mut().for_each(|candidate| candidate.of_topic = 0);
-        for partition in partitions {
-            if counts(partition)
-                && let Ok(at) =
-                    self.brokers.binary_search_by_key(&partition.leader, |known| known.incarnation.broker)
-            {
+        for leader in leaders {
+            if let Ok(at) = self.brokers.binary_search_by_key(&leader, |known| known.incarnation.broker) {
                 self.brokers[at].of_topic += 1;
             }
         }
@@ -58,11 +55,12 @@ impl Candidates {
         least.incarnation
     }
 
-    /// L2 and L3: where those partitions of a topic go that are released, by index.
+    /// L2 and L3: where those partitions of a topic go that are released, by index. `leader` says who leads any other.
     fn place(
         &mut self,
         topic: &Topic,
         is_released: impl Fn(&PartitionInfo) -> bool,
+        leader: impl Fn(usize) -> u32,
     ) -> Vec<(usize, Incarnation)> {
         let mut placed = Vec::new();
         for (index, partition) in topic.partitions.iter().enumerate() {
@@ -70,7 +68,8 @@ impl Candidates {
                 continue;
             }
             if placed.is_empty() {
-                self.begin_topic(&topic.partitions, |partition| !is_released(partition));
+                let others = topic.partitions.iter().enumerate().filter(|(_, other)| !is_released(other));
+                self.begin_topic(others.map(|(index, _)| leader(index)));
             }
             let aimed = partition.target.and_then(|target| self.take_named(target));
             placed.push((index, aimed.unwrap_or_else(|| self.take())));
@@ -147,7 +146,7 @@ impl Image {
         if candidates.is_empty() {
             candidates.brokers.push(self.candidate(by));
         }
-        candidates.begin_topic(existing, |_| true);
+        candidates.begin_topic(existing.iter().map(|partition| partition.leader));
         Ok((0..wanted).map(|_| candidates.take()).collect())
     }
 
@@ -180,7 +179,8 @@ impl Image {
             None => self.topics.values().cloned().collect(),
         };
         for topic in topics {
-            let placed = candidates.place(&topic, |partition| self.is_orphan(partition, released));
+            let is_released = |partition: &PartitionInfo| self.is_orphan(partition, released);
+            let placed = candidates.place(&topic, is_released, |index| topic.partitions[index].leader);
             if placed.is_empty() {
                 continue;
             }
@@ -204,8 +204,11 @@ impl Image {
                 partition.leader == life.broker && self.owner(partition) == Some(*life)
             };
             for topic in self.topics.values() {
-                let placed = candidates.place(topic, is_left).into_iter();
-                heirs.extend(placed.map(|(index, to)| ((topic.id, index), to.broker)));
+                let leader =
+                    |index| heirs.get(&(topic.id, index)).copied().unwrap_or(topic.partitions[index].leader);
+                for (index, to) in candidates.place(topic, is_left, leader) {
+                    heirs.insert((topic.id, index), to.broker);
+                }
             }
         }
         heirs
