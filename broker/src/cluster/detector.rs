@@ -14,7 +14,8 @@
 //!   [`silence`](Config::silence) is suspected until it is heard again.
 //! - **D2** *Refusal.* A life whose address refuses connections for [`refusal`](Config::refusal), while it is not heard, is
 //!   suspected without waiting for more silence: a killed process is seen by that. Where a life was heard although its
-//!   address refused, its address proves nothing.
+//!   address refused, its address proves nothing. From its first refusal on it is said to [refuse](Verdicts::refusing): nothing may
+//!   follow from that but what saves time and harms nobody.
 //! - **D3** *Patience.* A life that has not opened yet, that says that it leaves, or that this process never heard, is
 //!   suspected only after [`patience`](Config::patience), whether its address refuses or is silent.
 //! - **D4** *Unanimity.* Dead is whom this life suspects and everybody who can be asked suspects too: everybody who is heard,
@@ -45,7 +46,7 @@
 //!   though it is not suspected yet: perhaps nobody will ever hear it. An elder gets its share: it is heard by those that it
 //!   was there with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use wal::Incarnation;
@@ -146,26 +147,40 @@ pub struct Verdict {
 
 /// Every life that is not taken to be well, as of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts(BTreeMap<Incarnation, Verdict>);
+pub struct Verdicts {
+    verdicts: BTreeMap<Incarnation, Verdict>,
+    refusing: BTreeSet<Incarnation>,
+}
 
 impl Verdicts {
     pub fn of(&self, life: Incarnation) -> Option<Verdict> {
-        self.0.get(&life).copied()
+        self.verdicts.get(&life).copied()
     }
 
     /// Lives that are to be fenced.
     pub fn dead(&self) -> impl Iterator<Item = (Incarnation, Why)> {
-        self.0.iter().filter(|(_, verdict)| verdict.dead).map(|(life, verdict)| (*life, verdict.why))
+        self.verdicts.iter().filter(|(_, verdict)| verdict.dead).map(|(life, verdict)| (*life, verdict.why))
+    }
+
+    /// Lives whose address refuses, suspected yet or not (D2).
+    pub fn refusing(&self) -> impl Iterator<Item = Incarnation> {
+        self.refusing.iter().copied()
     }
 
     /// All of them, the dead included.
     pub fn iter(&self) -> impl Iterator<Item = (Incarnation, Verdict)> {
-        self.0.iter().map(|(life, verdict)| (*life, *verdict))
+        self.verdicts.iter().map(|(life, verdict)| (*life, *verdict))
     }
 
     /// With one more verdict.
     pub fn with(mut self, life: Incarnation, verdict: Verdict) -> Verdicts {
-        self.0.insert(life, verdict);
+        self.verdicts.insert(life, verdict);
+        self
+    }
+
+    /// With one more life whose address refuses.
+    pub fn with_refusing(mut self, life: Incarnation) -> Verdicts {
+        self.refusing.insert(life);
         self
     }
 }
@@ -304,7 +319,9 @@ impl Detector {
                 verdicts.insert(*life, Verdict { why: Why::Ailing, dead });
             }
         }
-        Verdicts(verdicts)
+        let refuses = |peer: &Peer| peer.refused.is_some() && self.is_settled(peer) && !peer.address_is_wrong;
+        let refusing = self.peers.iter().filter(|(_, peer)| refuses(peer)).map(|(life, _)| *life).collect();
+        Verdicts { verdicts, refusing }
     }
 
     /// Whom this life suspects, for its beats; bounded.
@@ -328,9 +345,14 @@ impl Detector {
         Some((now.saturating_sub(peer.heard?), peer.beat.as_ref()?))
     }
 
+    /// D3.
+    fn is_settled(&self, peer: &Peer) -> bool {
+        peer.member.open && !peer.is_leaving() && peer.heard.is_some()
+    }
+
     /// D1 to D3.
     fn speaks_against(&self, now: Duration, peer: &Peer) -> Option<Why> {
-        let settled = peer.member.open && !peer.is_leaving() && peer.heard.is_some();
+        let settled = self.is_settled(peer);
         if let Some((first, last)) = peer.refused
             && settled
             && !peer.address_is_wrong

@@ -9,8 +9,9 @@
 //!   anybody else's turn: a turn is as long as that command may take, and is over for beginning at its half; after the last in
 //!   rank it is the first one's again.
 //! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
-//! - **C4** What the dead left in the store is read by the first few in rank as soon as they take it for dead: one of them will
-//!   recover it, and all of them will open partitions from it. Once for each life; nothing depends on it.
+//! - **C4** What the dead left in the store is read by the first few in rank as soon as its address refuses, or they take it for dead:
+//!   one of them will recover it, and all of them will open partitions from it. Once for each life, as long as that is so; nothing
+//!   depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub struct Caretaker {
     attach_timeout: Option<Duration>,
     accused: BTreeMap<Incarnation, Work>,
     fenced: BTreeMap<Incarnation, Fenced>,
-    /// C4. Those that are neither dead nor fenced any more are forgotten.
+    /// C4. Those that neither refuse nor are dead or fenced any more are forgotten.
     read_ahead: BTreeSet<Incarnation>,
     due: Option<Duration>,
 }
@@ -174,7 +175,8 @@ impl Caretaker {
 
     /// Whose slots are to be read now, and from where (C4).
     pub fn ahead(&mut self, image: &Image, verdicts: &Verdicts) -> Vec<(Incarnation, Position)> {
-        let accused = verdicts.dead().filter_map(|(of, _)| Some((of, image.life(of)?)));
+        let accused = verdicts.dead().map(|(of, _)| of).chain(verdicts.refusing());
+        let accused = accused.filter_map(|of| Some((of, image.life(of)?)));
         let gone: BTreeMap<_, _> = accused.chain(image.unrecovered()).collect();
         self.read_ahead.retain(|of| gone.contains_key(of));
         let mut begun = Vec::new();

@@ -209,6 +209,10 @@ fn the_first_in_rank_read_ahead_once() {
     assert_eq!(ahead(&history, &Verdicts::default().with(of, SUSPECTED)), []);
     assert_eq!(ahead(&history, &dead), [(of, from); 4]);
     assert_eq!(ahead(&history, &dead), [], "once");
+    assert_eq!(ahead(&history, &Verdicts::default()), []);
+    let refusing = Verdicts::default().with_refusing(of);
+    assert_eq!(ahead(&history, &refusing), [(of, from); 4], "it was well in between");
+    assert_eq!(ahead(&history, &dead), [], "once");
     history.apply(Command::Fence { by: lives[1], of });
     assert_eq!(ahead(&history, &Verdicts::default()), [], "it is the same life");
     history.apply(Command::Fence { by: lives[1], of: lives[2] });

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -137,8 +135,25 @@ fn d2_who_refuses_is_suspected_sooner() {
     bench.die(2);
     bench.pass(300);
     assert_eq!(bench.of(2), None, "one beat may have been late");
+    assert_eq!(bench.verdicts.refusing().collect::<Vec<_>>(), [life(2)]);
     bench.pass(260);
     assert_eq!(bench.of(2), Some((Why::Refused, true)));
+    bench.refusing.clear();
+    bench.says(2, &[]);
+    bench.pass(300);
+    assert_eq!(bench.verdicts, Verdicts::default());
+}
+
+#[test]
+fn d2_who_leaves_or_has_not_opened_does_not_refuse() {
+    let mut bench = Bench::settled(3);
+    bench.beating.get_mut(&2).unwrap().leaving = true;
+    bench.pass(300);
+    bench.die(2);
+    bench.detector.members(bench.now, [2, 3].map(|at| (life(at), Member { open: at == 2, lease: LEASE })));
+    bench.die(3);
+    bench.pass(300);
+    assert_eq!(bench.verdicts.refusing().collect::<Vec<_>>(), []);
 }
 
 #[test]
@@ -163,6 +178,7 @@ fn d2_an_address_that_refuses_while_its_life_is_heard_proves_nothing() {
     bench.fall_silent(2);
     bench.pass(1_000);
     assert_eq!(bench.of(2), None);
+    assert_eq!(bench.verdicts.refusing().collect::<Vec<_>>(), []);
     bench.pass(1_000);
     assert_eq!(bench.of(2), Some((Why::Silent, true)));
     // Its address is put right: it counts again.
