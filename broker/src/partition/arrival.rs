@@ -24,6 +24,8 @@
 //! - **N4** Only what was open at the last leader has a note, and only that is opened before anybody asks.
 //! - **N5** Whoever asks for a partition that has just arrived waits for its note, however early he is: a producer may have waited
 //!   here for the entry ([`Partitions::get_expected`]), and would otherwise read the store before the note is asked for.
+//! - **N6** A broker that leaves goes on serving until its notes have been fetched, or were kept for [`FETCH_WAITS`] times as long as
+//!   anybody waits for them: the next leader reads the entry, and asks, only after this one knows that it is there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
@@ -56,6 +58,9 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 /// Whoever has not asked by then has opened the partition already. No option: it only gives memory back.
 const NOTE_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// N6, in multiples of [`Limits::note_wait`](super::handover::Limits::note_wait): for the entry to be written and read, too.
+const FETCH_WAITS: u32 = 4;
 
 /// Partitions that are opened at a time. No option: with a note none of them waits for anything.
 const OPENED_AT_ONCE: usize = 64;
@@ -164,18 +169,22 @@ struct Kept {
     at: Instant,
     partition: Asked,
     note: Bytes,
+    fetched: bool,
 }
 
 /// What this broker noted of partitions that it has handed over, or is about to.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<VecDeque<Kept>>);
+pub(super) struct Notes {
+    kept: Mutex<VecDeque<Kept>>,
+    fetched: Notify,
+}
 
 impl Notes {
     /// Keeps a note, and forgets the oldest beyond `bytes_max`.
     pub fn keep(&self, partition: Asked, note: Note, bytes_max: usize) {
-        let mut notes = self.0.lock();
+        let mut notes = self.kept.lock();
         notes.retain(|kept| kept.at.elapsed() < NOTE_AGE_MAX && kept.partition != partition);
-        notes.push_back(Kept { at: Instant::now(), partition, note: note.bytes });
+        notes.push_back(Kept { at: Instant::now(), partition, note: note.bytes, fetched: false });
         let mut bytes: usize = notes.iter().map(|kept| kept.note.len()).sum();
         while bytes > bytes_max
             && let Some(oldest) = notes.pop_front()
@@ -185,15 +194,32 @@ impl Notes {
     }
 
     fn of(&self, wanted: &[Asked]) -> NotesAnswer {
-        let notes = self.0.lock();
-        let known: HashMap<&Asked, &Bytes> = notes.iter().map(|kept| (&kept.partition, &kept.note)).collect();
+        let mut notes = self.kept.lock();
+        let mut known: HashMap<Asked, &mut Kept> =
+            notes.iter_mut().map(|kept| (kept.partition, kept)).collect();
         let mut room = ANSWER_BYTES_MAX;
         let found = wanted.iter().filter_map(|wanted| {
-            let note = known.get(wanted)?;
-            room = room.checked_sub(NOTE_BYTES_MIN + note.len())?;
-            Some((wanted.0, wanted.1, (*note).clone()))
+            let kept = known.get_mut(wanted)?;
+            room = room.checked_sub(NOTE_BYTES_MIN + kept.note.len())?;
+            kept.fetched = true;
+            Some((wanted.0, wanted.1, kept.note.clone()))
         });
-        NotesAnswer(found.collect())
+        let found = NotesAnswer(found.collect());
+        self.fetched.notify_waiters();
+        found
+    }
+
+    /// N6: until all are fetched that are not older than `age_max`.
+    async fn fetched(&self, age_max: Duration) {
+        loop {
+            let fetched = self.fetched.notified();
+            let unfetched = self.kept.lock().iter().rfind(|kept| !kept.fetched).map(|kept| kept.at);
+            let Some(until) = unfetched.map(|at| at + age_max).filter(|until| *until > Instant::now()) else {
+                return;
+            };
+            // Whoever still wants them may be gone.
+            let _ = tokio::time::timeout_at(until, fetched).await;
+        }
     }
 }
 
@@ -228,6 +254,11 @@ impl Partitions {
             return NotesAnswer::default();
         }
         self.notes.of(&ask.partitions)
+    }
+
+    /// Until those to whom partitions were handed know what this broker knew of them, or have had their time (N6).
+    pub async fn notes_fetched(&self) {
+        self.notes.fetched(self.config.handover.note_wait * FETCH_WAITS).await;
     }
 
     /// As long as the broker runs.
@@ -391,5 +422,28 @@ mod tests {
         tokio::time::advance(NOTE_AGE_MAX).await;
         notes.keep(asked(1), Note::new(0, &[]), 350);
         assert_eq!(indexes(&notes), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn n6_notes_are_waited_for_until_they_are_fetched_or_too_old() {
+        const WAIT: Duration = Duration::from_secs(1);
+        let (notes, asked) = (Notes::default(), |index| (Uuid::nil(), index, 0));
+        let began = Instant::now();
+        notes.fetched(WAIT).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "there are none");
+        for index in 0..3 {
+            notes.keep(asked(index), Note::new(7, &[0; 92]), 1_000);
+        }
+        let fetch = async {
+            tokio::time::sleep(WAIT / 4).await;
+            notes.of(&[asked(0), asked(2)]);
+            tokio::time::sleep(WAIT / 4).await;
+            notes.of(&[asked(1)]);
+        };
+        tokio::join!(notes.fetched(WAIT), fetch);
+        assert_eq!(began.elapsed(), WAIT / 2);
+        notes.keep(asked(5), Note::new(7, &[0; 92]), 1_000);
+        notes.fetched(WAIT).await;
+        assert_eq!(began.elapsed(), WAIT / 2 + WAIT, "nobody wants it");
     }
 }

@@ -315,6 +315,7 @@ impl Running {
             }
         }
         self.mover.stop();
+        self.broker.partitions.notes_fetched().await;
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
