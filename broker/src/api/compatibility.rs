@@ -138,7 +138,8 @@ In words:
   once; the other configs of the broker are options of the start ([config-kafka.md](config-kafka.md)). Groups, clients'
   metrics and loggers have no configs: `kafka-configs` says so, and for users, clients and addresses (quotas, SCRAM) that
   the broker does not support it.
-- **Replicas.** A partition has one leader and no followers: the store keeps the copies. Any broker takes over from a dead one.
+- **Replicas.** A partition has one leader and no followers: the store keeps the copies. Others take over from a dead broker:
+  any of them from an object write-ahead log, those that reach its volume from a block one.
 - **Security.** No TLS, no authentication, no ACLs. The broker listens on loopback unless told otherwise.
 - **Quotas.** None; throttle times are always 0.
 - **Old clients.** Record batches of format 2 only (Kafka 0.11 and later), as in Kafka 4.
@@ -157,8 +158,9 @@ In words:
 | a config that Kafka does not know | INVALID_CONFIG (40) |
 | the write-ahead log cannot keep up | the request waits for its time-out, then REQUEST_TIMED_OUT (7) |
 | ACLs | SECURITY_DISABLED (54), as a Kafka without an authorizer |
-| where a partition is to be | on its broker, and nowhere else: another assignment is INVALID_REPLICA_ASSIGNMENT (39); an election, ELECTION_NOT_NEEDED (84) |
-| sizes of partitions (DescribeLogDirs) | one directory, the store; bytes of batches as they are stored, those not uploaded yet included; how large or how full a bucket is, -1 |
+| where a partition is to be | the first broker that is named leads it; those behind it are looked at, and not kept. A reassignment moves it without a copy; where there is none to cancel, NO_REASSIGNMENT_IN_PROGRESS (85). Nobody, somebody twice, a broker that does not serve, or, for a reassignment, one that is being emptied: INVALID_REPLICA_ASSIGNMENT (39) |
+| an election | ELECTION_NOT_NEEDED (84), since whoever leads is the preferred one; ELIGIBLE_LEADERS_NOT_AVAILABLE (83) until what a dead leader left is recovered |
+| sizes of partitions (DescribeLogDirs) | one directory, the store, with what the broker leads; bytes of batches as they are stored, those not uploaded yet included; how large or how full a bucket is, -1 |
 | a broker config that is fixed at the start | INVALID_REQUEST (42), \"Cannot update these configs dynamically\"; [config-kafka.md](config-kafka.md) says which |
 | `max.message.bytes` beyond what the write-ahead log takes | INVALID_CONFIG (40) with the limit, which `block-wal-frame` and `object-wal-record` give |
 | offsets, groups or leadership, while the broker is not sure that it still owns its partitions | an error that clients retry |
