@@ -13,12 +13,10 @@
 //!
 //! - **C1** A batch is a prefix of what waits, in append order, at least one record.
 //! - **C2** A batch that is not full goes only with a token of the [budget](super::budget); a full one needs none, and is
-//!   charged to it all the same.
-//!   So is one that goes in a hurry (C4).
+//!   charged to it all the same. So is one that goes in a hurry (C4).
 //! - **C3** What waits is cut as soon as the conditions allow; a wake-up time is never beyond that.
-
-//! - **C4** A batch with something that is in a [hurry](Batcher::hurry) waits for no token: a second at most on average, and no more
-//!   than [`HURRIES_MAX`] after a quiet time.
+//! - **C4** A batch with something that is in a [hurry](Batcher::hurry) waits for no token: one a second on average at most, and
+//!   [`HURRIES_MAX`] after a quiet time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
