@@ -32,6 +32,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 use s3stream::object::ObjectSlotCodec;
+use tokio::time::Instant;
 use uuid::Uuid;
 use wal::block::reservation::Host;
 use wal::block::{BlockMedium, LastOwner};
@@ -169,12 +170,18 @@ impl Media {
     }
 
     /// The log that the life `of`, which is fenced, left at `uri`, of a broker that registered from `machine` if that is known.
-    /// Not for the volume that this process holds itself.
-    pub async fn left(&self, of: Incarnation, uri: &Uri, machine: Option<&str>) -> anyhow::Result<Opened> {
+    /// Not for the volume that this process holds itself. A command that brings it here has to end by `until`.
+    pub async fn left(
+        &self,
+        of: Incarnation,
+        uri: &Uri,
+        machine: Option<&str>,
+        until: Option<Instant>,
+    ) -> anyhow::Result<Opened> {
         match uri.target()? {
             // The same bucket, for another purpose. Epochs alone make it safe.
             Target::Object { .. } => Ok(Opened { medium: self.object(Purpose::Recovery), exclusive: true }),
-            Target::Block { path, .. } => self.left_volume(of, uri, path, machine).await,
+            Target::Block { path, .. } => self.left_volume(of, uri, path, machine, until).await,
             Target::Memory { .. } => bail!("{uri} was in the memory of a process that is gone"),
         }
     }
@@ -185,6 +192,7 @@ impl Media {
         uri: &Uri,
         path: PathBuf,
         machine: Option<&str>,
+        until: Option<Instant>,
     ) -> anyhow::Result<Opened> {
         let host = whose_host(machine, &self.machine);
         let same_kernel = machine.is_some_and(|theirs| machine::is_same_kernel(theirs, &self.machine));
@@ -193,7 +201,7 @@ impl Media {
         // What is here is looked at as it is; a command that moves volumes is only asked for what is not, or not for certain.
         let is_here = same_machine && is_regular_file(&path);
         let at = match &self.attach {
-            Some(attach) if !is_here => attach.run(of, uri).await?.unwrap_or(path),
+            Some(attach) if !is_here => attach.run(of, uri, until).await?.unwrap_or(path),
             _ => path,
         };
         let (cluster, config, name) = (self.cluster, self.block.clone(), uri.clone());

@@ -5,9 +5,17 @@
 //!   runs there comes first.
 //! - **C2** Rank *r* waits *r* times the patience, from the moment at which it saw that there was something to do; a
 //!   recovery of somebody else's that moves the trim point starts that wait anew.
-//!   Where recovering begins with a command that takes the volume away from whoever has it (`--wal-attach`), nobody begins in
-//!   anybody else's turn: a turn is as long as that command may take, and is over for beginning at its half; after the last in
-//!   rank it is the first one's again.
+//!
+//!   Where recovering begins with a command that takes the volume away from whoever has it (`--wal-attach`), one broker at a time
+//!   runs it, in turns. A turn is as long as the command may take, and a patience longer, since brokers do not see the same thing at
+//!   the same moment. It is begun in the first half of a turn, and has to end a patience before the turn does. The first turn
+//!   is the dead broker's own if that one is back, whose start recovers what it left; then come the others by rank, and
+//!   after the last one the first again. A trim point that moves says that somebody has the volume: whoever that is has a turn from
+//!   then on, and then the first in rank.
+//!
+//!   That is a courtesy, and costs no more than an attempt where it fails: brokers that disagree about who serves, or
+//!   since when, and a start that comes when somebody has begun, run the command at the same time, which it must bear; and
+//!   who has committed nothing when its turn is over may lose the volume.
 //! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
 //! - **C4** What the dead left in the store is read by the first few in rank as soon as its address refuses, or they take it for dead:
 //!   one of them will recover it, and all of them will open partitions from it. Once for each life, as long as that is so; nothing
@@ -34,6 +42,8 @@ pub enum Action {
         of: Incarnation,
         /// When this process first saw the fence (F2).
         fenced_at: Duration,
+        /// By when the command that attaches its volume has to end (C2).
+        until: Option<Duration>,
     },
 }
 
@@ -66,7 +76,18 @@ struct Work {
 struct Fenced {
     at: Duration,
     trim: Position,
+    /// This broker moved it.
+    moved: bool,
     work: Work,
+}
+
+/// How turns are divided (C2).
+#[derive(Clone, Copy, Debug)]
+struct Turns {
+    /// What the command has of a turn.
+    command: Duration,
+    /// What is left after it.
+    patience: Duration,
 }
 
 impl Work {
@@ -79,23 +100,46 @@ impl Work {
         self.not_before.max(self.since + patience * rank as u32)
     }
 
-    /// The same where turns are kept to (C2), of so many brokers: `now`, or when its next one begins.
-    fn turn(&self, now: Duration, length: Duration, rank: usize, brokers: usize) -> Duration {
-        let (first, cycle) = (self.since + length * rank as u32, length * brokers as u32);
-        let earliest = now.max(self.not_before).max(first);
-        let into = (earliest - first).as_nanos() % cycle.as_nanos().max(1);
-        if brokers == 1 || into * 2 < length.as_nanos() {
-            earliest
-        } else {
-            earliest + cycle - Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX))
-        }
-    }
-
     fn ended(&mut self, now: Duration, config: &Config) {
         let pause = config.retry_pause * (1 << self.attempts.min(16));
         self.not_before = now + pause.min(config.retry_pause_max);
         self.attempts += 1;
         self.running = false;
+    }
+}
+
+impl Turns {
+    fn length(self) -> Duration {
+        self.command + self.patience
+    }
+}
+
+impl Fenced {
+    /// When this broker may begin, `now` or later, and by when the command has to end. `after` brokers come before it, of as many as
+    /// take `turns` and are not the dead one itself.
+    fn turn(
+        &self,
+        now: Duration,
+        turns: Turns,
+        after: usize,
+        brokers: usize,
+    ) -> (Duration, Option<Duration>) {
+        let (earliest, length) = (now.max(self.work.not_before), turns.length());
+        // Its own, which is over when the first one's begins.
+        let held = self.moved && earliest + length < self.work.since + turns.command / 2;
+        let first = self.work.since + length * after as u32;
+        match brokers {
+            // In nobody's way.
+            1 if self.moved => (earliest, None),
+            1 => (earliest.max(first), None),
+            _ if held => (earliest, Some(self.work.since - turns.patience)),
+            _ => {
+                let cycle = length * brokers as u32;
+                let over = earliest.saturating_sub(first + turns.command / 2).as_nanos();
+                let begins = first + cycle * over.div_ceil(cycle.as_nanos().max(1)) as u32;
+                (earliest.max(begins), Some(begins + turns.command))
+            }
+        }
     }
 }
 
@@ -146,18 +190,24 @@ impl Caretaker {
         }
         let mut was = std::mem::take(&mut self.fenced);
         for (of, life) in image.unrecovered() {
-            let begun = || Fenced { at: now, trim: life.trim, work: Work::new(now) };
+            let begun = || Fenced { at: now, trim: life.trim, moved: false, work: Work::new(now) };
             let mut fenced = was.remove(&of).unwrap_or_else(begun);
+            let patience = self.config.recovery_patience;
+            let attaches = self.attach_timeout.filter(|_| life.wal_uri.starts_with("block:"));
+            let turns = attaches.map(|timeout| Turns { command: timeout.max(patience), patience });
             if fenced.trim != life.trim {
                 fenced.trim = life.trim;
-                fenced.work.since = now;
+                fenced.moved = fenced.work.running;
+                fenced.work.since = now + turns.map_or(Duration::ZERO, Turns::length);
             }
             if !fenced.work.running {
                 let (rank, brokers) = self.rank_for(of, life, image, verdicts);
-                let patience = self.config.recovery_patience;
-                let due = match self.attach_timeout.filter(|_| life.wal_uri.starts_with("block:")) {
-                    Some(timeout) => fenced.work.turn(now, patience.max(timeout), rank, brokers),
-                    None => fenced.work.due(patience, rank),
+                let (due, until) = match turns {
+                    Some(turns) => {
+                        let is_back = image.live(of.broker).is_some_and(|(_, next)| !next.opened);
+                        fenced.turn(now, turns, rank + usize::from(is_back), brokers)
+                    }
+                    None => (fenced.work.due(patience, rank), None),
                 };
                 if due > now {
                     self.wake_at(due);
@@ -165,7 +215,7 @@ impl Caretaker {
                     // Those behind are looked at again when one has ended.
                     running += 1;
                     fenced.work.running = true;
-                    actions.push(Action::Recover { of, fenced_at: fenced.at });
+                    actions.push(Action::Recover { of, fenced_at: fenced.at, until });
                 }
             }
             self.fenced.insert(of, fenced);

@@ -210,10 +210,11 @@ impl Actor {
                     }
                 });
             }
-            Action::Recover { of, fenced_at } => {
+            Action::Recover { of, fenced_at, until } => {
                 let known = Instant::now() - now.saturating_sub(fenced_at);
+                let until = until.map(|until| self.began + until);
                 self.tasks.spawn("a recovery", async move {
-                    let recovered = recoverer.recover_left(of, known);
+                    let recovered = recoverer.recover_left(of, known, until);
                     if let Some(recovered) = closing.run_until_cancelled(recovered).await {
                         let _ = ended.send(Ended::Recovery(of, known, recovered)).await;
                     }

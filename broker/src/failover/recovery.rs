@@ -107,8 +107,14 @@ pub fn margin(lease: Duration) -> Duration {
 }
 
 impl Recoverer {
-    /// Recovers what the life `of` left, wherever that is. `known` is when this process first saw its fence (F2).
-    pub async fn recover_left(&self, of: Incarnation, known: Instant) -> anyhow::Result<Recovered> {
+    /// Recovers what the life `of` left, wherever that is. `known` is when this process first saw its fence (F2), `until` when
+    /// a command that brings its volume here has to end, besides its own time.
+    pub async fn recover_left(
+        &self,
+        of: Incarnation,
+        known: Instant,
+        until: Option<Instant>,
+    ) -> anyhow::Result<Recovered> {
         let mut image = self.metadata.image();
         if self.media.attach_timeout().is_some() {
             // A volume is not taken from whoever has it by what was true when this one's turn came.
@@ -121,7 +127,7 @@ impl Recoverer {
             image.broker(of.broker).filter(|info| info.epoch == of.epoch).map(|info| &*info.machine);
         // A command that moves a volume takes its time: it is ended where others need it no more, and may use what it would take.
         let Opened { medium, exclusive } = tokio::select! {
-            opened = self.media.left(of, &uri, machine) => opened?,
+            opened = self.media.left(of, &uri, machine, until) => opened?,
             () = self.recovered_elsewhere(of) => return Ok(Recovered::Elsewhere),
         };
         if !exclusive && !host::planted("no-lease-wait") {

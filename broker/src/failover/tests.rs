@@ -39,21 +39,25 @@ impl History {
         history.apply(Command::Format { cluster_id: "a cluster".into(), format: FORMAT_VERSION });
         let mut lives = Vec::new();
         for broker in 1..=brokers {
-            history.apply(Command::RegisterBroker(Registration {
-                broker,
-                wal_uri: wal.into(),
-                lease_ms: 3_000,
-                listener: Listener { host: "a host".into(), port: 9092 },
-                rack: None,
-                machine: format!("machine {broker}").into(),
-                replaces: None,
-                claim: None,
-            }));
-            let by = Incarnation { broker, epoch: history.number };
+            let by = history.register(broker, wal, None);
             history.apply(Command::OpenLeaderships { by });
             lives.push(by);
         }
         (history, lives)
+    }
+
+    fn register(&mut self, broker: u32, wal: &str, replaces: Option<u64>) -> Incarnation {
+        self.apply(Command::RegisterBroker(Registration {
+            broker,
+            wal_uri: wal.into(),
+            lease_ms: 3_000,
+            listener: Listener { host: "a host".into(), port: 9092 },
+            rack: None,
+            machine: format!("machine {broker}").into(),
+            replaces,
+            claim: None,
+        }));
+        Incarnation { broker, epoch: self.number }
     }
 
     pub(crate) fn apply(&mut self, command: Command) {
@@ -127,49 +131,158 @@ fn a_dead_brokers_volume_is_its_machines_first() {
     for own in &lives[1..] {
         let mut there = Caretaker::new(Config::default(), *own, "machine 1".to_owned(), None);
         let actions = there.look(Duration::ZERO, &history.image, &Verdicts::default());
-        assert_eq!(actions, [Action::Recover { of, fenced_at: Duration::ZERO }]);
+        assert_eq!(actions, [Action::Recover { of, fenced_at: Duration::ZERO, until: None }]);
+    }
+}
+
+/// Brokers whose command that attaches volumes may take two minutes.
+struct Attaching {
+    history: History,
+    of: Incarnation,
+    living: Vec<Incarnation>,
+}
+
+/// A broker's command ran, from when until when.
+type Ran = (Duration, Duration, Incarnation);
+
+impl Attaching {
+    const TIMEOUT: Duration = Duration::from_secs(120);
+    /// With the default patience.
+    const TURN: Duration = Duration::from_secs(125);
+
+    /// One of four is fenced.
+    fn new() -> Attaching {
+        let (mut history, mut living) = History::serving(4, "block:///dev/wal");
+        let of = living.remove(0);
+        history.apply(Command::Fence { by: living[0], of });
+        let mut attaching = Attaching { history, of, living };
+        // In rank.
+        let begins = |own: &Incarnation| attaching.begins(&mut attaching.broker(*own), Duration::ZERO).0;
+        let mut ranked = attaching.living.clone();
+        ranked.sort_by_key(begins);
+        attaching.living = ranked;
+        attaching
+    }
+
+    fn broker(&self, own: Incarnation) -> Caretaker {
+        let machine = format!("machine {}", own.broker);
+        Caretaker::new(Config::default(), own, machine, Some(Self::TIMEOUT))
+    }
+
+    /// When it begins, and by when its command has to end.
+    fn begins(&self, broker: &mut Caretaker, mut now: Duration) -> (Duration, Option<Duration>) {
+        loop {
+            match broker.look(now, &self.history.image, &Verdicts::default())[..] {
+                [] => now = broker.due().expect("its turn comes").max(now),
+                [Action::Recover { until, .. }] => return (now, until),
+                ref other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// What all do meanwhile, where each command takes so long, if it may, and fails.
+    fn run(&self, takes: Duration, until: Duration) -> Vec<Ran> {
+        let mut ran = Vec::new();
+        for own in &self.living {
+            let (mut broker, mut now) = (self.broker(*own), Duration::ZERO);
+            while now < until {
+                let (began, limit) = self.begins(&mut broker, now);
+                now = (began + takes).min(limit.expect("the others have turns too"));
+                ran.push((began, now, *own));
+                broker.recovery_ended(now, self.of);
+            }
+        }
+        ran.sort();
+        ran
+    }
+
+    /// Somebody commits a part of what was left.
+    fn commit(&mut self, by: Incarnation, to: u64) {
+        let from = self.history.image.life(self.of).unwrap().trim;
+        let commit =
+            s3stream::metadata::Commit { owner: self.of, objects: Vec::new(), wal_trim: Position(to) };
+        self.history.apply(Command::CommitRecovered { by, of: self.of, from, commit, last: false });
     }
 }
 
 /// C2: where a command takes volumes from one broker to another, one of them at a time does.
 #[test]
 fn whoever_attaches_volumes_keeps_to_its_turn() {
-    let (mut history, lives) = History::serving(4, "block:///dev/wal");
-    let (of, living) = (lives[0], &lives[1..]);
-    history.apply(Command::Fence { by: living[0], of });
-    let (timeout, none) = (120 * SECOND, Verdicts::default());
-    let attaching = |own: &Incarnation| {
-        let machine = format!("machine {}", own.broker);
-        Caretaker::new(Config::default(), *own, machine, Some(timeout))
-    };
-    // Each attempt takes so long, and fails.
-    for takes in [SECOND, 30 * SECOND, 119 * SECOND] {
-        let mut begun = Vec::new();
-        for own in living {
-            let (mut caretaker, mut now) = (attaching(own), Duration::ZERO);
-            while now < 1_500 * SECOND {
-                if !caretaker.look(now, &history.image, &none).is_empty() {
-                    begun.push((now, *own));
-                    caretaker.recovery_ended(now + takes, of);
-                    caretaker.look(now + takes, &history.image, &none);
-                }
-                now = caretaker.due().expect("its turn comes").max(now);
-            }
+    let attaching = Attaching::new();
+    let patience = Config::default().recovery_patience;
+    for takes in [SECOND, 30 * SECOND, 61 * SECOND, 119 * SECOND] {
+        let ran = attaching.run(takes, 1_500 * SECOND);
+        for pair in ran.windows(2) {
+            let [(_, ended, one), (began, _, next)] = pair else { unreachable!() };
+            assert!(one == next || *began >= *ended + patience, "{takes:?}: {pair:?}");
         }
-        begun.sort();
-        let mut turns: Vec<_> = begun.iter().map(|(at, own)| (at.as_secs() / 120, *own)).collect();
+        let mut turns: Vec<Incarnation> = ran.iter().map(|(_, _, own)| *own).collect();
         turns.dedup();
-        assert_eq!(turns.len(), 13, "one in each turn: {turns:?}");
-        assert!((3..13).all(|turn| turns[turn].1 == turns[turn - 3].1), "{turns:?}");
-        assert!(begun.iter().all(|(at, _)| at.as_secs() % 120 < 60), "{begun:?}");
+        let expected: Vec<_> = attaching.living.iter().cycle().take(turns.len()).copied().collect();
+        assert!(turns.len() >= 12, "{takes:?}: {turns:?}");
+        assert_eq!(turns, expected, "{takes:?}");
+        // Each turn is long enough for a command that takes its time.
+        let first = ran.iter().find(|(_, _, own)| *own == attaching.living[1]).unwrap();
+        assert_eq!(first.0, Attaching::TURN);
+        assert_eq!(first.1, Attaching::TURN + takes);
     }
     // Nobody waits for the dead, and nobody who is alone for a turn.
-    let dead = Verdicts::default().with(living[0], DEAD).with(living[1], DEAD);
-    let mut alone = attaching(&living[2]);
-    let recover = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::Recover { .. }));
-    assert!(recover(&alone.look(100 * SECOND, &history.image, &dead)));
-    alone.recovery_ended(200 * SECOND, of);
-    assert!(recover(&alone.look(201 * SECOND, &history.image, &dead)));
+    let dead = attaching.living[1..].iter();
+    let dead = dead.fold(Verdicts::default(), |verdicts, life| verdicts.with(*life, DEAD));
+    let mut alone = attaching.broker(attaching.living[0]);
+    let recovers = |alone: &mut Caretaker, at: Duration| {
+        let actions = alone.look(at, &attaching.history.image, &dead);
+        actions.iter().any(|action| matches!(action, Action::Recover { until: None, .. }))
+    };
+    assert!(recovers(&mut alone, 100 * SECOND));
+    alone.recovery_ended(200 * SECOND, attaching.of);
+    assert!(recovers(&mut alone, 201 * SECOND));
+}
+
+/// C2: whoever has the volume is left alone while it reads it, whatever its rank, and may try again.
+#[test]
+fn a_trim_point_that_moves_gives_whoever_moved_it_a_turn() {
+    let mut attaching = Attaching::new();
+    let [first, second] = [0, 1].map(|rank| attaching.living[rank]);
+    let (mut waits, mut reads) = (attaching.broker(first), attaching.broker(second));
+    let none = Verdicts::default();
+    // The first one's command failed, and it is the second one's turn.
+    let (began, _) = attaching.begins(&mut waits, Duration::ZERO);
+    waits.recovery_ended(began, attaching.of);
+    waits.look(began, &attaching.history.image, &none);
+    let (began, _) = attaching.begins(&mut reads, Duration::ZERO);
+    let moved = began + 10 * SECOND;
+    waits.look(moved - SECOND, &attaching.history.image, &none);
+    attaching.commit(second, 100);
+    assert!(waits.look(moved, &attaching.history.image, &none).is_empty());
+    assert!(reads.look(moved, &attaching.history.image, &none).is_empty(), "it is under way");
+    reads.recovery_ended(moved + SECOND, attaching.of);
+    let (again, until) = attaching.begins(&mut reads, moved + SECOND);
+    assert!(again < moved + 3 * SECOND, "{again:?}");
+    assert_eq!(until, Some(moved + Attaching::TIMEOUT));
+    assert_eq!(attaching.begins(&mut waits, moved).0, moved + Attaching::TURN);
+    // Once its turn is over it is like the others.
+    reads.recovery_ended(moved + 100 * SECOND, attaching.of);
+    assert_eq!(attaching.begins(&mut reads, moved + 101 * SECOND).0, moved + 2 * Attaching::TURN);
+}
+
+/// C2: a broker that crashed and is back recovers its log from its own volume, which nobody takes away from it.
+#[test]
+fn a_volume_is_its_own_brokers_first_when_that_is_back() {
+    let (mut history, lives) = History::serving(3, "block:///dev/wal");
+    let of = lives[0];
+    let back = history.register(1, "block:///dev/wal", Some(of.epoch));
+    let mut attaching = Attaching { history, of, living: lives[1..].to_vec() };
+    let all = |attaching: &Attaching| {
+        let begin = |own: &Incarnation| attaching.begins(&mut attaching.broker(*own), Duration::ZERO).0;
+        let mut begins: Vec<Duration> = attaching.living.iter().map(begin).collect();
+        begins.sort();
+        begins
+    };
+    assert_eq!(all(&attaching), [Attaching::TURN, 2 * Attaching::TURN]);
+    // A start that failed is over.
+    attaching.history.apply(Command::CloseBroker { by: back });
+    assert_eq!(all(&attaching), [Duration::ZERO, Attaching::TURN]);
 }
 
 /// F1: on nothing but a verdict of death, not twice, and not by who is fenced itself.
@@ -491,7 +604,7 @@ async fn a_volume_is_not_attached_once_its_log_is_recovered() {
     assert!(late.metadata.image().life(of).is_some());
     back.recover(of, &*ours.medium).await.unwrap();
     assert!(late.metadata.image().life(of).is_some());
-    let outcome = late.recoverer().recover_left(of, known).await.unwrap();
+    let outcome = late.recoverer().recover_left(of, known, None).await.unwrap();
     assert!(matches!(outcome, Recovered::Elsewhere), "{outcome:?}");
     assert!(!ran.exists());
 }
@@ -513,7 +626,7 @@ async fn the_command_that_attaches_a_volume_ends_when_its_log_is_recovered() {
     taking.metadata.fence(of).await.unwrap();
     let recoverer = taking.recoverer();
     let recovering =
-        tokio::spawn(async move { recoverer.recover_left(of, tokio::time::Instant::now()).await });
+        tokio::spawn(async move { recoverer.recover_left(of, tokio::time::Instant::now(), None).await });
     while !began.exists() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -535,7 +648,8 @@ async fn two_recoverers_at_once_take_each_record_once() {
     two.metadata.refresh().await.unwrap();
     let known = tokio::time::Instant::now();
     let (first, second) = (one.recoverer(), two.recoverer());
-    let (first, second) = tokio::join!(first.recover_left(of, known), second.recover_left(of, known));
+    let (first, second) =
+        tokio::join!(first.recover_left(of, known, None), second.recover_left(of, known, None));
     first.unwrap();
     second.unwrap();
     assert_eq!(one.outcome(of, stream).await.1, 30);
@@ -561,12 +675,12 @@ async fn a_recovery_that_is_refused_again_and_again_ends() {
     options.bounds.metadata.log.entry_bytes_max = 4 << 10;
     let (heir, _ours) = cluster.starting_as(options, 2, "here").await;
     heir.metadata.fence(dead.life).await.unwrap();
-    let refused = heir.recover_left(dead.life, tokio::time::Instant::now()).await;
+    let refused = heir.recover_left(dead.life, tokio::time::Instant::now(), None).await;
     let refused = format!("{:#}", refused.expect_err("its commit is too large"));
     assert!(refused.contains("started over"), "{refused}");
     // Others may do better.
     let other = cluster.member(3, "object", "here").await;
-    other.recoverer().recover_left(dead.life, tokio::time::Instant::now()).await.unwrap();
+    other.recoverer().recover_left(dead.life, tokio::time::Instant::now(), None).await.unwrap();
     assert_eq!(other.outcome(dead.life, topic.partitions[399].log).await.1, 1);
 }
 
@@ -577,7 +691,7 @@ async fn who_can_write_to_a_volume_is_judged_by_locks_machines_and_last_words() 
     let owner = cluster.member(1, "one.wal", "there/1").await;
     let (of, uri) = (owner.life, owner.ours.medium.uri().clone());
     let other = cluster.member(2, "object", "here/2").await;
-    let exclusive = async |machine| other.media.left(of, &uri, machine).await.unwrap().exclusive;
+    let exclusive = async |machine| other.media.left(of, &uri, machine, None).await.unwrap().exclusive;
     assert!(!exclusive(Some("there/1")).await, "it is held");
     assert!(!exclusive(Some("here/2")).await, "it is held");
     let Member { wal, ours, media, metadata, .. } = owner;
@@ -591,7 +705,10 @@ async fn who_can_write_to_a_volume_is_judged_by_locks_machines_and_last_words() 
         assert!(!exclusive(elsewhere).await, "whose lock is another kernel's: {elsewhere:?}");
     }
     let stranger = Incarnation { broker: 1, epoch: of.epoch + 1 };
-    assert!(!other.media.left(stranger, &uri, Some("here/2")).await.unwrap().exclusive, "not its volume");
+    assert!(
+        !other.media.left(stranger, &uri, Some("here/2"), None).await.unwrap().exclusive,
+        "not its volume"
+    );
 
     // As somebody's own log: this file is on one machine's file system, or on this machine.
     let ours = media.ours().unwrap();

@@ -16,6 +16,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::time::Instant;
 use wal::{Incarnation, Uri};
 
 /// What is read of each of its outputs: far more than a path, or a message worth logging.
@@ -37,12 +38,19 @@ impl Attach {
         self.timeout
     }
 
-    /// Brings the volume `uri` of the life `of` here. Where it is now, if the command says so.
-    pub async fn run(&self, of: Incarnation, uri: &Uri) -> anyhow::Result<Option<PathBuf>> {
+    /// Brings the volume `uri` of the life `of` here, by `until` if that comes first. Where it is now, if the command says so.
+    pub async fn run(
+        &self,
+        of: Incarnation,
+        uri: &Uri,
+        until: Option<Instant>,
+    ) -> anyhow::Result<Option<PathBuf>> {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(self.timeout, |left| left.min(self.timeout));
         tracing::info!(broker = of.broker, epoch = of.epoch, %uri, command = self.command, "attaching the volume");
         #[cfg(feature = "simulated")]
         if let Some(machine) = host::simulated::current() {
-            let attached = tokio::time::timeout(self.timeout, machine.attach(&uri.0)).await;
+            let attached = tokio::time::timeout(timeout, machine.attach(&uri.0)).await;
             return attached.context("wal-attach: in time")?.context("wal-attach");
         }
         let mut child = Command::new("/bin/sh")
@@ -63,12 +71,12 @@ impl Attach {
         let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
         let out = child.stdout.take().expect("it is piped");
         let complaint = child.stderr.take().expect("it is piped");
-        let ended = tokio::time::timeout(self.timeout, async {
+        let ended = tokio::time::timeout(timeout, async {
             let (out, complaint) = tokio::join!(read(out), read(complaint));
             (child.wait().await, out, complaint)
         });
         let Ok((status, out, complaint)) = ended.await else {
-            bail!("wal-attach: the command did not end within {:?}", self.timeout);
+            bail!("wal-attach: the command did not end within {timeout:?}");
         };
         group.0 = None;
         let status = status.context("wal-attach")?;
@@ -108,7 +116,7 @@ mod tests {
 
     async fn run(command: &str, timeout: Duration) -> anyhow::Result<Option<PathBuf>> {
         let of = Incarnation { broker: 7, epoch: 42 };
-        Attach::new(command.to_owned(), timeout).run(of, &"block:///dev/sdx".parse().unwrap()).await
+        Attach::new(command.to_owned(), timeout).run(of, &"block:///dev/sdx".parse().unwrap(), None).await
     }
 
     #[tokio::test]
@@ -146,6 +154,13 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_hangs_is_ended() {
         let error = run("exec sleep 600", Duration::from_millis(50)).await.unwrap_err().to_string();
+        assert!(error.contains("did not end"), "{error}");
+        // Before its time is over, if others have the next turn.
+        let (hour, of) = (Duration::from_secs(3_600), Incarnation { broker: 7, epoch: 42 });
+        let attach = Attach::new("exec sleep 600".to_owned(), hour);
+        let until = Some(Instant::now() + Duration::from_millis(50));
+        let error =
+            attach.run(of, &"block:///dev/sdx".parse().unwrap(), until).await.unwrap_err().to_string();
         assert!(error.contains("did not end"), "{error}");
     }
 }

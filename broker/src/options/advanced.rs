@@ -61,7 +61,8 @@ pub static ROWS: &[Definition] = &[
         "Block WAL: how long the making of a new file may write zeroes. First writes to the rest are slower."),
 
     row("wal-attach-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.media.attach_timeout),
-        "Block WAL: how long the command of wal-attach may take."),
+        "Block WAL: how long the command of wal-attach may take. So long, and failover-recovery-patience longer, each broker leaves \
+         the volume to the one before it, also where that one's command failed."),
 
     row("object-wal-batch", bytes(64 * KIB, GIB), |bounds| Field::from(&mut bounds.object_wal.batch_bytes_max),
         "Object WAL: a batch, which is one PUT, is cut at this size. A larger record is a batch of its own."),

@@ -385,7 +385,7 @@ async fn recover_own(
         let is_ours = ours.last_owner.is_some_and(|last| last.incarnation == *of)
             || matches!(uri.target()?, Target::Block { .. }) && media::is_same(uri, ours.medium.uri());
         if !is_ours {
-            recoverer.recover_left(*of, known).await.with_context(|| beyond_reach(*of, uri))?;
+            recoverer.recover_left(*of, known, None).await.with_context(|| beyond_reach(*of, uri))?;
             continue;
         }
         if acknowledges {
