@@ -84,8 +84,8 @@ impl Default for Config {
 /// The fail-over of one broker, running.
 #[derive(Debug)]
 pub struct Failover {
-    tasks: Tasks,
-    closing: CancellationToken,
+    pub(crate) tasks: Tasks,
+    pub(crate) closing: CancellationToken,
 }
 
 impl Failover {

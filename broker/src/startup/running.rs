@@ -424,6 +424,25 @@ mod tests {
         }
     }
 
+    /// A recovery that is under way, with the command that attaches a volume, does not go on beside the next life of this process.
+    #[tokio::test]
+    async fn a_broker_that_cannot_go_on_ends_its_fail_over_before_itself() {
+        let (running, _directory) = started().await;
+        let (goes_on, mut ended) = tokio::sync::oneshot::channel::<()>();
+        let closing = running.failover.closing.clone();
+        let recovery = async move {
+            closing.cancelled().await;
+            drop(goes_on);
+        };
+        running.failover.tasks.spawn("a recovery", recovery);
+        drop(running.broker.partitions.tasks.spawn("a test", async { panic!("it is broken") }));
+        let stopped = running.until_stopped(futures::stream::pending());
+        let stopped = tokio::time::timeout(Duration::from_secs(120), stopped).await;
+        stopped.expect("it stops").expect_err("and says why");
+        let left = ended.try_recv();
+        assert_eq!(left, Err(tokio::sync::oneshot::error::TryRecvError::Closed));
+    }
+
     /// Nor does one that stops say that nothing is left when something has broken meanwhile.
     #[tokio::test]
     async fn a_broken_invariant_during_the_stop_is_no_stop_in_order() {
