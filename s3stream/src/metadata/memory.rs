@@ -226,7 +226,6 @@ impl MemoryMetadata {
         self.state.lock().clock_doubted = doubted;
     }
 
-    /// While set, no command is applied and all are answered with [`Error::Unavailable`].
     /// What reads see of parts now.
     pub fn seen(&self) -> Seen {
         Seen(self.state.lock().streams.clone())
@@ -237,6 +236,7 @@ impl MemoryMetadata {
         self.state.lock().behind = Some(then.0);
     }
 
+    /// While set, no command is applied and all are answered with [`Error::Unavailable`].
     pub fn set_outage(&self, outage: bool) {
         self.state.lock().outage = outage;
     }
