@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use futures::{Stream, StreamExt};
+use tokio::sync::watch;
 use wal::uri::Target;
 use wal::{AckRight, Incarnation, Uri, Vacated, Wal};
 
@@ -76,11 +77,29 @@ pub async fn start_unless(
 ) -> anyhow::Result<Option<Running>> {
     let began = Instant::now();
     let begun = Begun::default();
-    let outcome = tokio::select! {
-        started = attempt(options, &begun, began) => started.map(Some),
-        Some(name) = signals.next() => {
-            tracing::info!("{name} during the start: stopping");
-            Ok(None)
+    let outcome = {
+        let mut attempt = std::pin::pin!(attempt(options, &begun, began));
+        tokio::select! {
+            started = &mut attempt => started.map(Some),
+            Some(name) = signals.next() => {
+                tracing::info!("{name} during the start: stopping");
+                // What it has sent may be accepted, and is to be ended then.
+                let heard = tokio::time::timeout(CLOSE_TIMEOUT, begun.has_heard());
+                tokio::select! {
+                    biased;
+                    _ = heard => Ok(None),
+                    Some(name) = signals.next() => {
+                        tracing::info!("{name} again: stopped where it stood");
+                        return Ok(None);
+                    }
+                    started = &mut attempt => match started {
+                        Ok(running) => {
+                            return running.until_stopped(futures::stream::iter([name])).await.map(|()| None);
+                        }
+                        Err(error) => Err(error),
+                    },
+                }
+            }
         }
     };
     let error = match outcome {
@@ -107,6 +126,8 @@ pub async fn start_unless(
 struct Begun {
     metadata: OnceLock<Arc<Metadata>>,
     ours: OnceLock<Arc<Ours>>,
+    /// It has sent a registration, and not heard what became of it.
+    registers: watch::Sender<bool>,
     /// It opens its log: from here on there may be writes on their way to it.
     log: AtomicBool,
 }
@@ -124,6 +145,12 @@ impl Begun {
         let _ = metadata.close(false).await;
         // A start that took long, or was stopped for a while, may have been taken for dead (J3).
         metadata.incarnation().and_then(|own| rejoin::deposed(&metadata.image(), own, began.elapsed()))
+    }
+
+    /// Resolves when it waits for no registration's outcome.
+    async fn has_heard(&self) {
+        // The sender is here.
+        let _ = self.registers.subscribe().wait_for(|registers| !registers).await;
     }
 
     fn is_rested_on(&self, metadata: &Metadata) -> bool {
@@ -199,7 +226,7 @@ async fn assemble(
     let right = Arc::new(AckRight::leased());
     let advertised = doors.addresses.advertised();
     let listener = Listener { host: advertised.host.as_str().into(), port: advertised.port };
-    let (incarnation, last) = become_a_broker(options, &metadata, &media, &ours, &listener).await?;
+    let (incarnation, last) = become_a_broker(options, &metadata, &media, &ours, &listener, begun).await?;
     metadata.keep_lease(right.clone())?;
     // From here on the others expect to hear of it, however long it takes until it serves.
     let peers = Peers::start(options.bounds.cluster.clone(), metadata.clone(), right.clone());
@@ -249,6 +276,7 @@ async fn become_a_broker(
     media: &Arc<Media>,
     ours: &Arc<Ours>,
     listener: &Listener,
+    begun: &Begun,
 ) -> anyhow::Result<(Incarnation, LastWriter)> {
     let machine = media.machine.as_str();
     let known = identity::Known {
@@ -284,7 +312,9 @@ async fn become_a_broker(
                 replaces: image.last_registration(id),
                 claim: judged.claim.clone(),
             };
+            begun.registers.send_replace(true);
             let registered = metadata.register(registering).await;
+            begun.registers.send_replace(false);
             unheard |= matches!(registered, Err(metadata::Error::Unknown(_)));
             registered
         };
@@ -494,6 +524,32 @@ mod tests {
         assert!(start_unless(waiting, signals.chain(futures::stream::pending())).await.unwrap().is_none());
         let lives: Vec<_> = left.refresh().await.unwrap().lives().map(|(life, _)| life).collect();
         assert_eq!(lives, [before]);
+        left.close(false).await.unwrap();
+    }
+
+    /// A signal that comes between a registration and word of it.
+    #[tokio::test]
+    async fn a_start_that_is_stopped_while_it_registers_leaves_no_life() {
+        let directory = tempfile::tempdir().unwrap();
+        // It goes no further than that.
+        let options = options(directory.path(), &["--wal=object", "--wal-attach=exec sleep 600"]);
+        let left = left_behind(&options).await;
+        let log = directory.path().join("store/objects/meta/log");
+        let entries = move || std::fs::read_dir(&log).unwrap().count();
+        let before = entries();
+        let signals = futures::stream::poll_fn(move |context| {
+            if entries() > before {
+                return std::task::Poll::Ready(Some("SIGTERM"));
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        });
+        let signals = signals.take(1).chain(futures::stream::pending());
+        assert!(start_unless(options, signals).await.unwrap().is_none());
+        let image = left.refresh().await.unwrap();
+        let before = left.incarnation().unwrap();
+        assert!(image.last_registration(1) > Some(before.epoch), "it had registered");
+        assert_eq!(image.lives().map(|(life, _)| life).collect::<Vec<_>>(), [before]);
         left.close(false).await.unwrap();
     }
 
