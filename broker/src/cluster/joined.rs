@@ -1,9 +1,9 @@
 //! Who has joined, and from when on it is given a share: pure, with time as an argument.
 //!
-//! - **J1** Nobody is given a share before [`Pauses::joining`] is over: brokers often join together.
+//! - **J1** Nobody is given a share before [`Pauses::joining`] is over, since anybody joined: brokers often join together.
 //! - **J2** Who died and is back is given none before [`Pauses::returning`] is over since it was seen to be gone. A client that lost
 //!   a broker waits longer before each attempt to connect to it, librdkafka up to ten seconds
-//!   (`reconnect.backoff.max.ms`), and whatever is led there waits with it.
+//!   (`reconnect.backoff.max.ms`), and whatever is led there waits with it. Others that have joined do not, however often it dies.
 //! - **J3** Nothing is remembered of a broker that died longer ago than that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,15 +33,15 @@ pub(super) struct Joined {
     known: BTreeSet<Incarnation>,
     /// By id, when its last life was seen to be gone.
     died: BTreeMap<u32, Instant>,
-    /// From when on those that have joined are given a share.
-    from: Option<Instant>,
+    /// From when on each of those that have joined is given a share.
+    from: BTreeMap<Incarnation, Instant>,
     due: Option<Instant>,
 }
 
 impl Joined {
     /// Those that are there are known.
     pub fn new(takers: BTreeSet<Incarnation>) -> Joined {
-        Joined { known: takers, died: BTreeMap::new(), from: None, due: None }
+        Joined { known: takers, died: BTreeMap::new(), from: BTreeMap::new(), due: None }
     }
 
     /// Takes note of who takes partitions. To be called for each image, or nearly: who leaves and comes again between two calls
@@ -57,14 +57,21 @@ impl Joined {
         // Who is being emptied lives, and is no taker any more.
         let died = self.known.difference(&takers).filter(|life| !is_live(**life));
         self.died.extend(died.map(|life| (life.broker, now)));
+        self.from.retain(|life, _| takers.contains(life));
+        let joined = now + pauses.joining;
         for life in takers.difference(&self.known) {
-            let returning = self.died.get(&life.broker).map(|at| *at + pauses.returning);
-            self.from = self.from.max(Some(now + pauses.joining)).max(returning);
+            if let Some(died) = self.died.get(&life.broker) {
+                self.from.insert(*life, joined.max(*died + pauses.returning));
+            } else {
+                self.from.insert(*life, joined);
+                self.from.values_mut().for_each(|from| *from = joined.max(*from));
+            }
         }
         self.known = takers;
     }
 
-    /// Whether some of `takers` joined long enough ago, and somebody `falls_short` of a share by much.
+    /// Who has to wait still, if some of `takers` joined long enough ago, and somebody `falls_short` of a share by much; `None` if
+    /// there is nothing to be done now.
     pub fn look(
         &mut self,
         now: Instant,
@@ -72,18 +79,16 @@ impl Joined {
         is_live: impl Fn(Incarnation) -> bool,
         falls_short: impl FnOnce(&BTreeSet<Incarnation>) -> bool,
         pauses: Pauses,
-    ) -> bool {
+    ) -> Option<BTreeSet<u32>> {
         self.see(now, takers, is_live, pauses);
-        let Some(from) = self.from else {
-            self.due = None;
-            return false;
-        };
-        if !falls_short(&self.known) {
+        if self.from.is_empty() || !falls_short(&self.known) {
             self.settled();
-            return false;
+            return None;
         }
-        self.due = Some(from).filter(|due| *due > now);
-        self.due.is_none()
+        let waiting = || self.from.iter().filter(|(_, from)| **from > now);
+        self.due = waiting().map(|(_, from)| *from).min();
+        let waiting: BTreeSet<u32> = waiting().map(|(life, _)| life.broker).collect();
+        (waiting.len() < self.from.len()).then_some(waiting)
     }
 
     /// How long until it is worth looking again, whatever happens.
@@ -92,7 +97,8 @@ impl Joined {
     }
 
     pub fn settled(&mut self) {
-        (self.from, self.due) = (None, None);
+        self.from.clear();
+        self.due = None;
     }
 }
 
@@ -119,6 +125,16 @@ mod tests {
 
         /// Whether shares are given, where these take partitions and `emptied` live besides.
         fn look(&mut self, second: u64, takers: &[Incarnation], emptied: &[Incarnation]) -> bool {
+            self.waiting(second, takers, emptied).is_some()
+        }
+
+        /// To whom not, if shares are given.
+        fn waiting(
+            &mut self,
+            second: u64,
+            takers: &[Incarnation],
+            emptied: &[Incarnation],
+        ) -> Option<BTreeSet<u32>> {
             let now = self.began + Duration::from_secs(second);
             let live = |life| takers.contains(&life) || emptied.contains(&life);
             self.joined.look(now, takers.iter().copied().collect(), live, |_| true, PAUSES)
@@ -188,6 +204,25 @@ mod tests {
             observer.joined.see(now, takers.iter().copied().collect(), |_| true, PAUSES);
         }
         assert!(observer.look(5, &[one, two], &[]));
+    }
+
+    /// J2: it dies every ten seconds.
+    #[test]
+    fn who_dies_again_and_again_keeps_nobody_else_from_a_share() {
+        let (one, new) = (life(1, 1), life(3, 70));
+        let mut observer = Observer::of(&[one, life(2, 2)]);
+        let mut others = vec![one];
+        for round in 0..9 {
+            let (second, back) = (10 * round, life(2, 10 + round));
+            observer.look(second, &others, &[]);
+            if round == 2 {
+                others.push(new);
+            }
+            let takers = [&others[..], &[back]].concat();
+            observer.look(second + 1, &takers, &[]);
+            let waiting = observer.waiting(second + 5, &takers, &[]);
+            assert_eq!(waiting, (round >= 2).then(|| BTreeSet::from([2])), "in round {round}");
+        }
     }
 
     /// J3.

@@ -241,13 +241,15 @@ impl Mover {
             balance::falls_short(&counts, Slack::automatic(0).count)
         };
         let is_live = |life| image.is_live(life);
-        if !joined.look(now, takers_of(image), is_live, falls_short, self.config.pauses) {
+        let Some(waiting) = joined.look(now, takers_of(image), is_live, falls_short, self.config.pauses)
+        else {
             return joined.due(now);
-        }
+        };
         if image.caretaker() != Some(self.own) {
             return None;
         }
-        let brokers: BTreeSet<u32> = takers(image, &(self.avoided)()).collect();
+        let avoided = &(self.avoided)() | &waiting;
+        let brokers: BTreeSet<u32> = takers(image, &avoided).collect();
         let placed = placed(image, |_, _| Load::default());
         if awaited.look(Instant::now(), &placed, self.config.joining_patience) {
             return Some(self.config.pauses.joining);
@@ -255,7 +257,7 @@ impl Mover {
         let moves = balance::plan(&brokers, &placed, Slack::automatic(self.config.joining_moves_max));
         if moves.is_empty() {
             if brokers.len() < takers_of(image).len() {
-                // Who is suspected for a moment may be the one that joined.
+                // Who is suspected for a moment, or waits, may be the one that joined.
                 return Some(self.config.pauses.joining);
             }
             joined.settled();
