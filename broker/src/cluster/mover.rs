@@ -15,8 +15,8 @@
 //! - **V3** Without a target, and without a change in who serves, nothing is looked at but a few counts. What cannot go now is
 //!   looked at again after a pause.
 //! - **V4** The caretaker begins only when a broker has joined (`joined`) and has less than its share by much, plans again only when all that
-//!   has a target has moved, or has not for [`Config::joining_patience`], and moves [`Config::joining_moves_max`] at a time. What
-//!   somebody moved by hand stays there.
+//!   has a target has moved, or has not for [`Config::joining_patience`], be it on the caretaker itself, and moves
+//!   [`Config::joining_moves_max`] at a time. What somebody moved by hand stays there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -158,6 +158,8 @@ impl Mover {
                 }
                 last = last.wrapping_add(at_once);
                 failures = (failures + 1).min(10);
+                // V4: what cannot leave keeps nobody from a share.
+                self.settle_joined(&self.metadata.image(), &mut joined, &mut awaited).await;
                 // Entries come by all the time: the pause is waited for.
                 let paused = tokio::time::sleep(self.config.retry_pause * failures);
                 if self.seeing_who_joins(paused, &mut changed, &mut joined).await.is_none() {

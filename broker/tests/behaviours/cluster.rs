@@ -17,6 +17,7 @@ use kafka_protocol::messages::{
     ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::StrBytes;
+use ottla::cluster::joined::Pauses;
 use ottla::cluster::mover::{self, Mover};
 use ottla::cluster::state::{Ask, CLUSTER_STATE, ClusterState, Standing};
 use ottla::cluster::wire;
@@ -55,6 +56,16 @@ impl Cluster {
 
     /// With what `place` makes of each broker's disk.
     pub async fn of(count: u32, options: Options, place: impl Fn(Disk) -> Disk) -> Cluster {
+        Cluster::moving(count, options, place, mover::Config::default()).await
+    }
+
+    /// With movers like this, which try again soon.
+    async fn moving(
+        count: u32,
+        options: Options,
+        place: impl Fn(Disk) -> Disk,
+        movers: mover::Config,
+    ) -> Cluster {
         let store = FaultStore::in_memory(7);
         let disks: Vec<_> = (1..=count).map(|node| place(Disk::of(node, Arc::new(store.clone())))).collect();
         let mut brokers = Vec::new();
@@ -65,7 +76,7 @@ impl Cluster {
             .iter()
             .map(|broker| {
                 let broker = &broker.broker;
-                let config = mover::Config { retry_pause: Duration::from_millis(20), ..Default::default() };
+                let config = mover::Config { retry_pause: Duration::from_millis(20), ..movers.clone() };
                 Mover::start(
                     config,
                     broker.partitions.clone(),
@@ -711,6 +722,40 @@ async fn a_broker_that_is_no_longer_emptied_gets_its_share_back() {
     })
     .await
     .unwrap();
+    cluster.stop().await;
+}
+
+/// V4: a caretaker that cannot hand over what should leave it has others give a newcomer its share nevertheless.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_cannot_leave_the_caretaker_keeps_nobody_from_a_share() {
+    let mut options = Options::default();
+    options.partitions.handover.prepare_max = Duration::from_millis(500);
+    let soon = Duration::from_millis(100);
+    let pauses = Pauses { joining: soon, returning: soon };
+    let movers = mover::Config { pauses, joining_patience: soon, ..Default::default() };
+    let cluster = Cluster::moving(3, options, |disk| disk, movers).await;
+    within(cluster.movers[2].drain()).await.unwrap();
+    for broker in &cluster.brokers {
+        within(broker.broker.metadata.refresh()).await.unwrap();
+    }
+    let topic = cluster.topic("stuck", &[1, 2, 1, 2, 1, 2, 1, 2]).await;
+    let metadata = &cluster.broker(1).broker.metadata;
+    assert_eq!(metadata.image().caretaker(), metadata.incarnation());
+    // What is in its log only cannot be uploaded.
+    cluster.connect(1).await.produced("stuck", 0, &batch(1, 0)).await;
+    cluster.store.add(Rule::new(Operation::Put, Fault::Refuse).under("data/"));
+    let aim = Reassigned { topic: topic.id, partition: 0, target: Some(2) };
+    metadata.reassign(vec![aim]).await.unwrap().remove(0).unwrap();
+    metadata.set_draining(3, false).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(120), async {
+        while metadata.image().led_count(3) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(cluster.leader(&topic, 0), 1);
+    cluster.store.heal();
     cluster.stop().await;
 }
 
