@@ -28,6 +28,8 @@ pub struct Shape {
     pub active: usize,
     /// What producers write to all of them, bytes per second.
     pub ingest: u64,
+    /// PUTs of a broker's log per second; none with a block WAL.
+    pub slots_per_second: u64,
     /// Full parts that retention leaves of an active partition.
     pub full_parts: u64,
     pub seed: u64,
@@ -41,6 +43,7 @@ impl Default for Shape {
             topics: 1_000,
             active: 100_000,
             ingest: 100 << 20,
+            slots_per_second: 20,
             full_parts: 4,
             seed: 1,
         }
@@ -49,6 +52,9 @@ impl Default for Shape {
 
 const UPLOAD_BYTES: u64 = 64 << 20;
 const UPLOAD_INTERVAL: u64 = 60;
+/// Slots of an object WAL that an upload does not wait any longer for, and the time that it waits nevertheless.
+const UPLOAD_SLOTS: u64 = 400;
+const UPLOAD_SLOTS_INTERVAL: u64 = 20;
 /// Parts in one entry.
 pub(crate) const COMMIT_PARTS: usize = 4096;
 const FAN_IN: usize = 32;
@@ -94,6 +100,8 @@ pub struct Cluster {
     seconds: u64,
     pub costs: Costs,
     pub brokers: Vec<Broker>,
+    /// By the number of a partition.
+    is_active: Vec<bool>,
     random: StdRng,
 }
 
@@ -102,8 +110,9 @@ pub struct Broker {
     pub by: Incarnation,
     pub(crate) counter: u64,
     trim: u64,
-    /// When within the upload interval.
+    /// Where its intervals begin.
     phase: u64,
+    next_upload: u64,
     /// Bytes that each of its active partitions got since its last upload.
     waiting: u64,
 }
@@ -117,6 +126,7 @@ impl Cluster {
             seconds: 0,
             costs: Costs::new(),
             brokers: Vec::new(),
+            is_active: spread(shape.partitions, shape.active),
             random: StdRng::seed_from_u64(shape.seed),
             shape,
         };
@@ -171,7 +181,7 @@ impl Cluster {
         let by = registered.incarnation;
         self.apply("open leaderships", Command::OpenLeaderships { by });
         let phase = self.random.random_range(0..UPLOAD_INTERVAL);
-        self.brokers.push(Broker { by, counter: 0, trim: 0, phase, waiting: 0 });
+        self.brokers.push(Broker { by, counter: 0, trim: 0, phase, next_upload: 0, waiting: 0 });
     }
 
     fn create_topics(&mut self) {
@@ -194,12 +204,8 @@ impl Cluster {
 
     /// The active partitions of a broker: their logs and checkpoints.
     pub fn active(&self, by: Incarnation) -> Vec<(StreamId, StreamId)> {
-        // Streams are numbered as they were created, two for each partition; every so manieth is active.
-        let is_active = |log: StreamId| {
-            let partition = (log.0 / 2) as usize;
-            partition * self.shape.active / self.shape.partitions
-                != (partition + 1) * self.shape.active / self.shape.partitions
-        };
+        // Streams are numbered as they were created, two for each partition.
+        let is_active = |log: StreamId| self.is_active[(log.0 / 2) as usize];
         let led = self.image.partitions_of(by).map(|(topic, index)| topic.partitions[index]);
         led.filter(|partition| is_active(partition.log))
             .map(|partition| (partition.log, partition.checkpoint))
@@ -210,10 +216,18 @@ impl Cluster {
         self.shape.ingest / self.shape.active.max(1) as u64
     }
 
-    /// Seconds from one upload of a broker to the next.
-    pub fn upload_every(&self) -> u64 {
-        let rate = self.shape.ingest / u64::from(self.shape.brokers);
-        (UPLOAD_BYTES / rate.max(1)).clamp(1, UPLOAD_INTERVAL)
+    /// Seconds from one upload of a broker to the next, by what its active partitions get.
+    pub fn upload_every(&self, broker: usize) -> u64 {
+        self.upload_interval(self.active(self.brokers[broker].by).len())
+    }
+
+    fn upload_interval(&self, active: usize) -> u64 {
+        let by_bytes = UPLOAD_BYTES / (self.partition_rate() * active as u64).max(1);
+        let by_slots = match UPLOAD_SLOTS.checked_div(self.shape.slots_per_second) {
+            Some(seconds) => seconds.max(UPLOAD_SLOTS_INTERVAL),
+            None => UPLOAD_INTERVAL,
+        };
+        by_bytes.clamp(1, by_slots.min(UPLOAD_INTERVAL))
     }
 
     /// The next part of a stream.
@@ -253,9 +267,11 @@ impl Cluster {
 
     /// Full parts, then those of each smaller tier, as many as chance has it.
     fn fill(&mut self) {
-        let small = (self.partition_rate() * self.upload_every()).max(1);
         for broker in 0..self.brokers.len() {
             let streams = self.active(self.brokers[broker].by);
+            let every = self.upload_interval(streams.len());
+            let small = (self.partition_rate() * every).max(1);
+            self.brokers[broker].next_upload = 1 + self.brokers[broker].phase % every;
             let logs = |bytes| streams.iter().map(|(log, _)| (*log, bytes)).collect::<Vec<_>>();
             for _ in 0..self.shape.full_parts {
                 self.upload("fill", broker, &logs(FULL_BYTES), (OBJECT_BYTES / FULL_BYTES) as usize);
@@ -275,17 +291,16 @@ impl Cluster {
     /// Lets so many seconds pass. Costs are counted from here on.
     pub fn run(&mut self, seconds: u64) {
         self.costs.clear();
-        let every = self.upload_every();
         for _ in 0..seconds {
             self.seconds += 1;
             for broker in 0..self.brokers.len() {
                 self.brokers[broker].waiting += self.partition_rate();
-                let at = self.seconds + self.brokers[broker].phase;
-                if at.is_multiple_of(every) {
+                if self.seconds >= self.brokers[broker].next_upload {
+                    self.brokers[broker].next_upload = self.seconds + self.upload_every(broker);
                     self.upload_waiting(broker);
                     self.compact(broker);
                 }
-                if at.is_multiple_of(RETENTION_EVERY) {
+                if (self.seconds + self.brokers[broker].phase).is_multiple_of(RETENTION_EVERY) {
                     self.retain(broker);
                 }
             }
@@ -459,6 +474,22 @@ impl Cluster {
     pub fn check(&self) {
         self.image.check().unwrap_or_else(|violation| panic!("{violation}"));
     }
+}
+
+/// So many of so many numbers, the same ones everywhere, by hash: they follow no order in which partitions were placed.
+fn spread(of: usize, chosen: usize) -> Vec<bool> {
+    // The finalizer of splitmix64.
+    let hash = |number: usize| {
+        let mut hash = (number as u64).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^ hash >> 31
+    };
+    let mut numbers: Vec<usize> = (0..of).collect();
+    numbers.sort_unstable_by_key(|number| hash(*number));
+    let mut is_chosen = vec![false; of];
+    numbers.into_iter().take(chosen).for_each(|number| is_chosen[number] = true);
+    is_chosen
 }
 
 /// Sizes of parts that are still to be merged, from what an upload brings up.

@@ -19,6 +19,9 @@ struct Arguments {
     /// MiB a second that producers write, to all of them
     #[arg(long, default_value_t = 100)]
     ingest: u64,
+    /// PUTs a second of each broker's log, of which 400 bring an upload every 20 s at most; 0 for a block WAL
+    #[arg(long, default_value_t = 20)]
+    slots_per_second: u64,
     /// Parts of 32 MiB that retention leaves of each
     #[arg(long, default_value_t = 4)]
     full_parts: u64,
@@ -44,6 +47,7 @@ fn main() {
             topics: arguments.topics,
             active: arguments.active.unwrap_or(arguments.partitions),
             ingest: arguments.ingest << 20,
+            slots_per_second: arguments.slots_per_second,
             full_parts: arguments.full_parts,
             seed: arguments.seed,
         };
@@ -51,9 +55,9 @@ fn main() {
         let mut cluster = Cluster::new(shape);
         report::weight(&report::weigh(&cluster));
         cluster.run(arguments.seconds);
-        report::traffic(&cluster, arguments.seconds);
+        let entries_per_second = report::traffic(&cluster, arguments.seconds);
         report::weight(&report::weigh(&cluster));
-        report::replacing(&mut cluster);
+        report::replacing(&mut cluster, entries_per_second);
     }
     if !arguments.no_races {
         report::races(arguments.seed);

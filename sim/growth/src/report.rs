@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use ottla::metadata::image::Image;
 
+use crate::arena::Conditions;
 use crate::cluster::{Cluster, Cost};
 use crate::fail_over::{drain, fail_over};
 use crate::measure::{cpu_of, live_bytes};
 use crate::race::{self, Race};
+use crate::take_over;
 
 /// What a state weighs.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +56,8 @@ pub fn weight(weight: &Weight) {
     );
 }
 
-/// What a time of traffic cost.
-pub fn traffic(cluster: &Cluster, seconds: u64) {
+/// What a time of traffic cost; gives its entries per second.
+pub fn traffic(cluster: &Cluster, seconds: u64) -> f64 {
     println!(
         "| entries | each second | bytes each second | bytes each | processor, of one core | each, ms | most, ms |"
     );
@@ -67,6 +69,7 @@ pub fn traffic(cluster: &Cluster, seconds: u64) {
     }
     line("all", &all, seconds);
     println!();
+    all.entries as f64 / seconds as f64
 }
 
 fn line(kind: &str, cost: &Cost, seconds: u64) {
@@ -82,29 +85,52 @@ fn line(kind: &str, cost: &Cost, seconds: u64) {
     );
 }
 
-/// A broker dies, another one leaves.
-pub fn replacing(cluster: &mut Cluster) {
+/// Times of a fail-over that are looked at.
+const TAKE_OVERS: u64 = 20;
+
+/// A broker dies, another one leaves, where the others write so many entries per second.
+pub fn replacing(cluster: &mut Cluster, entries_per_second: f64) {
+    let conditions = |seed| Conditions {
+        replicas: cluster.brokers.len(),
+        commands_per_second: entries_per_second.max(0.01),
+        put_ms: (20, 100),
+        get_ms: (20, 100),
+        seed,
+    };
+    let conditions: Vec<Conditions> = (1..=TAKE_OVERS).map(conditions).collect();
     println!(
-        "| | partitions | entries | bytes | processor, ms | longest entry, ms |\n|---|---|---|---|---|---|"
+        "| | partitions | slots | entries | bytes | processor, ms | longest entry, ms | from the verdict until all know, s: p50 | longest |\n|---|---|---|---|---|---|---|---|---|"
     );
-    // What 20 PUTs a second leave between two uploads, a minute apart at most, each of some of the partitions.
-    let slots = 20 * cluster.upload_every() as usize;
+    // All that lie between two uploads, each of some of the partitions.
+    let slots = (cluster.shape.slots_per_second * cluster.upload_every(1)) as usize;
     let cases = [
-        ("fail-over, nothing left", fail_over(cluster, 1, 0, 0)),
-        ("fail-over, slots full of few", fail_over(cluster, 1, slots, 10)),
-        ("fail-over, slots of many", fail_over(cluster, 1, slots, 100)),
-        ("emptied, 1 at a time", drain(cluster, 1, 1)),
-        ("emptied, 100 at a time", drain(cluster, 1, 100)),
+        ("fail-over, nothing left", Some(0), fail_over(cluster, 1, 0, 0)),
+        ("fail-over, slots of ten", Some(slots), fail_over(cluster, 1, slots, 10)),
+        ("fail-over, slots of a hundred", Some(slots), fail_over(cluster, 1, slots, 100)),
+        ("emptied, 1 at a time", None, drain(cluster, 1, 1)),
+        ("emptied, 100 at a time", None, drain(cluster, 1, 100)),
     ];
-    for (name, replaced) in cases {
+    for (name, slots, replaced) in cases {
+        let mut times: Vec<f64> = Vec::new();
+        if let Some(slots) = slots {
+            // All but the fence.
+            let commits = replaced.entries - 1;
+            let take_over = |conditions| take_over::run(conditions, slots, commits).as_secs_f64();
+            times.extend(conditions.iter().map(take_over));
+            times.sort_by(f64::total_cmp);
+        }
+        let time = |at: Option<&f64>| at.map(|time| format!("{time:.2}")).unwrap_or_default();
         println!(
-            "| {name} | {} | {} | {} | {:.1} | {:.1}: {} |",
+            "| {name} | {} | {} | {} | {} | {:.1} | {:.1}: {} | {} | {} |",
             replaced.partitions,
+            slots.map(|slots| slots.to_string()).unwrap_or_default(),
             replaced.entries,
             replaced.bytes,
             replaced.cpu.as_secs_f64() * 1e3,
             replaced.cpu_max.0.as_secs_f64() * 1e3,
             replaced.cpu_max.1,
+            time(times.get(times.len() / 2)),
+            time(times.last()),
         );
     }
     println!();
@@ -120,8 +146,8 @@ pub fn races(seed: u64) {
         for (replicas, commands_per_second) in
             [(1, 100.0), (3, 10.0), (100, 2.0), (100, 5.0), (100, 10.0), (100, 20.0), (100, 50.0)]
         {
-            let race = Race { replicas, commands_per_second, put_ms, get_ms: (10, 30), seconds: 60, seed };
-            let outcome = race::run(&race);
+            let conditions = Conditions { replicas, commands_per_second, put_ms, get_ms: (10, 30), seed };
+            let outcome = race::run(&Race { conditions, seconds: 60 });
             let each = |number: u64| number as f64 / outcome.committed.max(1) as f64;
             println!(
                 "| {replicas} | {}–{} | {commands_per_second} | {:.1} a second | {:.2} | {:.2} | {:.1} | {} | {} |",

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::arena::Conditions;
 use crate::cluster::{Cluster, Shape};
 use crate::fail_over::{drain, fail_over};
 use crate::race::{self, Race};
 use crate::report::weigh;
+use crate::take_over;
 
 fn small() -> Shape {
     Shape {
@@ -15,6 +17,7 @@ fn small() -> Shape {
         active: 200,
         // 64 MiB in a minute from each broker: as seldom as uploads are.
         ingest: 5 << 20,
+        slots_per_second: 0,
         full_parts: 2,
         seed: 7,
     }
@@ -22,13 +25,14 @@ fn small() -> Shape {
 
 #[test]
 fn an_upload_of_a_broker_is_an_entry_whatever_it_holds() {
-    let mut cluster = Cluster::new(small());
+    // So little that a minute is over first, whatever is moved.
+    let mut cluster = Cluster::new(Shape { ingest: 1 << 20, ..small() });
     cluster.check();
     cluster.run(600);
     cluster.check();
     let uploads = cluster.costs["upload"];
     // One that has given all its partitions away has nothing to upload.
-    let most = 5 * 600 / cluster.upload_every();
+    let most = 5 * 600 / 60;
     assert!((most - 5..=most).contains(&uploads.entries), "{}", uploads.entries);
     // 40 bytes for each of about 40 parts, checkpoints now and then, and an envelope of less than 200.
     let per_part = uploads.bytes as f64 / (uploads.entries * 40) as f64;
@@ -59,9 +63,38 @@ fn partitions_that_nobody_writes_to_cost_no_entries() {
     assert_eq!(idle.parts(), 0);
     cluster.run(600);
     let uploads = cluster.costs["upload"];
-    // A part for each of the 20, wherever they are.
-    assert!(uploads.bytes / uploads.entries < 20 * 46 + 200, "{}", uploads.bytes / uploads.entries);
+    // Once a minute a part for each of the 20, checkpoints now and then, and an envelope for each broker that has any of them.
+    assert!(uploads.entries <= 5 * 10, "{}", uploads.entries);
+    assert!(uploads.bytes < 10 * 20 * 60 + uploads.entries * 200, "{uploads:?}");
     assert!(weigh(&idle).snapshot_bytes < 200 * 250, "{}", weigh(&idle).snapshot_bytes);
+}
+
+/// What each broker gets, and with it how often it uploads, must not depend on which of its partitions are written to.
+#[test]
+fn those_that_are_written_to_are_spread_over_all_brokers() {
+    let shape = Shape { brokers: 20, partitions: 5_000, topics: 10, active: 500, ..small() };
+    let cluster = Cluster::new(Shape { ingest: 20 << 20, full_parts: 0, ..shape.clone() });
+    let active: Vec<usize> = cluster.brokers.iter().map(|broker| cluster.active(broker.by).len()).collect();
+    assert_eq!(active.iter().sum::<usize>(), 500);
+    // Twenty-five each, as chance has it: always the same.
+    assert!(active.iter().all(|active| (10..=45).contains(active)), "{active:?}");
+    let all = Cluster::new(Shape { active: 5_000, ingest: 20 << 20, full_parts: 0, ..shape });
+    assert!(all.brokers.iter().all(|broker| all.active(broker.by).len() == 250));
+}
+
+#[test]
+fn a_broker_uploads_by_what_it_gets_itself() {
+    let every = |shape: Shape| Cluster::new(Shape { full_parts: 0, ..shape }).upload_every(1);
+    // 64 MiB, a minute, 400 slots but not before 20 s: whichever comes first.
+    assert_eq!(every(Shape { ingest: 5 * (8 << 20), ..small() }), 8);
+    assert_eq!(every(small()), 60);
+    assert_eq!(every(Shape { slots_per_second: 8, ..small() }), 50);
+    assert_eq!(every(Shape { slots_per_second: 100, ..small() }), 20);
+    // Half of the brokers have given away what they had: the others upload twice as often.
+    let mut cluster = Cluster::new(Shape { brokers: 2, ingest: 4 << 20, full_parts: 0, ..small() });
+    assert_eq!(cluster.upload_every(0), 32);
+    drain(&mut cluster, 1, 100);
+    assert_eq!(cluster.upload_every(0), 16);
 }
 
 /// A fence, the slots in as few commits as their parts fit into, and the partitions are placed in the last one.
@@ -98,20 +131,33 @@ fn a_snapshot_reads_back_with_the_memory_that_is_reckoned_with() {
 /// A log takes an entry for each PUT's time, whoever asks; what waits meanwhile goes into the next one.
 #[test]
 fn replicas_that_race_commit_everything_once() {
-    let race = Race {
-        replicas: 10,
-        commands_per_second: 20.0,
-        put_ms: (20, 100),
-        get_ms: (10, 30),
-        seconds: 5,
-        seed: 3,
-    };
+    let conditions =
+        Conditions { replicas: 10, commands_per_second: 20.0, put_ms: (20, 100), get_ms: (10, 30), seed: 3 };
+    let race = Race { conditions: conditions.clone(), seconds: 5 };
     let outcome = race::run(&race);
     assert_eq!(outcome.committed + outcome.unknown, outcome.proposed, "{outcome:?}");
     assert!(outcome.proposed > 50 && outcome.unknown == 0, "{outcome:?}");
     assert!(outcome.entries <= outcome.committed && outcome.puts >= outcome.entries, "{outcome:?}");
     assert!(outcome.took < Duration::from_secs(30), "of the paused clock: {outcome:?}");
-    let alone = race::run(&Race { replicas: 1, commands_per_second: 200.0, ..race });
+    let alone = Conditions { replicas: 1, commands_per_second: 200.0, ..conditions };
+    let alone = race::run(&Race { conditions: alone, seconds: 5 });
     assert!(alone.entries < alone.committed / 5, "commands that wait share an entry: {alone:?}");
     assert_eq!(alone.puts, alone.entries, "{alone:?}");
+}
+
+/// Alone on the log a commit is a PUT, and a GET that makes sure of it; the last one has to be heard of.
+#[test]
+fn a_take_over_takes_its_requests_one_behind_the_other() {
+    let conditions =
+        Conditions { replicas: 3, commands_per_second: 0.01, put_ms: (100, 100), get_ms: (50, 50), seed: 3 };
+    let time = |slots, commits| take_over::run(&conditions, slots, commits);
+    // The fence, the seal behind a look at its place, the commit, and a read by those who hear of it.
+    let empty = time(0, 1);
+    assert!((450..=700).contains(&empty.as_millis()), "{empty:?}");
+    // Slots are read while the fence is on its way, 64 at a time.
+    assert_eq!(time(128, 1), empty);
+    let long = time(64 * 23, 1) - empty;
+    assert!((900..=1_100).contains(&long.as_millis()), "{long:?}");
+    let commits = time(0, 11) - empty;
+    assert!((1_300..=1_700).contains(&commits.as_millis()), "{commits:?}");
 }
