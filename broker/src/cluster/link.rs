@@ -68,13 +68,12 @@ impl Link {
     pub async fn run(mut self) {
         let mut failures = 0;
         loop {
-            let (told, began) = (self.shared.told(self.to), Instant::now());
+            let (mut answered, began) = (false, Instant::now());
             let failure = match self.connect().await {
-                Ok(stream) => self.talk(stream).await,
+                Ok(stream) => self.talk(stream, &mut answered).await,
                 Err(failure) => failure,
             };
             self.shared.link_failed(self.to, &self.address, &failure);
-            let answered = self.shared.told(self.to) != told;
             failures = if answered { 0 } else { failures + 1 };
             // What has worked is tried at once: where a process was killed, the sooner its address is seen to refuse, the sooner
             // that is believed. Not so a connection that ends as soon as it was made: that would be a loop.
@@ -94,8 +93,8 @@ impl Link {
         }
     }
 
-    /// Until the connection fails.
-    async fn talk(&mut self, stream: Stream) -> Failure {
+    /// Until the connection fails. `answered`: whether it was of any use before.
+    async fn talk(&mut self, stream: Stream, answered: &mut bool) -> Failure {
         let (from, mut to) = stream.into_split();
         let mut from = BufReader::with_capacity(READ_BUFFER_BYTES, from);
         let mut correlation_id = 0i32;
@@ -112,6 +111,7 @@ impl Link {
                     if let Err(failure) = self.shared.answered(self.to, &self.address, answer, Told(news)) {
                         return failure;
                     }
+                    *answered = true;
                     self.shared.saw_clock(self.to, skew_ms);
                 }
                 Err(failure) => return failure,

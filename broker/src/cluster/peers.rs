@@ -471,10 +471,6 @@ impl Shared {
         self.metadata.expect(!handing.is_empty());
     }
 
-    pub fn told(&self, life: Incarnation) -> Option<Told> {
-        self.links.lock().get(&life).map(|link| link.told)
-    }
-
     pub fn link_failed(&self, to: Incarnation, address: &Listener, failure: &Failure) {
         if matches!(failure, Failure::Refused | Failure::Stranger(_)) {
             self.detector.lock().refused(self.now(), to);
