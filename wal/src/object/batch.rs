@@ -64,12 +64,15 @@ struct Hurry {
 const HURRIES_MAX: f64 = 4.0;
 
 impl Hurry {
-    /// Whether a batch may go without a token, and since when that is wanted.
-    fn granted(&mut self, now: Duration) -> Option<Duration> {
+    /// When a batch may go without a token, if anything is in a hurry.
+    fn due(&mut self, now: Duration, linger: Duration) -> Option<Duration> {
         let elapsed = now.saturating_sub(self.refilled).as_secs_f64();
         self.left = (self.left + elapsed).min(HURRIES_MAX);
         self.refilled = self.refilled.max(now);
-        self.since.filter(|_| self.left >= 1.0)
+        // Rounded up, so that it is there then.
+        let missing = Duration::from_secs_f64((1.0 - self.left).max(0.0)) + Duration::from_nanos(1);
+        let granted = if self.left >= 1.0 { now } else { now + missing };
+        Some(granted.max(self.since? + linger))
     }
 }
 
@@ -133,10 +136,9 @@ impl Batcher {
         if !full {
             if let Some(wait) = self.budget.wait() {
                 // Others that have waited as well come along.
-                match self.hurry.granted(now).map(|since| since + self.linger) {
+                match self.hurry.due(now, self.linger) {
                     Some(due) if due <= now => self.hurry.left -= 1.0,
-                    Some(due) => return Decision::At(due.min(now + wait)),
-                    None => return Decision::At(now + wait),
+                    due => return Decision::At(due.unwrap_or(now + wait).min(now + wait)),
                 }
             } else if self.in_flight > 0 && now < oldest + self.linger {
                 return Decision::At(oldest + self.linger);
@@ -241,6 +243,21 @@ mod tests {
         );
         batcher.hurry(ms(1_205));
         assert!(matches!(batcher.decide(ms(1_210)), Decision::Cut { .. }), "a second has passed");
+
+        let mut slow = Batcher::new(&Config { puts_per_second_max: 0.1, ..config }, ms(0));
+        for _ in 0..5 {
+            slow.push(ms(0), 1);
+            slow.hurry(ms(0));
+            assert!(matches!(slow.decide(ms(5)), Decision::Cut { .. }));
+        }
+        slow.push(ms(5), 1);
+        slow.hurry(ms(5));
+        let Decision::At(granted) = slow.decide(ms(5)) else { panic!("none is left") };
+        assert!(
+            granted > ms(1_000) && granted < ms(1_100),
+            "the next hurry comes before a token: {granted:?}"
+        );
+        assert!(matches!(slow.decide(granted), Decision::Cut { .. }));
     }
 
     /// C2: what others send, and full batches, make what is not full wait.
