@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -140,6 +141,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--signal", choices=["KILL", "STOP"], default="KILL")
     parser.add_argument("--wal", choices=["object", "block"], default="object")
+    parser.add_argument("--machines", action="store_true", help="brokers take themselves to be on machines of their own")
     parser.add_argument("--partitions", type=int, default=30)
     parser.add_argument("--delay-ms", default="20-100")
     parser.add_argument("--ottla", default="target/release/ottla")
@@ -168,6 +170,18 @@ def run(options, measure):
                 process.wait()
 
 
+def on_a_machine(number, place, arguments):
+    """The same broker, as on another machine: a lock says nothing of it, and volumes are attached and waited for."""
+    for name, text in [("machine", "%032x" % (0xABC0 + number)), ("boot", str(uuid.UUID(int=0xABC0 + number)))]:
+        with open(f"{place}/{name}-{number}", "w") as file:
+            file.write(text)
+    pretend = (
+        f"hostname machine-{number}; [ ! -e /etc/machine-id ] || mount --bind {place}/machine-{number} /etc/machine-id; "
+        f'mount --bind {place}/boot-{number} /proc/sys/kernel/random/boot_id; exec "$@"'
+    )
+    return ["unshare", "--mount", "--uts", "sh", "-c", pretend, "sh", *arguments, "--wal-attach", "true"]
+
+
 def cluster(options, place, children):
     """An S3 server that takes its time, and brokers on it: these, their addresses, and an admin client."""
     store_port = free_port()
@@ -189,6 +203,8 @@ def cluster(options, place, children):
         wal = "object" if options.wal == "object" else f"block://{place}/wal-{number}?capacity=64MiB"
         store = ["--store", "s3://ottla/bench", "--s3-endpoint", f"http://127.0.0.1:{store_port}", "--s3-allow-http"]
         arguments = [options.ottla, "serve", *store, "--wal", wal, "--node-id", str(number)]
+        if getattr(options, "machines", False):
+            arguments = on_a_machine(number, place, arguments)
         brokers.append(Broker(place, number, arguments))
         children.append(brokers[-1])
         wait_until(f"broker {number} answers", lambda: answers(brokers[-1].port))
@@ -242,6 +258,7 @@ def measure(options, place, children):
     unfinished = load.flush()
     records = sum(len(acknowledged) for acknowledged in load.acknowledged)
     verdict = {"bench": "failover", "signal": options.signal, "wal": options.wal, "rounds": options.rounds}
+    verdict["machines"] = options.machines
     verdict.update(delay_ms=options.delay_ms, before_s=options.before_s, partitions=options.partitions, taken=summary(all_taken))
     verdict.update(client=summary(all_affected))
     verdict.update(others=summary(all_others) if all_others else None, records=records)
