@@ -39,6 +39,8 @@ struct Answer {
     log_start: i64,
     diverging: Option<(i32, i64)>,
     current_leader: Option<(i32, i32)>,
+    /// This broker will lead the partition in a moment: what the error says is not told before, if the request may wait.
+    inherited_until: Option<Instant>,
     records: Vec<StreamRecord>,
     /// How much of `min_bytes` it makes up: the bytes of its records, or the whole limit if more would follow that a
     /// limit keeps out. Else a request whose `min_bytes` are near a limit would wait with the response full.
@@ -53,6 +55,7 @@ impl Answer {
             log_start: -1,
             diverging: None,
             current_leader: None,
+            inherited_until: None,
             records: Vec::new(),
             counted: 0,
         }
@@ -130,6 +133,7 @@ impl Fetch<'_> {
         let wait = Arc::new(Wait::default());
         loop {
             wait.arm();
+            let image = self.broker.metadata.image();
             let mut registrations = Vec::with_capacity(plan.partitions.len());
             for wanted in &plan.partitions {
                 if let Ok(partition) = self.locate(wanted).await {
@@ -143,8 +147,12 @@ impl Fetch<'_> {
             let missing = self.min_bytes - answers.iter().map(|answer| answer.counted).sum::<usize>();
             // Too little to be answered, and no reason to keep memory from being freed for as long as a peer likes.
             answers.iter_mut().for_each(|answer| answer.records = Vec::new());
+            let inherited_until = answers.iter().filter_map(|answer| answer.inherited_until).min();
             tokio::select! {
                 () = wait.arrived(missing) => {}
+                _ = self.broker.metadata.beyond(&image), if inherited_until.is_some() => {}
+                () = tokio::time::sleep_until(inherited_until.unwrap_or(self.deadline)),
+                    if inherited_until.is_some_and(|until| until < self.deadline) => {}
                 () = tokio::time::sleep_until(self.deadline) => return self.look(&plan.partitions).await,
                 () = gone.cancelled() => return answers,
             }
@@ -153,7 +161,9 @@ impl Fetch<'_> {
 
     /// Whether the request is to be answered now (behaviour 67).
     fn enough(&self, answers: &[Answer]) -> bool {
-        let urgent = |answer: &Answer| answer.error.is_some() || answer.diverging.is_some();
+        let urgent = |answer: &Answer| {
+            answer.error.is_some() && answer.inherited_until.is_none() || answer.diverging.is_some()
+        };
         let counted = answers.iter().map(|answer| answer.counted).sum::<usize>();
         answers.iter().any(urgent) || counted >= self.min_bytes
     }
@@ -197,8 +207,10 @@ impl Fetch<'_> {
         let topic = topic.ok_or_else(|| Answer::failed(unknown))?;
         self.broker.partitions.get(topic, wanted.partition).await.map_err(|why| {
             let mut answer = Answer::failed(error::of_get(&why));
-            if let GetError::NotLeader { leader, leader_epoch } = why {
-                answer.current_leader = Some((leader as i32, leader_epoch));
+            if let GetError::NotLeader { leader } = why {
+                answer.current_leader = leader.map(|(leader, epoch)| (leader as i32, epoch));
+                answer.inherited_until =
+                    self.broker.partitions.inherited_until(&image, topic.id, wanted.partition);
             }
             answer
         })
@@ -223,6 +235,7 @@ impl Fetch<'_> {
             log_start: partition.log_start() as i64,
             diverging: None,
             current_leader: None,
+            inherited_until: None,
             records: Vec::new(),
             counted: 0,
         };

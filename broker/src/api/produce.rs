@@ -227,7 +227,7 @@ async fn check(
     let partition =
         broker.partitions.get_expected(topic, index, expected_until.into_std()).await.map_err(|why| {
             let leader = match why {
-                GetError::NotLeader { leader, leader_epoch } => Some((leader as i32, leader_epoch)),
+                GetError::NotLeader { leader } => leader.map(|(leader, epoch)| (leader as i32, epoch)),
                 GetError::Unknown | GetError::Open(_) => None,
             };
             Failure { leader, message: Some(why.to_string()), ..error::of_get(&why).into() }

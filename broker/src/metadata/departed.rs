@@ -18,6 +18,7 @@ use wal::Incarnation;
 
 use super::ImageRef;
 use super::image::{BrokerInfo, Image, Life};
+use crate::machine;
 
 /// Who served as of some image, and who does not any more. Looks only ever at newer images.
 #[derive(Debug)]
@@ -33,6 +34,14 @@ pub(super) struct State {
     gone: BTreeMap<u32, Instant>,
 }
 
+/// Whether nothing has to be waited for before the log of a dead broker is read, as far as the metadata tells: not so a volume that
+/// nobody shares a kernel with.
+fn is_read_at_once(image: &Image, life: Incarnation, known: &Life) -> bool {
+    let machine = |broker| image.broker(broker).map_or("", |info| &*info.machine);
+    let shares_kernel = |id| id != life.broker && machine::is_same_kernel(machine(id), machine(life.broker));
+    !known.wal_uri.starts_with("block:") || image.serving_brokers().any(|(id, _)| shares_kernel(id))
+}
+
 impl Departed {
     pub fn new(listed_for: Duration) -> Departed {
         Departed(Mutex::new(State::new(listed_for)))
@@ -43,7 +52,8 @@ impl Departed {
         self.0.lock().look(now, image.number(), image);
     }
 
-    /// Those of them that are fenced and not recovered, oldest first, who died less than `within` ago; until when that is so.
+    /// Those of them that are fenced and not recovered, oldest first, who died less than `within` ago; until when that is so. Without
+    /// those whose log cannot be read so soon.
     pub fn unrecovered(&self, now: Instant, image: &Image, within: Duration) -> Vec<(Incarnation, Instant)> {
         self.0.lock().unrecovered(now, image, within)
     }
@@ -88,10 +98,10 @@ impl State {
         image: &Image,
         within: Duration,
     ) -> Vec<(Incarnation, Instant)> {
-        let until = |life: Incarnation| {
-            let since = self.gone.get(&life.broker)?;
+        let until = |(life, known): (Incarnation, &Life)| {
+            let since = self.gone.get(&life.broker).filter(|_| is_read_at_once(image, life, known))?;
             Some((life, *since + within.min(self.listed_for))).filter(|(_, until)| *until > now)
         };
-        image.unrecovered().filter_map(|(life, _)| until(life)).collect()
+        image.unrecovered().filter_map(until).collect()
     }
 }

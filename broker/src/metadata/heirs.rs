@@ -15,7 +15,8 @@
 //!   the older news.
 //! - **W3** Only for `handover-expected-time` after the fence was seen, no longer than the dead one is listed (`departed`), and only by who
 //!   is not fenced himself and has a fresh view. Requests wait no longer than that either, all of a connection together: behind them wait
-//!   those for partitions that nothing has happened to. A recovery that takes longer leaves the partition without a leader for
+//!   those for partitions that nothing has happened to, and what they hold is part of the memory for requests. Where it is known that
+//!   it takes longer, because a lease has to be waited out, nothing is said. A recovery that takes longer leaves the partition without a leader for
 //!   clients, which is what people look for then.
 //! - **W4** Foretold once for each state of the metadata at most, and only where somebody asks.
 

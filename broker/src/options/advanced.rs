@@ -280,7 +280,7 @@ pub static ROWS: &[Definition] = &[
     row("handover-note-memory", bytes(0, GIB), |bounds| Field::from(&mut bounds.partition.handover.notes_bytes_max),
         "What a broker keeps in memory for the next leaders of partitions that it has handed over."),
     row("handover-expected-time", millis(0, 60_000), |bounds| Field::from(&mut bounds.partition.handover.expected_wait),
-        "How long a Produce that is here before its partition has arrived waits for that, before the producer is told to ask who leads."),
+        "How long a Produce that is here before its partition has arrived waits for that, before the producer is told to ask who leads; and how long after a fence Metadata names who will lead what the dead broker led."),
     row("handover-retry-pause", PAUSE, |bounds| Field::from(&mut bounds.mover.retry_pause),
         "The pause after the first hand-over that failed; after more of them up to ten times as long."),
     row("joining-moves", count(0, 100_000), |bounds| Field::from(&mut bounds.mover.joining_moves_max),

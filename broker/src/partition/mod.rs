@@ -113,9 +113,10 @@ pub enum GetError {
     /// The topic has no such partition (any more).
     #[error("no such partition")]
     Unknown,
-    /// Another broker leads it.
-    #[error("broker {leader} leads the partition")]
-    NotLeader { leader: u32, leader_epoch: i32 },
+    /// This broker does not lead it, but perhaps that one, under this epoch. A dead broker's partition has no leader: a client that
+    /// was told of the dead one again would go back there.
+    #[error("{}", match leader { Some((leader, _)) => format!("broker {leader} leads the partition"), None => "nobody leads the partition now".to_owned() })]
+    NotLeader { leader: Option<(u32, i32)> },
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -233,9 +234,12 @@ impl Partitions {
             }
             // Only this: what has come is opened, however long that takes.
             let expected = match self.inherited_until(&image, topic, index) {
-                Some(said_until) => {
-                    timeout_at(said_until.min(until.into()), self.metadata.beyond(&image)).await
+                Some(said_until) if said_until < until.into() => {
+                    // Then as if it had never been said: the entry may be known to be there by now, and be waited for by who
+                    // comes behind.
+                    timeout_at(said_until, self.metadata.beyond(&image)).await.or(Ok(true))
                 }
+                Some(_) => timeout_at(until.into(), self.metadata.beyond(&image)).await,
                 None => timeout_at(until.into(), self.metadata.expected(&image, &mut awaited)).await,
             };
             if !expected.unwrap_or(false) {
@@ -245,7 +249,7 @@ impl Partitions {
     }
 
     /// Until when clients are told that this broker will lead a partition, whose leader is dead (`metadata::heirs`).
-    fn inherited_until(&self, image: &ImageRef, topic: Uuid, index: i32) -> Option<tokio::time::Instant> {
+    pub fn inherited_until(&self, image: &ImageRef, topic: Uuid, index: i32) -> Option<tokio::time::Instant> {
         let index = usize::try_from(index).ok()?;
         let owner = image.owner(image.topic(topic)?.partitions.get(index)?)?;
         let said_for = self.config.handover.expected_wait;
@@ -259,8 +263,13 @@ impl Partitions {
             usize::try_from(index).ok().and_then(|at| topic.partitions.get(at)).ok_or(GetError::Unknown)?;
         match info.leader == self.broker {
             true => Ok(info),
-            false => Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch }),
+            false => Err(self.not_leader(info)),
         }
+    }
+
+    fn not_leader(&self, info: &PartitionInfo) -> GetError {
+        let leads = self.metadata.image().leader(info) == Some(info.leader);
+        GetError::NotLeader { leader: leads.then_some((info.leader, info.leader_epoch)) }
     }
 
     async fn open(&self, topic: &Topic, index: i32) -> Result<Arc<Partition>, GetError> {
@@ -295,7 +304,7 @@ impl Partitions {
         if image.owner(info) != self.metadata.incarnation() {
             // An earlier life of this broker led it, and what that one left is not recovered yet.
             self.forget_left(topic.id, index, slot);
-            return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
+            return Err(self.not_leader(info));
         }
         let (storage, metadata) = (&self.storage, &self.metadata);
         let around = Surroundings { storage, metadata, config: &self.config, tasks: &self.tasks };
@@ -307,7 +316,7 @@ impl Partitions {
                 if !self.holds(topic.id, index, slot) {
                     // It left, or its topic went, while it was opened: nobody would find it any more.
                     partition.close_left();
-                    return Err(GetError::NotLeader { leader: info.leader, leader_epoch: info.leader_epoch });
+                    return Err(self.not_leader(info));
                 }
                 if self.metadata.image().topic(topic.id).is_none() {
                     // Deleted meanwhile, perhaps after the last look for deleted ones.

@@ -900,11 +900,22 @@ async fn who_will_lead_what_a_dead_broker_led_is_named_before_it_does() {
     for (partition, index) in foretold.iter().zip(0..3) {
         assert_eq!((partition.error_code, partition.leader_epoch), (0, 0));
         let heir = partition.leader_id.0 as usize - 1;
-        assert_eq!(clients[1 - heir].produce("left", index, &batch(9, 0)).await.error_code, NOT_LEADER);
+        // Nobody is sent back to who is dead.
+        let mut refused = clients[1 - heir].call(10, &produce_request("left", index, &batch(9, 0))).await;
+        assert_eq!(refused.node_endpoints, []);
+        let refused = refused.responses.remove(0).partition_responses.remove(0);
+        assert_eq!((refused.error_code, refused.current_leader.leader_id.0), (NOT_LEADER, -1));
         let mut waiting = cluster.connect(heir as u32 + 1).await;
         let asked = waiting.send(10, &produce_request("left", index, &batch(9, 0))).await;
         early.push((waiting, asked));
     }
+    // A fetch of it waits as one of a partition without records does.
+    let mut reader = cluster.connect(foretold[0].leader_id.0 as u32).await;
+    let wait = fetch_request("left", 0, 0).with_max_wait_ms(600_000).with_min_bytes(1);
+    let read = reader.send(12, &wait).await;
+    let other = 2 - foretold[0].leader_id.0 as usize;
+    let mut refused = within(clients[other].call(12, &wait)).await;
+    assert_eq!(refused.responses.remove(0).partitions.remove(0).error_code, NOT_LEADER);
     lost.recover(&cluster).await;
     let now = described(&mut clients[0], "left").await;
     assert_eq!(leaders_of(&now), leaders_of(&foretold));
@@ -913,6 +924,9 @@ async fn who_will_lead_what_a_dead_broker_led_is_named_before_it_does() {
         let mut answer = within(waiting.receive::<ProduceRequest>(10, asked)).await;
         assert_eq!(answer.responses.remove(0).partition_responses.remove(0).error_code, 0);
     }
+    let read =
+        within(reader.receive::<FetchRequest>(12, read)).await.responses.remove(0).partitions.remove(0);
+    assert_eq!((read.error_code, read.high_watermark), (0, 1));
     cluster.stop().await;
 
     options.partitions.handover.expected_wait = Duration::ZERO;

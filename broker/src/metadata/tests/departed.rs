@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::super::command::Command;
 use super::super::departed::State;
-use super::Log;
+use super::{Incarnation, Log, Registration};
 
 const LISTED: Duration = Duration::from_secs(5);
 
@@ -75,6 +75,34 @@ fn who_is_fenced_and_not_recovered_is_told_of_for_a_while() {
     observer.log.recovered(one, two);
     observer.look();
     assert_eq!(told(&observer, LISTED), []);
+}
+
+impl Log {
+    fn serving_on(&mut self, broker: u32, wal_uri: &str, machine: &str) -> Incarnation {
+        let Command::RegisterBroker(registration) = self.registration(broker) else { unreachable!() };
+        let (wal_uri, machine) = (wal_uri.into(), machine.into());
+        self.apply(Command::RegisterBroker(Registration { wal_uri, machine, ..registration })).unwrap();
+        let by = Incarnation { broker, epoch: self.number };
+        self.apply(Command::OpenLeaderships { by }).unwrap();
+        by
+    }
+}
+
+/// W3 of `heirs`: a lease is waited out there.
+#[test]
+fn of_a_volume_that_no_broker_shares_a_kernel_with_nothing_is_foretold() {
+    let on = |machine: &str, of: &str| {
+        let mut log = Log::formatted();
+        let one = log.serving(1);
+        let two = log.serving_on(2, "block:///dev/wal", of);
+        log.serving_on(3, "object:", machine);
+        let mut observer = Observer::of(log);
+        observer.apply(Command::Fence { by: one, of: two });
+        observer.state.unrecovered(observer.now, &observer.log.image, LISTED).len()
+    };
+    assert_eq!(on("m/1", "m/1"), 1);
+    assert_eq!(on("m/2", "m/1"), 0);
+    assert_eq!(on("n/2", "m/1"), 0);
 }
 
 /// Z2: fence and recovery may be read at once.
