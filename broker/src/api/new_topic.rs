@@ -26,20 +26,20 @@ pub fn configs<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> R
     Ok(sorted.into_iter().map(|(name, value)| (Arc::from(name), Arc::from(value))).collect())
 }
 
-/// Who can lead new partitions, with counts and load ([`balance`]), less those whom this broker has not heard (D10). Nobody if
-/// everybody can and load says nothing, or is not known of every broker: then it is left to counts alone.
+/// Who can lead new partitions, with counts and load ([`balance`]), less those whom this broker has not heard (D10) or does not
+/// reach. Nobody if everybody can and load says nothing, or is not known of every broker: then it is left to counts alone.
 fn homes(broker: &Broker, image: &Image) -> Vec<Home> {
-    let untried = broker.peers.untried();
+    let shunned = &broker.peers.untried() | &broker.peers.unreached();
     let takers = image.serving().filter(|(_, life)| !life.draining).map(|(taker, _)| taker);
-    let (heard, others): (Vec<Incarnation>, Vec<_>) =
-        takers.partition(|taker| !untried.contains(&taker.broker));
-    let loads: Option<Vec<u64>> = heard.iter().map(|taker| broker.peers.load(*taker)).collect();
-    let loads = loads.unwrap_or_else(|| vec![0; heard.len()]);
+    let (homes, others): (Vec<Incarnation>, Vec<_>) =
+        takers.partition(|taker| !shunned.contains(&taker.broker));
+    let loads: Option<Vec<u64>> = homes.iter().map(|taker| broker.peers.load(*taker)).collect();
+    let loads = loads.unwrap_or_else(|| vec![0; homes.len()]);
     let home = |(taker, load): (&Incarnation, u64)| {
         let in_all = image.led_count(taker.broker);
         Home { broker: taker.broker, of_topic: 0, in_all, load }
     };
-    let homes: Vec<Home> = heard.iter().zip(loads).map(home).collect();
+    let homes: Vec<Home> = homes.iter().zip(loads).map(home).collect();
     if !others.is_empty() || homes.len() > 1 && balance::any_load(&homes) { homes } else { Vec::new() }
 }
 

@@ -10,7 +10,8 @@
 //! # Guarantees
 //! - **V1** A partition goes where its target says; off a broker that is being emptied, to where its topic has least. Never to a
 //!   broker that is suspected: a hand-over to a dead one would take a fail-over to come back. What cannot go does not keep
-//!   the rest from going: after a failure others come first.
+//!   the rest from going: after a failure others come first. To a broker that is heard, but cannot be connected to (the address that
+//!   it advertises may be wrong), goes what its target says, or what nobody else can take: no share, and nothing that has a choice.
 //! - **V2** One hand-over at a time, so that a partition is in one at most.
 //! - **V3** Without a target, and without a change in who serves, nothing is looked at but a few counts. What cannot go now is
 //!   looked at again after a pause.
@@ -37,7 +38,7 @@ use crate::metadata::image::Image;
 use crate::partition::Partitions;
 use crate::partition::handover::Leave;
 
-/// Brokers that should get nothing now: suspected ones, by id.
+/// Brokers that should get nothing now, by id.
 pub type Avoided = Arc<dyn Fn() -> BTreeSet<u32> + Send + Sync>;
 
 /// Times and bounds.
@@ -73,7 +74,10 @@ pub struct Mover {
     metadata: Arc<Metadata>,
     own: Incarnation,
     config: Config,
+    /// Suspected.
     avoided: Avoided,
+    /// Not to be connected to.
+    unreached: Avoided,
     stop: CancellationToken,
 }
 
@@ -90,10 +94,11 @@ impl Mover {
         partitions: Arc<Partitions>,
         metadata: Arc<Metadata>,
         avoided: Avoided,
+        unreached: Avoided,
     ) -> Arc<Mover> {
         let own = metadata.incarnation().expect("a broker that moves partitions has registered");
         let stop = partitions.closing().child_token();
-        let mover = Arc::new(Mover { partitions, metadata, own, config, avoided, stop });
+        let mover = Arc::new(Mover { partitions, metadata, own, config, avoided, unreached, stop });
         let running = mover.clone();
         mover.partitions.tasks.keep("the moving of partitions", async move {
             let closing = running.partitions.closing().clone();
@@ -141,7 +146,7 @@ impl Mover {
             let image = self.metadata.image();
             let avoided = (self.avoided)();
             let at_once = self.partitions.config().handover.partitions_max;
-            let leaving = leaving(&image, self.own, &avoided, last, at_once);
+            let leaving = leaving(&image, self.own, &avoided, &*self.unreached, last, at_once);
             let pause = if leaving.is_empty() {
                 failures = 0;
                 let settled = self.settle_joined(&image, &mut joined, &mut awaited).await;
@@ -250,7 +255,7 @@ impl Mover {
         if image.caretaker() != Some(self.own) {
             return None;
         }
-        let avoided = &(self.avoided)() | &waiting;
+        let avoided = &(&(self.avoided)() | &(self.unreached)()) | &waiting;
         let brokers: BTreeSet<u32> = takers(image, &avoided).collect();
         let placed = placed(image, |_, _| Load::default());
         if awaited.look(Instant::now(), &placed, self.config.joining_patience) {
@@ -309,7 +314,14 @@ fn has_to_give(image: &Image, own: Incarnation) -> bool {
 }
 
 /// V1: what of `own` should go, and where to, at most `max`; the first `last` of them come last.
-fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, last: usize, max: usize) -> Vec<Leave> {
+fn leaving(
+    image: &Image,
+    own: Incarnation,
+    avoided: &BTreeSet<u32>,
+    unreached: impl FnOnce() -> BTreeSet<u32>,
+    last: usize,
+    max: usize,
+) -> Vec<Leave> {
     let Some(life) = image.life(own) else { return Vec::new() };
     let mut leaving = Vec::new();
     if image.moving_count(own.broker) > 0 {
@@ -323,6 +335,8 @@ fn leaving(image: &Image, own: Incarnation, avoided: &BTreeSet<u32>, last: usize
     }
     if life.draining {
         let brokers: BTreeSet<u32> = takers(image, avoided).collect();
+        let reached = &brokers - &unreached();
+        let brokers = if reached.is_empty() { brokers } else { reached };
         let placed = placed(image, |_, _| Load::default());
         let moves = balance::evacuate(&brokers, &placed, own.broker, usize::MAX);
         leaving.extend(moves.iter().map(|done| Leave { topic: done.topic, index: done.index, to: done.to }));
@@ -389,7 +403,7 @@ mod tests {
         history.apply(topic(lives[0], vec![1; 5]));
         let none = BTreeSet::new();
         let turns = |history: &History| -> Vec<i32> {
-            let turn = |failed: usize| leaving(&history.image, lives[0], &none, 2 * failed, 2);
+            let turn = |failed: usize| leaving(&history.image, lives[0], &none, BTreeSet::new, 2 * failed, 2);
             (0..5).flat_map(turn).map(|leave| leave.index).collect()
         };
         history.apply(aim(lives[0], 0..5, 2));
@@ -400,7 +414,26 @@ mod tests {
         assert_eq!(turns(&history), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
         assert!(has_to_give(&history.image, lives[0]));
         let avoided = BTreeSet::from([2]);
-        assert_eq!(leaving(&history.image, lives[0], &avoided, 0, 2).len(), 0, "not to the suspected");
+        let left = leaving(&history.image, lives[0], &avoided, BTreeSet::new, 0, 2);
+        assert_eq!(left.len(), 0, "not to the suspected");
+    }
+
+    /// V1: not by itself, if there is a choice.
+    #[test]
+    fn who_cannot_be_connected_to_gets_what_nobody_else_can_take() {
+        let (mut history, lives) = History::serving(3, "object:");
+        history.apply(topic(lives[0], vec![1; 4]));
+        history.apply(Command::SetDraining { by: lives[0], broker: 1, draining: true });
+        let to = |avoided: &[u32], unreached: &[u32]| -> BTreeSet<u32> {
+            let avoided = avoided.iter().copied().collect();
+            let unreached = || unreached.iter().copied().collect();
+            let left = leaving(&history.image, lives[0], &avoided, unreached, 0, 4);
+            left.iter().map(|leave| leave.to).collect()
+        };
+        assert_eq!(to(&[], &[]), BTreeSet::from([2, 3]));
+        assert_eq!(to(&[], &[3]), BTreeSet::from([2]));
+        assert_eq!(to(&[2], &[3]), BTreeSet::from([3]));
+        assert_eq!(to(&[], &[2, 3]), BTreeSet::from([2, 3]));
     }
 
     /// V4: the one that joined gets its share though something else is stuck.

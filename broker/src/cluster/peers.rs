@@ -90,6 +90,12 @@ struct LinkState {
     clock_told: Option<Instant>,
 }
 
+impl LinkState {
+    fn has_failed_for(&self, time: Duration) -> bool {
+        self.failure.as_ref().is_some_and(|(since, _)| since.elapsed() >= time)
+    }
+}
+
 impl Peers {
     /// Begins to look after the others. `metadata` is registered; `right` says whether this broker reaches the store.
     ///
@@ -177,6 +183,14 @@ impl Peers {
     pub fn avoided(&self) -> BTreeSet<u32> {
         let suspected = self.shared.verdicts.borrow().iter().map(|(life, _)| life.broker).collect::<Vec<_>>();
         self.untried().into_iter().chain(suspected).collect()
+    }
+
+    /// Brokers that this one could not connect to for as long as silence lasts, though they may be heard: clients may not reach
+    /// them either.
+    pub fn unreached(&self) -> BTreeSet<u32> {
+        let silence = self.shared.config.detector.silence;
+        let links = self.shared.links.lock();
+        links.iter().filter(|(_, link)| link.has_failed_for(silence)).map(|(life, _)| life.broker).collect()
     }
 
     /// Says to everybody that this broker is about to close its listener, and waits for their answers for a bounded time:
@@ -348,7 +362,7 @@ impl Shared {
         drop(detector);
         let silence = self.config.detector.silence;
         let links = self.links.lock();
-        let failing_since = links.get(&to).and_then(|link| link.failure.as_ref()).map(|(since, _)| *since);
+        let unreached = links.get(&to).is_some_and(|link| link.has_failed_for(silence));
         // Before the number: whoever hears that nothing is on its way any more must hear of the entry.
         let handing = self.metadata.handing().borrow().contains_key(&to.broker);
         Beat {
@@ -358,7 +372,7 @@ impl Shared {
             ailing: !self.right.holds(),
             leaving: self.leaving.load(Ordering::SeqCst),
             blind,
-            unreached: failing_since.is_some_and(|since| since.elapsed() >= silence),
+            unreached,
             handing,
             load: self.load.load(Ordering::Relaxed),
             suspects,

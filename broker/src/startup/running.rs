@@ -134,6 +134,7 @@ impl Parts<'_> {
             broker.partitions.clone(),
             broker.metadata.clone(),
             avoided(broker.peers.clone()),
+            unreached(broker.peers.clone()),
         );
         cluster::load::tell(&broker.partitions, &broker.peers);
         let advertised = addresses.advertised();
@@ -200,6 +201,11 @@ fn pages(options: &Options, broker: Arc<Broker>, meter: Arc<Meter>) -> Pages {
 /// Brokers that get no partitions now.
 fn avoided(peers: Arc<Peers>) -> mover::Avoided {
     Arc::new(move || peers.avoided())
+}
+
+/// Brokers that get none where others can take them.
+fn unreached(peers: Arc<Peers>) -> mover::Avoided {
+    Arc::new(move || peers.unreached())
 }
 
 fn lowest_in_flight(storage: Storage) -> LowestInFlight {

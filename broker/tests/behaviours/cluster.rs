@@ -26,6 +26,8 @@ use ottla::metadata::image::Topic;
 use ottla::metadata::{Metadata, TopicSpec};
 use ottla::partition::batch::BatchHeader;
 use ottla::partition::handover::{HandOverError, Leave};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wal::Incarnation;
@@ -81,6 +83,7 @@ impl Cluster {
                     config,
                     broker.partitions.clone(),
                     broker.metadata.clone(),
+                    Arc::new(BTreeSet::new),
                     Arc::new(BTreeSet::new),
                 )
             })
@@ -756,6 +759,37 @@ async fn a_partition_that_cannot_leave_the_caretaker_keeps_nobody_from_a_share()
     .unwrap();
     assert_eq!(cluster.leader(&topic, 0), 1);
     cluster.store.heal();
+    cluster.stop().await;
+}
+
+/// V1, V4: whoever joins under an address that nobody reaches gets its share once it is reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_cannot_be_connected_to_gets_no_share() {
+    let cluster = Cluster::start(2).await;
+    cluster.movers[0].stop();
+    let topic = cluster.topic("shared", &[1; 8]).await;
+    let broker = &cluster.broker(1).broker;
+    broker.metadata.set_draining(2, true).await.unwrap();
+    // How often it was asked for: once for each plan.
+    let (unreached, asked) = (Arc::new(Mutex::new(BTreeSet::from([2]))), watch::Sender::new(0));
+    let mut plans = asked.subscribe();
+    let answer = unreached.clone();
+    let says = move || {
+        asked.send_modify(|asked| *asked += 1);
+        answer.lock().clone()
+    };
+    let pauses = Pauses { joining: Duration::from_millis(20), returning: Duration::from_millis(20) };
+    let config = mover::Config { pauses, ..Default::default() };
+    let (partitions, metadata) = (broker.partitions.clone(), broker.metadata.clone());
+    let mover = Mover::start(config, partitions, metadata, Arc::new(BTreeSet::new), Arc::new(says));
+    broker.metadata.set_draining(2, false).await.unwrap();
+    within(plans.wait_for(|plans| *plans >= 3)).await.unwrap();
+    let image = broker.metadata.image();
+    let partitions = &image.topic(topic.id).unwrap().partitions;
+    assert!(partitions.iter().all(|partition| partition.leader == 1 && partition.target.is_none()));
+    unreached.lock().clear();
+    until(|| broker.metadata.image().led_count(2) == 4).await;
+    mover.stop();
     cluster.stop().await;
 }
 

@@ -456,9 +456,11 @@ async fn a_newcomer_that_is_not_heard_gets_no_partitions() {
     let mut options = Options { cluster: quick(), ..Options::default() };
     options.cluster.detector.patience = Duration::from_secs(300);
     options.cluster.detector.minority_patience = Duration::from_secs(300);
+    // It is connected to, and nothing is wrong with that connection as long as the test lasts.
+    options.cluster.request_timeout = Duration::from_secs(300);
     let cluster = Cluster::start(store.clone(), 1, &options).await;
-    let nobody = Port::reserve();
-    let other = registered(&store, 2, nobody.number()).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = registered(&store, 2, silent.local_addr().unwrap().port()).await;
     let broker = cluster.broker(1);
     broker.broker.metadata.refresh().await.unwrap();
     within(async {
@@ -469,28 +471,33 @@ async fn a_newcomer_that_is_not_heard_gets_no_partitions() {
     .await;
     assert_eq!(broker.broker.peers.verdicts().borrow().iter().count(), 0);
     let mut client = broker.connect().await;
-    let leaders = async |client: &mut Client, topic: &str| {
-        let wanted = CreatableTopic::default()
-            .with_name(name(topic))
-            .with_num_partitions(2)
-            .with_replication_factor(1);
-        let created = client.call(7, &CreateTopicsRequest::default().with_topics(vec![wanted])).await;
-        assert_eq!(created.topics[0].error_code, 0);
-        let image = broker.broker.metadata.image();
-        let topic = image.topic_named(topic).unwrap();
-        topic.partitions.iter().map(|partition| partition.leader).collect::<Vec<_>>()
-    };
-    assert_eq!(leaders(&mut client, "unheard").await, [1, 1]);
+    assert_eq!(leaders(broker, &mut client, "unheard", 2).await, [1, 1]);
     let life = other.incarnation().unwrap();
     let heartbeat = Heartbeat { cluster: cluster_of(broker), to: cluster.life(1), beat: beat(life) };
     tell(&mut client, &heartbeat).await.unwrap();
     assert_eq!(broker.broker.peers.untried(), BTreeSet::new());
-    assert_eq!(leaders(&mut client, "heard").await, [2, 1]);
+    assert_eq!(leaders(broker, &mut client, "heard", 2).await, [2, 1]);
+    // Or the stop would wait for its answer.
+    drop(silent);
     let _ = other.close(true).await;
     cluster.stop().await;
 }
 
-/// An operator hears of an address that is wrong, and so does whoever gave it.
+/// Who leads a new topic.
+async fn leaders(broker: &TestBroker, client: &mut Client, topic: &str, partitions: i32) -> Vec<u32> {
+    let wanted = CreatableTopic::default()
+        .with_name(name(topic))
+        .with_num_partitions(partitions)
+        .with_replication_factor(1);
+    let created = client.call(7, &CreateTopicsRequest::default().with_topics(vec![wanted])).await;
+    assert_eq!(created.topics[0].error_code, 0);
+    let image = broker.broker.metadata.image();
+    let topic = image.topic_named(topic).unwrap();
+    topic.partitions.iter().map(|partition| partition.leader).collect()
+}
+
+/// An operator hears of an address that is wrong, and so does whoever gave it; nothing new is led there, as clients would not get
+/// there either.
 #[tokio::test]
 async fn an_address_that_cannot_be_reached_is_told() {
     let store = FaultStore::in_memory(3).inner();
@@ -512,6 +519,9 @@ async fn an_address_that_cannot_be_reached_is_told() {
     .await;
     let status = broker.broker.peers.status();
     assert!(status[0].unreached.as_deref().unwrap().contains("refuses"), "{status:?}");
+    assert_eq!(broker.broker.peers.untried(), BTreeSet::new(), "it is heard");
+    assert_eq!(broker.broker.peers.unreached(), BTreeSet::from([2]));
+    assert_eq!(leaders(broker, &mut client, "reached", 4).await, [1; 4]);
     let _ = other.close(true).await;
     cluster.stop().await;
 }
