@@ -180,13 +180,15 @@ async fn drain(arguments: Drain) -> anyhow::Result<()> {
         let others = state.members.iter().filter(|member| member.standing == Standing::Serving);
         ensure!(
             others.count() > 0,
-            "broker {broker} leads {left} partitions, and there is no other broker that could take them"
+            "broker {broker} leads {left} partitions, and there is no other broker that could take them. It is being emptied \
+             all the same, as soon as there is one, and gets no more; `ottla cluster undrain {broker}` takes that back"
         );
         if left < fewest {
             (fewest, since) = (left, Instant::now());
         } else if since.elapsed() >= client.timeout() {
             bail!(
-                "broker {broker} still leads {left} partitions, and nothing has moved for {:?}: its log says why",
+                "broker {broker} still leads {left} partitions, and nothing has moved for {:?}: its log says why. It is still \
+                 being emptied; `ottla cluster undrain {broker}` takes that back",
                 client.timeout()
             );
         }

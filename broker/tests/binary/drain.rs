@@ -20,6 +20,11 @@ fn a_broker_that_is_told_to_stop_hands_over_what_it_leads_and_clients_go_on() {
     run(&mut second.cli(&["cluster", "drain", "2"]));
     load.more(300);
     assert_eq!(second.led_by("2"), None, "it is being emptied");
+    // There is nobody else: that it waits is said, and how to have it otherwise.
+    let refused = second.cli(&["cluster", "drain", "1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("`ottla cluster undrain 1`"), "{said}");
+    run(&mut first.cli(&["cluster", "undrain", "1"]));
     run(&mut first.cli(&["cluster", "undrain", "2"]));
     let plan = run(&mut second.cli(&["cluster", "rebalance", "--observe", "100ms"]));
     wait_for(|| match (second.led_by("1"), second.led_by("2")) {
