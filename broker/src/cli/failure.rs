@@ -10,16 +10,22 @@ pub fn print(error: &anyhow::Error) {
     let text = in_words(error);
     // There may be nobody who takes it, or no room.
     let _ = writeln!(std::io::stderr(), "ottla: {text}");
-    // These say it themselves.
-    let is_advised = matches!(
-        error.downcast_ref::<create::Error>(),
-        Some(create::Error::Foreign { .. } | create::Error::Closed { .. })
-    );
-    if let Some(advice) = store::advice(&text)
-        && !is_advised
-    {
+    if let Some(advice) = advice(error, &text) {
         let _ = writeln!(std::io::stderr(), "{advice}");
     }
+}
+
+/// What to do about `error`, of which `text` is all that is said.
+fn advice(error: &anyhow::Error, text: &str) -> Option<&'static str> {
+    let advice = store::advice(text)?;
+    let is_idle = match error.downcast_ref::<create::Error>() {
+        // These say it themselves.
+        Some(create::Error::Foreign { .. } | create::Error::Closed { .. }) => true,
+        // Whoever tries to create the bucket need not be told to.
+        Some(_) => advice.contains("ottla store create"),
+        None => false,
+    };
+    (!is_idle).then_some(advice)
 }
 
 /// The error and what caused it. Many errors have their cause's words in their own, some several times over: what was
@@ -52,5 +58,17 @@ mod tests {
             .unwrap_err();
         assert_eq!(in_words(&error), "the store cannot be used: reading x: no such file");
         assert_eq!(in_words(&anyhow!("alone")), "alone");
+    }
+
+    #[test]
+    fn nobody_is_told_to_do_what_just_failed() {
+        let refused = |detail: &str| create::Error::Request {
+            doing: "listing the account's buckets".to_owned(),
+            detail: detail.to_owned(),
+        };
+        let advice = |error: anyhow::Error| advice(&error, &in_words(&error)).is_some();
+        assert!(advice(anyhow!("404: NoSuchBucket")));
+        assert!(!advice(refused("404: NoSuchBucket").into()));
+        assert!(advice(refused("403: InvalidAccessKeyId").into()));
     }
 }

@@ -1,7 +1,8 @@
 //! The command line: `ottla serve` (also what bare `ottla` does), its tools, and a small Kafka client.
 //!
 //! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 the command line was not understood. `ottla verify`
-//! has its own: 1 where it found problems, 2 where it could not look.
+//! has its own: 1 where it found problems, 2 where it could not look, as `ottla metalog dump` and `ottla wal inspect` where
+//! there is no cluster to look into.
 
 pub(crate) mod client;
 mod cluster;
@@ -37,7 +38,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             failure::print(&error);
-            ExitCode::FAILURE
+            if error.is::<inspect::NoCluster>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

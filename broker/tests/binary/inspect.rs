@@ -61,6 +61,11 @@ fn a_volume_shows_its_superblocks_frames_and_records_and_where_it_is_damaged() {
     assert_eq!(superblocks.len(), 2);
     assert!(superblocks.iter().all(|superblock| superblock["state"] == "valid"), "{superblocks:?}");
     assert!(superblocks.iter().any(|superblock| superblock["broker"] == 1 && superblock["epoch"].is_u64()));
+    // As everything else spells it.
+    let cluster = superblocks[0]["cluster"].as_str().unwrap();
+    let (log, said, _) = look(&mut broker.tool(&["metalog", "dump", "--json"]));
+    let format = of_kind(&log, "command")[0]["command"].to_string();
+    assert!(format.contains(&format!("\"{cluster}\"").replace('"', "\\\"")), "{cluster}: {format} {said}");
     let (frames, records) = (of_kind(&dead, "frame"), of_kind(&dead, "record"));
     assert_eq!(sum(&frames, "records"), records.len() as u64);
     let end = of_kind(&dead, "end")[0];
@@ -88,6 +93,20 @@ fn a_volume_shows_its_superblocks_frames_and_records_and_where_it_is_damaged() {
     broker.start();
     let kept = run(&mut broker.cli(&["consume", "t", "--from-beginning"]));
     assert_eq!(kept.lines().count(), 6, "{kept}");
+}
+
+#[test]
+fn a_store_without_a_cluster_is_an_error_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("objects")).unwrap();
+    let store = format!("file:{}", directory.path().display());
+    for tool in [&["metalog", "dump"][..], &["metalog", "dump", "--snapshots"], &["wal", "inspect", "object"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+        let (found, said, code) = look(command.args(tool).args(["--store", &store]));
+        assert_eq!((found.len(), code), (0, 2), "{tool:?}: {said}");
+        assert!(said.contains("there is no cluster in this store"), "{tool:?}: {said}");
+    }
 }
 
 #[test]

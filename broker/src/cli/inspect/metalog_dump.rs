@@ -32,7 +32,8 @@ pub(super) fn command() -> Command {
         .about("Show the entries of the metadata log, a line for each command")
         .long_about(
             "Show the entries of the metadata log, a line for each command. Missing numbers, entries that do not follow \
-             their predecessor, and damage are pointed out; exit code 1 if there is any of it.\n\n\
+             their predecessor, and damage are pointed out; exit code 1 if there is any of it, \
+             2 if there is no cluster in the store.\n\n\
              Old entries are deleted once snapshots cover them, so a log need not begin at 1.",
         )
         .after_help(
@@ -54,6 +55,9 @@ pub(super) async fn run(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<(
     let to = matches.get_one::<u64>("to").copied().unwrap_or(u64::MAX);
     let prefix = if matches.get_flag("snapshots") { SNAPSHOTS } else { ENTRIES };
     let listed = numbered(&*stores.data(Purpose::Read), prefix, from, to).await?;
+    if listed.is_empty() {
+        super::has_cluster(&stores).await?;
+    }
     let faults = if matches.get_flag("snapshots") {
         snapshots(&*stores.data(Purpose::Read), listed, out).await?
     } else {

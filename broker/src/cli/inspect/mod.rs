@@ -7,13 +7,19 @@ mod wal;
 
 use std::io::Write;
 
+use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
 use serde_json::{Value, json};
 
 use super::output;
 use super::store::store_arguments;
 use crate::options::{Options, gather};
-use crate::store::{self, Stores};
+use crate::store::{self, Location, Purpose, Stores};
+
+/// Where the metadata log and its snapshots are.
+const METADATA: &str = "meta";
 
 pub(super) fn commands() -> [Command; 3] {
     let group = |name: &'static str, about: &'static str, command: Command| {
@@ -55,6 +61,20 @@ fn json_flag() -> Arg {
 fn stores(matches: &ArgMatches) -> anyhow::Result<Stores> {
     let options = Options::from_values(&gather(matches, std::env::vars_os())?)?;
     Ok(store::open_for_reading(options.store.clone(), &options.access)?)
+}
+
+/// There is nothing to look into.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: there is no cluster in this store")]
+pub(super) struct NoCluster(Location);
+
+/// To be asked where nothing was found: a store without a metadata log is most often another one than was meant.
+async fn has_cluster(stores: &Stores) -> anyhow::Result<()> {
+    let mut log = stores.data(Purpose::Read).list(Some(&METADATA.into()));
+    match log.try_next().await.context("the store cannot be listed")? {
+        Some(_) => Ok(()),
+        None => Err(NoCluster(stores.location.clone()).into()),
+    }
 }
 
 /// Lines for people or for programs.

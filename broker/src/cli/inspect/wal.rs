@@ -15,6 +15,7 @@ use wal::uri::Target;
 use wal::{Incarnation, Record, Uri};
 
 use super::{Out, time};
+use crate::metadata::cluster_id;
 use crate::store::Purpose;
 
 /// Larger slots are no seals.
@@ -26,7 +27,8 @@ pub(super) fn command() -> Command {
         .long_about(
             "Show what a write-ahead log holds. Of a volume: both superblocks, and the frames from the trim point to the \
              end, with every checksum checked as recovery would. Of a bucket (object): the slots of each life of each \
-             broker, holes in them, and seals. Exit code 1 if anything is damaged.\n\n\
+             broker, holes in them, and seals. Exit code 1 if anything is damaged, 2 if there is no cluster in the \
+             bucket.\n\n\
              It only reads and takes no lock. Beside a living broker it shows one moment after the other: a frame that \
              the broker has overwritten meanwhile looks like damage.",
         )
@@ -153,8 +155,9 @@ fn superblock_text(found: &Found) -> String {
         }) => {
             format!(
                 "sequence {sequence}, owner {}, trim {trim}, durable {durable}, ring of {ring_bytes} bytes in blocks \
-                 of {block_bytes}, volume {volume}, cluster {cluster}",
-                owner_text(*owner)
+                 of {block_bytes}, volume {volume}, cluster {}",
+                owner_text(*owner),
+                cluster_id::base64(*cluster)
             )
         }
     }
@@ -167,7 +170,7 @@ fn superblock_json(number: usize, found: &Found) -> Value {
             "broker": summary.owner.map(|owner| owner.broker), "epoch": summary.owner.map(|owner| owner.epoch),
             "trim": summary.trim, "durable": summary.durable, "ring_bytes": summary.ring_bytes,
             "block_bytes": summary.block_bytes, "volume": summary.volume.to_string(),
-            "cluster": summary.cluster.to_string(),
+            "cluster": cluster_id::base64(summary.cluster),
         }),
         other => json!({ "number": number, "state": superblock_text(other) }),
     }
@@ -209,6 +212,9 @@ async fn slots(matches: &ArgMatches, out: &mut Out) -> anyhow::Result<()> {
         if let Some((owner, slot)) = parse_slot_key(&meta.location) {
             lives.entry(owner).or_default().insert(slot, meta.size);
         }
+    }
+    if lives.is_empty() {
+        super::has_cluster(&stores).await?;
     }
     for (owner, slots) in lives {
         let bytes: u64 = slots.values().sum();
