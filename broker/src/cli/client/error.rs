@@ -35,11 +35,10 @@ impl Error {
     /// Whether trying again may help.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Error::Lost { .. } | Error::NoBroker { .. } => true,
+            Error::Lost { .. } | Error::NoBroker { .. } | Error::Timeout { .. } => true,
             Error::Kafka { error, .. } => error.is_retriable(),
             Error::Connect { .. }
             | Error::Advertised { .. }
-            | Error::Timeout { .. }
             | Error::Unsupported { .. }
             | Error::Malformed { .. }
             | Error::Usage(_) => false,

@@ -30,6 +30,12 @@ use crate::cluster::state::{Ask, CLUSTER_STATE, ClusterState};
 pub use connection::Connection;
 pub use error::{Error, check};
 
+/// One answer is waited for a part of what a command waits in all, within bounds: a leader that hangs is left for the next one, which
+/// is there a few seconds later.
+const REQUESTS_PER_TIMEOUT: u32 = 3;
+const REQUEST_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+
 /// For ListOffsets: the first offset that is there.
 pub const EARLIEST: i64 = -2;
 /// For ListOffsets: the offset after the last record.
@@ -95,6 +101,12 @@ impl Client {
         self.timeout
     }
 
+    /// How long one answer is waited for where the request can be sent again, if need be to somebody else.
+    pub fn request_timeout(&self) -> Duration {
+        let part = (self.timeout / REQUESTS_PER_TIMEOUT).clamp(REQUEST_TIMEOUT_MIN, REQUEST_TIMEOUT_MAX);
+        part.min(self.timeout)
+    }
+
     pub fn retry(&self) -> Retry {
         Retry {
             deadline: Instant::now() + self.timeout,
@@ -118,6 +130,24 @@ impl Client {
             }
         }
         Err(last.expect("the command line demands an address"))
+    }
+
+    /// Asks any broker, and the next one if it does not answer: the request must bear a repetition.
+    async fn ask_around<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
+        let known = self.nodes.values().filter(|address| !self.bootstrap.contains(address));
+        let addresses: Vec<String> = self.bootstrap.iter().chain(known).cloned().collect();
+        let mut first = None;
+        for address in addresses {
+            let timeout = self.request_timeout();
+            let asked = tokio::time::timeout(timeout, self.call_address(&address, request, timeout)).await;
+            match asked.unwrap_or_else(|_| Err(Error::Timeout { address, timeout })) {
+                Err(error @ (Error::Connect { .. } | Error::Lost { .. } | Error::Timeout { .. })) => {
+                    first = first.or(Some(error));
+                }
+                other => return other,
+            }
+        }
+        Err(first.expect("the command line demands an address"))
     }
 
     /// Asks a certain broker.
@@ -171,8 +201,10 @@ impl Client {
 
     /// A connection to a certain broker, to be given back with [`put_back`](Client::put_back) unless it failed.
     pub async fn take_node(&mut self, node: i32) -> Result<Connection, Error> {
-        let address = self.address(node)?;
-        self.take(&address).await.map_err(|error| match error {
+        let (address, timeout) = (self.address(node)?, self.request_timeout());
+        let taken = tokio::time::timeout(timeout, self.take(&address)).await;
+        let taken = taken.unwrap_or_else(|_| Err(Error::Timeout { address, timeout }));
+        taken.map_err(|error| match error {
             // Not an address that the user gave.
             Error::Connect { address, reason } => Error::Advertised { node, address, reason },
             other => other,
@@ -209,7 +241,7 @@ impl Client {
             names.iter().map(topic).collect()
         });
         let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(create);
-        let response = self.call_any(&request).await?;
+        let response = self.ask_around(&request).await?;
         self.nodes = response
             .brokers
             .iter()
@@ -318,7 +350,7 @@ impl Client {
             let request =
                 ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
             let mut connection = self.take_node(leader).await?;
-            let timeout = self.timeout;
+            let timeout = self.request_timeout();
             calls.push(async move {
                 connection.call(&request, timeout).await.map(|response| (connection, response))
             });
@@ -401,4 +433,38 @@ fn read_topic(response: &MetadataResponse, name: &str) -> Result<Topic, Error> {
             .map(|()| unreachable!("an error code is an error"));
     }
     Ok(Topic { name: name.to_owned(), id: topic.topic_id, leaders })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A leader that accepts and answers nothing takes a part of the time only, and the next one is asked for meanwhile.
+    #[tokio::test]
+    async fn who_does_not_answer_is_left_for_another() {
+        let hanging = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = hanging.local_addr().unwrap().to_string();
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let next = refusing.local_addr().unwrap().to_string();
+        let connect = Connect { bootstrap: vec![address.clone()], timeout: Duration::from_millis(600) };
+        let mut client = Client::new(&connect);
+        let parts = [1, 4, 15, 3600].map(|seconds| {
+            let timeout = Duration::from_secs(seconds);
+            Client::new(&Connect { timeout, ..connect.clone() }).request_timeout().as_secs()
+        });
+        assert_eq!(parts, [1, 2, 5, 10]);
+        client.nodes = BTreeMap::from([(1, address.clone()), (2, next)]);
+        let asked_next = async { refusing.accept().await.unwrap() };
+        let (error, _) = tokio::join!(client.metadata(None, false), asked_next);
+        let error = error.unwrap_err();
+        assert!(matches!(&error, Error::Timeout { address: first, .. } if *first == address), "{error}");
+        let error = client.take_node(1).await.unwrap_err();
+        assert!(error.is_retriable(), "{error}");
+        // Nothing is tried for longer than was said.
+        let mut retry = client.retry();
+        retry.deadline = Instant::now();
+        assert!(retry.pause(error).await.is_err());
+    }
 }

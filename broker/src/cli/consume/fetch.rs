@@ -91,7 +91,7 @@ impl Fetcher {
         for (leader, partitions) in by_leader {
             let request = self.request(partitions, wait);
             let mut connection = client.take_node(leader).await?;
-            let timeout = client.timeout() + wait;
+            let timeout = client.request_timeout() + wait;
             calls.push(async move {
                 connection.call(&request, timeout).await.map(|response| (connection, response))
             });

@@ -99,12 +99,17 @@ impl Sender {
         }
         let mut round = Round::default();
         let mut exchanges = Vec::new();
+        // Who cannot tell repeated batches from new ones has all the time.
+        let timeout = match self.producer {
+            Some(_) => self.client.request_timeout(),
+            None => self.client.timeout(),
+        };
         for (leader, partitions) in by_leader {
             match self.client.take_node(leader).await {
                 Ok(connection) => {
                     let requests: Vec<ProduceRequest> =
                         (0..in_flight).map_while(|turn| self.request(lot, &partitions, turn)).collect();
-                    exchanges.push(exchange(connection, requests, self.client.timeout()));
+                    exchanges.push(exchange(connection, requests, timeout));
                 }
                 Err(error) if error.is_retriable() || error.is_unreachable() => round.failure = Some(error),
                 Err(error) => return Err(error),
