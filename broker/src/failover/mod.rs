@@ -58,7 +58,7 @@ pub struct Config {
     /// After a failed attempt; doubled each time. Default 500 ms to 30 s.
     pub retry_pause: Duration,
     pub retry_pause_max: Duration,
-    /// Partitions that are opened at a time when they fell to this broker. Default 32.
+    /// Partitions that are opened at a time when they fell to this broker. Default 256.
     pub opens_max: usize,
     /// Brokers that read what a dead one left in the store before its fence is there. Default 4; 0 for none.
     pub ahead_brokers: usize,
@@ -74,7 +74,7 @@ impl Default for Config {
             recoveries_max: 4,
             retry_pause: Duration::from_millis(500),
             retry_pause_max: Duration::from_secs(30),
-            opens_max: 32,
+            opens_max: 256,
             ahead_brokers: 4,
             ahead_bytes_max: 64 << 20,
         }

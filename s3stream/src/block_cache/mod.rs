@@ -70,7 +70,8 @@ pub struct Options {
     pub tail_bytes: u64,
     /// Adjacent blocks are fetched together up to this size; one larger block by itself. Default 8 MiB.
     pub get_bytes_max: u64,
-    /// GETs in flight, a count. Default 64.
+    /// GETs in flight, a count. What they hold is bounded by the next one: many are needed where many partitions are opened, each of
+    /// which reads little. Default 256.
     pub gets_in_flight_max: usize,
     /// Bytes of all GETs in flight. A single GET that is larger waits until it is alone. Default 64 MiB.
     pub in_flight_bytes_max: u64,
@@ -97,7 +98,7 @@ impl Default for Options {
             index_cache_bytes: 32 << 20,
             tail_bytes: 64 << 10,
             get_bytes_max: 8 << 20,
-            gets_in_flight_max: 64,
+            gets_in_flight_max: 256,
             in_flight_bytes_max: 64 << 20,
             read_ahead_bytes_max: 8 << 20,
             read_aheads_max: 16,
