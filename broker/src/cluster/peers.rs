@@ -186,11 +186,13 @@ impl Peers {
     }
 
     /// Brokers that this one could not connect to for as long as silence lasts, though they may be heard: clients may not reach
-    /// them either.
+    /// them either. Nobody, where it could not connect to any of several: then it is this one that cannot.
     pub fn unreached(&self) -> BTreeSet<u32> {
         let silence = self.shared.config.detector.silence;
         let links = self.shared.links.lock();
-        links.iter().filter(|(_, link)| link.has_failed_for(silence)).map(|(life, _)| life.broker).collect()
+        let failed = links.iter().filter(|(_, link)| link.has_failed_for(silence));
+        let unreached: BTreeSet<u32> = failed.map(|(life, _)| life.broker).collect();
+        if links.len() > 1 && unreached.len() == links.len() { BTreeSet::new() } else { unreached }
     }
 
     /// Says to everybody that this broker is about to close its listener, and waits for their answers for a bounded time:
@@ -501,7 +503,9 @@ impl Shared {
                 shown(address)
             );
         }
-        let since = link.failure.take().map_or_else(Instant::now, |(since, _)| since);
+        // Whoever has not opened does not listen yet: that is no failure of its address.
+        let opened = self.metadata.image().life(to).is_some_and(|life| life.opened);
+        let since = link.failure.take().filter(|_| opened).map_or_else(Instant::now, |(since, _)| since);
         link.failure = Some((since, reason));
         drop(links);
         self.answers.send_replace(());

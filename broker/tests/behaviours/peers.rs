@@ -21,7 +21,7 @@ use uuid::Uuid;
 use wal::Incarnation;
 
 use crate::support::{
-    Client, DEADLINE, Disk, Options, TestBroker, fetch_request, name, produce_request, within,
+    Client, DEADLINE, Disk, Options, TestBroker, fetch_request, name, produce_request, until, within,
 };
 use crate::testing;
 
@@ -411,6 +411,12 @@ async fn registered(store: &Arc<dyn ObjectStore>, node: u32, port: u16) -> Arc<M
         claim: None,
     };
     metadata.register(registering).await.unwrap();
+    metadata
+}
+
+/// The same, open.
+async fn opened(store: &Arc<dyn ObjectStore>, node: u32, port: u16) -> Arc<Metadata> {
+    let metadata = registered(store, node, port).await;
     metadata.open_leaderships().await.unwrap();
     metadata
 }
@@ -422,7 +428,7 @@ async fn who_accepts_and_answers_nothing_is_dead() {
     let options = Options { cluster: quick(), ..Options::default() };
     let cluster = Cluster::start(store.clone(), 1, &options).await;
     let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let other = registered(&store, 2, stopped.local_addr().unwrap().port()).await;
+    let other = opened(&store, 2, stopped.local_addr().unwrap().port()).await;
     let life = other.incarnation().unwrap();
     let broker = cluster.broker(1);
     broker.broker.metadata.refresh().await.unwrap();
@@ -460,7 +466,7 @@ async fn a_newcomer_that_is_not_heard_gets_no_partitions() {
     options.cluster.request_timeout = Duration::from_secs(300);
     let cluster = Cluster::start(store.clone(), 1, &options).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let other = registered(&store, 2, silent.local_addr().unwrap().port()).await;
+    let other = opened(&store, 2, silent.local_addr().unwrap().port()).await;
     let broker = cluster.broker(1);
     broker.broker.metadata.refresh().await.unwrap();
     within(async {
@@ -496,6 +502,30 @@ async fn leaders(broker: &TestBroker, client: &mut Client, topic: &str, partitio
     topic.partitions.iter().map(|partition| partition.leader).collect()
 }
 
+/// A broker that starts does not listen yet; and where no address can be reached, it is not the addresses that are wrong.
+#[tokio::test]
+async fn an_address_is_missed_only_of_who_is_open_and_where_others_can_be_reached() {
+    let store = FaultStore::in_memory(3).inner();
+    let options = Options { cluster: quick(), ..Options::default() };
+    let cluster = Cluster::start(store.clone(), 1, &options).await;
+    let (broker, nobody) = (cluster.broker(1), Port::reserve());
+    let starting = registered(&store, 2, nobody.number()).await;
+    broker.broker.metadata.refresh().await.unwrap();
+    tokio::time::sleep(quick().detector.silence * 2).await;
+    assert!(broker.broker.peers.status()[0].unreached.is_some());
+    assert_eq!(broker.broker.peers.unreached(), BTreeSet::new());
+    starting.open_leaderships().await.unwrap();
+    broker.broker.metadata.refresh().await.unwrap();
+    until(|| broker.broker.peers.unreached() == BTreeSet::from([2])).await;
+    let other = opened(&store, 3, nobody.number()).await;
+    broker.broker.metadata.refresh().await.unwrap();
+    until(|| broker.broker.peers.unreached().is_empty()).await;
+    for life in [starting, other] {
+        let _ = life.close(true).await;
+    }
+    cluster.stop().await;
+}
+
 /// An operator hears of an address that is wrong, and so does whoever gave it; nothing new is led there, as clients would not get
 /// there either.
 #[tokio::test]
@@ -504,7 +534,7 @@ async fn an_address_that_cannot_be_reached_is_told() {
     let options = Options { cluster: quick(), ..Options::default() };
     let cluster = Cluster::start(store.clone(), 1, &options).await;
     let nobody = Port::reserve();
-    let other = registered(&store, 2, nobody.number()).await;
+    let other = opened(&store, 2, nobody.number()).await;
     let life = other.incarnation().unwrap();
     let broker = cluster.broker(1);
     broker.broker.metadata.refresh().await.unwrap();
