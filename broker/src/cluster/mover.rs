@@ -98,11 +98,13 @@ impl Mover {
     ) -> Arc<Mover> {
         let own = metadata.incarnation().expect("a broker that moves partitions has registered");
         let stop = partitions.closing().child_token();
+        // Before anything else may happen: who comes from now on has joined.
+        let joined = Joined::new(takers_of(&metadata.image()));
         let mover = Arc::new(Mover { partitions, metadata, own, config, avoided, unreached, stop });
         let running = mover.clone();
         mover.partitions.tasks.keep("the moving of partitions", async move {
             let closing = running.partitions.closing().clone();
-            running.run().await;
+            running.run(joined).await;
             // It may be stopped earlier.
             closing.cancelled().await;
         });
@@ -135,12 +137,11 @@ impl Mover {
         }
     }
 
-    async fn run(self: Arc<Self>) {
+    async fn run(self: Arc<Self>, mut joined: Joined) {
         let mut changed = self.metadata.changed();
         let mut failures = 0u32;
         // V1: how many are behind others for now.
         let mut last = 0usize;
-        let mut joined = Joined::new(takers_of(&self.metadata.image()));
         let mut awaited = Awaited::default();
         loop {
             let image = self.metadata.image();
@@ -255,6 +256,10 @@ impl Mover {
         if image.caretaker() != Some(self.own) {
             return None;
         }
+        let serving = takers_of(image);
+        if let Some(rest) = awaited.rest(now, &serving) {
+            return Some(rest);
+        }
         let avoided = &(&(self.avoided)() | &(self.unreached)()) | &waiting;
         let brokers: BTreeSet<u32> = takers(image, &avoided).collect();
         let placed = placed(image, |_, _| Load::default());
@@ -263,9 +268,11 @@ impl Mover {
         }
         let moves = balance::plan(&brokers, &placed, Slack::automatic(self.config.joining_moves_max));
         if moves.is_empty() {
-            if brokers.len() < takers_of(image).len() {
+            if brokers.len() < serving.len() {
                 // Who is suspected for a moment, or waits, may be the one that joined.
-                return Some(self.config.pauses.joining);
+                let rest = self.config.pauses.joining;
+                awaited.resting = Some((now + rest, serving));
+                return Some(rest);
             }
             joined.settled();
             *awaited = Awaited::default();
@@ -353,9 +360,18 @@ struct Awaited {
     since: BTreeMap<(Uuid, i32), Instant>,
     /// People were told that some do not.
     told: bool,
+    /// Nothing is planned before that, as long as these take partitions: entries come by all the time, and a plan is a pass over
+    /// all partitions.
+    resting: Option<(Instant, BTreeSet<Incarnation>)>,
 }
 
 impl Awaited {
+    /// How long nothing is planned, if it is so.
+    fn rest(&self, now: Instant, serving: &BTreeSet<Incarnation>) -> Option<Duration> {
+        let (until, known) = self.resting.as_ref()?;
+        (known == serving).then(|| until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
     /// Whether one of them is still waited for.
     fn look(&mut self, now: Instant, placed: &[Placed], patience: Duration) -> bool {
         let moving = placed.iter().filter(|placed| placed.moving).map(|placed| (placed.topic, placed.index));
@@ -394,6 +410,20 @@ mod tests {
     fn aim(by: Incarnation, partitions: std::ops::Range<u32>, to: u32) -> Command {
         let aim = |partition| Reassigned { topic: Uuid::from_u128(1), partition, target: Some(to) };
         Command::Reassign { by, moves: partitions.map(aim).collect() }
+    }
+
+    /// V3: whoever is unreached for good costs a pass over all partitions once in a pause, and not with each entry.
+    #[test]
+    fn what_cannot_be_planned_is_not_looked_at_with_every_entry() {
+        let (now, pause) = (Instant::now(), Duration::from_secs(3));
+        let lives =
+            |brokers: &[u32]| brokers.iter().map(|at| Incarnation { broker: *at, epoch: 1 }).collect();
+        let mut awaited = Awaited::default();
+        assert_eq!(awaited.rest(now, &lives(&[1, 2])), None);
+        awaited.resting = Some((now + pause, lives(&[1, 2])));
+        assert_eq!(awaited.rest(now + pause / 3, &lives(&[1, 2])), Some(pause * 2 / 3));
+        assert_eq!(awaited.rest(now, &lives(&[1, 2, 3])), None, "somebody came");
+        assert_eq!(awaited.rest(now + pause, &lives(&[1, 2])), None);
     }
 
     /// V1: five that cannot go, and two at a time.
