@@ -118,6 +118,8 @@ impl Sender {
         for (connection, answers, error) in join_all(exchanges).await {
             match error {
                 None => self.client.put_back(connection),
+                // What is sent again may be there already, and nobody could tell.
+                Some(error @ Error::Timeout { .. }) if self.producer.is_none() => return Err(error),
                 Some(error) if error.is_retriable() => round.failure = Some(error),
                 Some(error) => return Err(error),
             }
