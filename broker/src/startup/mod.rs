@@ -94,7 +94,8 @@ pub async fn start_unless(
                     }
                     started = &mut attempt => match started {
                         Ok(running) => {
-                            return running.until_stopped(futures::stream::iter([name])).await.map(|()| None);
+                            let signals = futures::stream::iter([name]).chain(signals);
+                            return running.until_stopped(signals).await.map(|()| None);
                         }
                         Err(error) => Err(error),
                     },
