@@ -100,7 +100,7 @@ async fn what_is_about_to_be_read_comes_from_many_objects_side_by_side() {
         parts.push(put(&probe, number, 4096, &records).await);
     }
     probe.with(|state| state.latency = latency);
-    let cache = cache(&probe, options());
+    let cache = cache(&probe, Options { gets_in_flight_max: 64, ..options() });
     let began = tokio::time::Instant::now();
     cache.warm(&parts, 1, 1 << 20).await;
     assert_eq!(began.elapsed(), latency * 2, "128 objects, 64 at a time");
