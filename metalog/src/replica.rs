@@ -1,4 +1,4 @@
-//! One broker's replica of the machine: a handle on the [actor] that owns the log.
+//! One broker's replica of the machine: a handle on the `actor` that owns the log.
 //!
 //! ```text
 //!   propose ──► queue (bounded in bytes and commands) ──┐

@@ -24,7 +24,7 @@
 //! - **N4** Only what was open at the last leader has a note, and only that is opened before anybody asks.
 //! - **N5** Whoever asks for a partition that has just arrived waits for its note, however early he is: a producer may have waited
 //!   here for the entry ([`Partitions::get_expected`]), and would otherwise read the store before the note is asked for.
-//! - **N6** A broker that leaves goes on serving until its notes have been fetched, or were kept for [`FETCH_WAITS`] times as long as
+//! - **N6** A broker that leaves goes on serving until its notes have been fetched, or were kept for four times as long as
 //!   anybody waits for them: the next leader reads the entry, and asks, only after this one knows that it is there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
