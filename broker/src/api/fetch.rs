@@ -148,12 +148,13 @@ impl Fetch<'_> {
             // Too little to be answered, and no reason to keep memory from being freed for as long as a peer likes.
             answers.iter_mut().for_each(|answer| answer.records = Vec::new());
             let inherited_until = answers.iter().filter_map(|answer| answer.inherited_until).min();
+            let until = inherited_until.map_or(self.deadline, |until| until.min(self.deadline));
             tokio::select! {
                 () = wait.arrived(missing) => {}
                 _ = self.broker.metadata.beyond(&image), if inherited_until.is_some() => {}
-                () = tokio::time::sleep_until(inherited_until.unwrap_or(self.deadline)),
-                    if inherited_until.is_some_and(|until| until < self.deadline) => {}
-                () = tokio::time::sleep_until(self.deadline) => return self.look(&plan.partitions).await,
+                () = tokio::time::sleep_until(until) => if until == self.deadline {
+                    return self.look(&plan.partitions).await;
+                },
                 () = gone.cancelled() => return answers,
             }
         }

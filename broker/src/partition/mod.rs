@@ -234,15 +234,18 @@ impl Partitions {
             }
             // Only this: what has come is opened, however long that takes.
             let expected = match self.inherited_until(&image, topic, index) {
-                Some(said_until) if said_until < until.into() => {
+                Some(said_until) => {
+                    let came = timeout_at(said_until.min(until.into()), self.metadata.beyond(&image)).await;
                     // Then as if it had never been said: the entry may be known to be there by now, and be waited for by who
                     // comes behind.
-                    timeout_at(said_until, self.metadata.beyond(&image)).await.or(Ok(true))
+                    came.unwrap_or(said_until < until.into())
                 }
-                Some(_) => timeout_at(until.into(), self.metadata.beyond(&image)).await,
-                None => timeout_at(until.into(), self.metadata.expected(&image, &mut awaited)).await,
+                None => {
+                    let expected = self.metadata.expected(&image, &mut awaited);
+                    timeout_at(until.into(), expected).await.unwrap_or(false)
+                }
             };
-            if !expected.unwrap_or(false) {
+            if !expected {
                 return got;
             }
         }
