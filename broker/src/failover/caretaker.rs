@@ -193,7 +193,7 @@ impl Caretaker {
             let begun = || Fenced { at: now, trim: life.trim, moved: false, work: Work::new(now) };
             let mut fenced = was.remove(&of).unwrap_or_else(begun);
             let patience = self.config.recovery_patience;
-            let attaches = self.attach_timeout.filter(|_| life.wal_uri.starts_with("block:"));
+            let attaches = self.attach_timeout.filter(|_| life.has_volume());
             let turns = attaches.map(|timeout| Turns { command: timeout.max(patience), patience });
             if fenced.trim != life.trim {
                 fenced.trim = life.trim;
@@ -278,7 +278,7 @@ impl Caretaker {
     /// C1, for a recovery.
     fn rank_for(&self, of: Incarnation, life: &Life, image: &Image, verdicts: &Verdicts) -> (usize, usize) {
         let machine = |broker| image.broker(broker).map(|info| &*info.machine);
-        let theirs = machine(of.broker).filter(|_| life.wal_uri.starts_with("block:"));
+        let theirs = machine(of.broker).filter(|_| life.has_volume());
         let is_there = |broker: u32| {
             let runs_on = if broker == self.own.broker { Some(&*self.machine) } else { machine(broker) };
             theirs.zip(runs_on).is_some_and(|(theirs, own)| {

@@ -39,7 +39,7 @@ pub(super) struct State {
 fn is_read_at_once(image: &Image, life: Incarnation, known: &Life) -> bool {
     let machine = |broker| image.broker(broker).map_or("", |info| &*info.machine);
     let shares_kernel = |id| id != life.broker && machine::is_same_kernel(machine(id), machine(life.broker));
-    !known.wal_uri.starts_with("block:") || image.serving_brokers().any(|(id, _)| shares_kernel(id))
+    !known.has_volume() || image.serving_brokers().any(|(id, _)| shares_kernel(id))
 }
 
 impl Departed {

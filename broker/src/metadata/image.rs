@@ -87,6 +87,13 @@ pub struct Life {
     pub low_water: u64,
 }
 
+impl Life {
+    /// Its WAL is on a volume, which is somewhere, and not in the bucket.
+    pub fn has_volume(&self) -> bool {
+        self.wal_uri.starts_with("block:")
+    }
+}
+
 /// Partitions that name a broker as their leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Led {
