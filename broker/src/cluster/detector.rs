@@ -26,10 +26,11 @@
 //!   or, once they were heard, found to refuse, which is proof of a network that works. Of two lives each may accuse. After
 //!   [`minority_patience`](Config::minority_patience) anybody may: perhaps most of them lost power at once, and nobody has
 //!   fenced this life meanwhile as a majority would have. See D9.
-//! - **D6** *Ailing.* A life that has been saying for longer than its lease that it cannot reach the store is dead, for those
-//!   who can reach it, while more than half of all lives are reached and well (or there are two). A life that is ailing
-//!   itself accuses nobody, and one that has not been well for two of the accused's leases accuses nobody of ailing: where the
-//!   store is slow for everybody, all ail by turns, and each in its good moment would fence the others.
+//! - **D6** *Ailing.* A life that has been saying for longer than its lease, and for twice `silence`, that it cannot reach the
+//!   store is dead, for those who can reach it, while more than half of all lives are reached and well (or there are two). A life
+//!   that is ailing itself accuses nobody, and one that has not been well for twice that time accuses nobody of ailing: where the
+//!   store is slow for everybody, all ail by turns, and each in its good moment would fence the others. A short lease is no reason to
+//!   be hasty: it ends with one answer of the store that is late.
 //! - **D7** *Own pauses.* Time in which this process did not run is no silence of others. After a gap between two ticks of
 //!   more than half of `silence` everybody gets a whole new `silence`, and refusals are counted anew; until then this life
 //!   calls itself blind.
@@ -403,13 +404,14 @@ impl Detector {
     /// D6.
     fn ails_for_too_long(&self, now: Duration, peer: &Peer) -> bool {
         let lives = self.peers.len() + 1;
+        let too_long = peer.member.lease.max(self.config.silence * 2);
         let well = |peer: &Peer| self.is_heard(now, peer) && peer.ailing_since.is_none();
         let well = 1 + self.peers.values().filter(|peer| well(peer)).count();
         !self.ailing
-            && now.saturating_sub(self.well_since) > peer.member.lease * 2
+            && now.saturating_sub(self.well_since) > too_long * 2
             && (lives == 2 || well * 2 > lives)
             && peer.heard.is_some_and(|heard| heard >= self.awake_since)
-            && peer.ailing_since.is_some_and(|since| now.saturating_sub(since) > peer.member.lease)
+            && peer.ailing_since.is_some_and(|since| now.saturating_sub(since) > too_long)
     }
 }
 

@@ -20,6 +20,8 @@
 //! - **C4** What the dead left in the store is read by the first few in rank as soon as its address refuses, or they take it for dead:
 //!   one of them will recover it, and all of them will open partitions from it. Once for each life, as long as that is so; nothing
 //!   depends on it.
+//! - **C5** Whose lease somebody may have to wait out is challenged (N4 of `metadata::members`) by the first in rank as soon as its
+//!   address refuses, so that the lease runs out while it is found out whether it is dead. Once for each time that it begins to refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,10 +40,14 @@ pub enum Action {
         of: Incarnation,
         why: Why,
     },
+    /// It may be dead (C5).
+    Challenge {
+        of: Incarnation,
+    },
     Recover {
         of: Incarnation,
-        /// When this process first saw the fence (F2).
-        fenced_at: Duration,
+        /// From when its lease counts (F2).
+        lease_from: Duration,
         /// By when the command that attaches its volume has to end (C2).
         until: Option<Duration>,
     },
@@ -59,6 +65,10 @@ pub struct Caretaker {
     fenced: BTreeMap<Incarnation, Fenced>,
     /// C4. Those that neither refuse nor are dead or fenced any more are forgotten.
     read_ahead: BTreeSet<Incarnation>,
+    /// C5. Those that do not refuse any more are forgotten.
+    refused: BTreeSet<Incarnation>,
+    /// The entries by which lives are challenged, and when this process first saw each.
+    challenges: BTreeMap<Incarnation, (u64, Duration)>,
     due: Option<Duration>,
 }
 
@@ -74,7 +84,8 @@ struct Work {
 
 #[derive(Clone, Copy, Debug)]
 struct Fenced {
-    at: Duration,
+    /// When this process first saw the fence, or the challenge that stood when it came.
+    lease_from: Duration,
     trim: Position,
     /// This broker moved it.
     moved: bool,
@@ -158,6 +169,8 @@ impl Caretaker {
             accused: BTreeMap::new(),
             fenced: BTreeMap::new(),
             read_ahead: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            challenges: BTreeMap::new(),
             due: None,
         }
     }
@@ -166,6 +179,7 @@ impl Caretaker {
     pub fn look(&mut self, now: Duration, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
         let mut actions = Vec::new();
         self.due = None;
+        self.note_challenges(now, image);
         if !image.is_live(self.own) {
             // F1. The process is about to end.
             return actions;
@@ -190,7 +204,8 @@ impl Caretaker {
         }
         let mut was = std::mem::take(&mut self.fenced);
         for (of, life) in image.unrecovered() {
-            let begun = || Fenced { at: now, trim: life.trim, moved: false, work: Work::new(now) };
+            let lease_from = self.lease_from(now, of, life);
+            let begun = || Fenced { lease_from, trim: life.trim, moved: false, work: Work::new(now) };
             let mut fenced = was.remove(&of).unwrap_or_else(begun);
             let patience = self.config.recovery_patience;
             let attaches = self.attach_timeout.filter(|_| life.has_volume());
@@ -215,10 +230,47 @@ impl Caretaker {
                     // Those behind are looked at again when one has ended.
                     running += 1;
                     fenced.work.running = true;
-                    actions.push(Action::Recover { of, fenced_at: fenced.at, until });
+                    actions.push(Action::Recover { of, lease_from: fenced.lease_from, until });
                 }
             }
             self.fenced.insert(of, fenced);
+        }
+        actions
+    }
+
+    fn note_challenges(&mut self, now: Duration, image: &Image) {
+        let mut was = std::mem::take(&mut self.challenges);
+        for (of, entry) in image.lives().filter_map(|(of, life)| Some((of, life.challenged?))) {
+            let seen = was.remove(&of).filter(|(known, _)| *known == entry);
+            self.challenges.insert(of, seen.unwrap_or((entry, now)));
+        }
+    }
+
+    /// From when the lease of a life counts whose fence this process sees now. Only a challenge that was never answered ended the
+    /// renewals before.
+    fn lease_from(&self, now: Duration, of: Incarnation, life: &Life) -> Duration {
+        let seen = self.challenges.get(&of).filter(|(entry, _)| life.challenged == Some(*entry));
+        seen.map_or(now, |(_, seen)| *seen)
+    }
+
+    /// Who is to be challenged now (C5).
+    pub fn challenges(&mut self, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
+        let refusing: BTreeSet<_> = verdicts.refusing().collect();
+        self.refused.retain(|of| refusing.contains(of));
+        let mut actions = Vec::new();
+        for of in refusing {
+            let Some(life) = image.life(of).filter(|life| !life.fenced) else { continue };
+            if of != self.own
+                && image.is_live(self.own)
+                && life.opened
+                && life.challenged.is_none()
+                && life.has_volume()
+                && !self.refused.contains(&of)
+                && self.rank(of, image, verdicts).0 == 0
+            {
+                self.refused.insert(of);
+                actions.push(Action::Challenge { of });
+            }
         }
         actions
     }
@@ -249,9 +301,9 @@ impl Caretaker {
         self.due
     }
 
-    /// When this process first saw the fence of a life that is not recovered, as far as it looked.
-    pub fn fenced_at(&self, of: Incarnation) -> Option<Duration> {
-        self.fenced.get(&of).map(|fenced| fenced.at)
+    /// From when the lease of a life counts that is fenced and not recovered, as far as this process looked.
+    pub fn counts_from(&self, of: Incarnation) -> Option<Duration> {
+        self.fenced.get(&of).map(|fenced| fenced.lease_from)
     }
 
     pub fn fence_ended(&mut self, now: Duration, of: Incarnation) {

@@ -12,7 +12,8 @@
 //!
 //! - **F1** A life is fenced only on the detector's verdict, and only by a broker that is not fenced itself (O6).
 //! - **F2** A recovery begins on a view of the metadata that has the fence (O1). A volume that somebody may still write to
-//!   is read only when the dead life's lease and a margin have passed since this process itself first saw that fence (B1).
+//!   is read only when the dead life's lease and a margin have passed since this process itself first saw that fence, or the
+//!   challenge that stood, not answered, when the fence came (B1, N4 of `metadata::members`).
 //! - **F3** A recovery is over when the metadata has forgotten the life, by whomever; nothing else counts as success. It
 //!   is tried again, with growing pauses, until then, by everybody who can: in turn, as long as somebody makes progress.
 //! - **F4** Everything is bounded: recoveries at a time, partitions opened at a time, pauses between attempts, what is read
@@ -152,7 +153,7 @@ struct Actor {
 /// What became of something that was tried.
 enum Ended {
     Fence(Incarnation, Result<(), metadata::Error>),
-    /// With when its fence was first seen.
+    /// With from when its lease counts.
     Recovery(Incarnation, Instant, anyhow::Result<Recovered>),
 }
 
@@ -163,10 +164,14 @@ impl Actor {
         let mut verdicts_end = false;
         loop {
             changed.borrow_and_update();
-            let now = self.began.elapsed();
             let verdicts = self.verdicts.borrow_and_update().clone();
             let image = metadata.image();
+            // Behind the view: what it shows was known by then, however long this thread stood still in between (F2).
+            let now = self.began.elapsed();
             for action in self.caretaker.look(now, &image, &verdicts) {
+                self.begin(action, now);
+            }
+            for action in self.caretaker.challenges(&image, &verdicts) {
                 self.begin(action, now);
             }
             for (of, from) in self.caretaker.ahead(&image, &verdicts) {
@@ -210,8 +215,17 @@ impl Actor {
                     }
                 });
             }
-            Action::Recover { of, fenced_at, until } => {
-                let known = Instant::now() - now.saturating_sub(fenced_at);
+            Action::Challenge { of } => {
+                self.tasks.spawn("a challenge", async move {
+                    let challenge = recoverer.metadata.challenge(of);
+                    // Nothing is lost without it but time.
+                    if let Some(Err(error)) = closing.run_until_cancelled(challenge).await {
+                        tracing::info!(broker = of.broker, epoch = of.epoch, %error, "could not challenge it");
+                    }
+                });
+            }
+            Action::Recover { of, lease_from, until } => {
+                let known = Instant::now() - now.saturating_sub(lease_from);
                 let until = until.map(|until| self.began + until);
                 self.tasks.spawn("a recovery", async move {
                     let recovered = recoverer.recover_left(of, known, until);
@@ -235,7 +249,7 @@ impl Actor {
                 tracing::info!(
                     broker = of.broker,
                     epoch = of.epoch,
-                    since_fence = ?known.elapsed(),
+                    since = ?known.elapsed(),
                     "{recovered}"
                 );
                 self.caretaker.recovery_ended(now, of);

@@ -105,6 +105,71 @@ fn brokers_take_turns_and_each_has_one() {
     assert_eq!(begins(&history, &living[2..], of, &both), [Duration::ZERO]);
 }
 
+/// C5.
+#[test]
+fn who_refuses_and_has_a_volume_is_challenged_once_by_the_first_in_rank() {
+    let (mut history, lives) = History::serving(4, "block:///dev/volume");
+    let (of, living) = (lives[0], &lives[1..]);
+    let none = Verdicts::default();
+    let refusing = none.clone().with_refusing(of);
+    let mut caretakers: Vec<Caretaker> = living.iter().map(|own| caretaker(*own)).collect();
+    let mut ask = |history: &History, verdicts: &Verdicts| -> usize {
+        let asked = caretakers.iter_mut().map(|caretaker| caretaker.challenges(&history.image, verdicts));
+        let asked: Vec<Action> = asked.flatten().collect();
+        assert!(asked.iter().all(|action| *action == Action::Challenge { of }), "{asked:?}");
+        asked.len()
+    };
+    assert_eq!(ask(&history, &none), 0);
+    assert_eq!(ask(&history, &refusing), 1);
+    assert_eq!(ask(&history, &refusing), 0, "once");
+    history.apply(Command::Challenge { by: living[0], of });
+    history.apply(Command::Answer { by: of });
+    assert_eq!(ask(&history, &refusing), 0, "though it has answered");
+    assert_eq!(ask(&history, &none), 0);
+    assert_eq!(ask(&history, &refusing), 1, "it refuses again");
+    assert_eq!(ask(&history, &none), 0);
+    history.apply(Command::Fence { by: living[0], of });
+    assert_eq!(ask(&history, &refusing), 0, "there is nothing to save any more");
+
+    let (history, lives) = History::serving(2, "object:");
+    let refusing = none.with_refusing(lives[0]);
+    assert_eq!(caretaker(lives[1]).challenges(&history.image, &refusing), [], "it has no lease to wait out");
+}
+
+/// F2: a lease counts from the challenge that stood when the fence came, and from no other.
+#[test]
+fn a_lease_counts_from_the_challenge_that_was_never_answered() {
+    let (mut history, lives) = History::serving(2, "block:///dev/volume");
+    let (of, own) = (lives[0], lives[1]);
+    let none = Verdicts::default();
+    let mut late = caretaker(own);
+    let mut caretaker = caretaker(own);
+    let mut at = |history: &History, second: u32| caretaker.look(second * SECOND, &history.image, &none);
+    let from = |second: u32| [Action::Recover { of, lease_from: second * SECOND, until: None }];
+    history.apply(Command::Challenge { by: own, of });
+    assert_eq!(at(&history, 1), []);
+    history.apply(Command::Answer { by: of });
+    assert_eq!(at(&history, 2), []);
+    let mut other = History { image: history.image.clone(), number: history.number };
+    history.apply(Command::Challenge { by: own, of });
+    assert_eq!(at(&history, 3), []);
+    assert_eq!(at(&history, 4), []);
+    history.apply(Command::Fence { by: own, of });
+    assert_eq!(at(&history, 5), from(3));
+    // Who sees all of it at once knows of nothing earlier.
+    assert_eq!(late.look(9 * SECOND, &history.image, &none), from(9));
+
+    // Answered, and challenged again while nobody looked.
+    let mut caretaker = super::tests::caretaker(own);
+    let mut at = |history: &History, second: u32| caretaker.look(second * SECOND, &history.image, &none);
+    other.apply(Command::Challenge { by: own, of });
+    assert_eq!(at(&other, 1), []);
+    other.apply(Command::Answer { by: of });
+    other.apply(Command::Challenge { by: own, of });
+    other.apply(Command::Fence { by: own, of });
+    assert_eq!(at(&other, 7), from(7));
+}
+
 /// The dead are spread over the living.
 #[test]
 fn several_dead_are_several_brokers_work() {
@@ -131,7 +196,7 @@ fn a_dead_brokers_volume_is_its_machines_first() {
     for own in &lives[1..] {
         let mut there = Caretaker::new(Config::default(), *own, "machine 1".to_owned(), None);
         let actions = there.look(Duration::ZERO, &history.image, &Verdicts::default());
-        assert_eq!(actions, [Action::Recover { of, fenced_at: Duration::ZERO, until: None }]);
+        assert_eq!(actions, [Action::Recover { of, lease_from: Duration::ZERO, until: None }]);
     }
 }
 
@@ -373,7 +438,7 @@ fn recoveries_are_bounded_and_tried_again_until_the_life_is_forgotten() {
         history.apply(Command::CommitRecovered { by: own, of: *of, from, commit, last: true });
         caretaker.recovery_ended(3 * SECOND, *of);
         begun += caretaker.look(10 * SECOND, &history.image, &none).len();
-        assert_eq!(caretaker.fenced_at(*of), None, "{at}");
+        assert_eq!(caretaker.counts_from(*of), None, "{at}");
     }
     assert!((6..=7).contains(&begun), "{begun}");
 

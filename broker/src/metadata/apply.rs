@@ -221,6 +221,8 @@ impl Image {
             Command::HandOver { by, moves } => self.hand_over(*by, moves),
             Command::Reassign { by, moves } => self.reassign(*by, moves),
             Command::KeepLeaderships { by, kept } => self.keep_leaderships(*by, kept),
+            Command::Challenge { by, of } => self.challenge(at, *by, *of),
+            Command::Answer { by } => self.answer(*by),
         }
     }
 

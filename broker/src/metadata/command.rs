@@ -19,7 +19,7 @@ use super::image::{Config, Listener};
 use super::note_hash::NoteHash;
 
 /// What commands a store may hold; raised when a command is added that older programs do not understand.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 const COMMAND_VERSION: u8 = 2;
 
@@ -131,6 +131,15 @@ pub enum Command {
     KeepLeaderships {
         by: Incarnation,
         kept: Vec<Kept>,
+    },
+    /// `of` may be dead: no look at the log renews its right to acknowledge any more, until it answers (B1).
+    Challenge {
+        by: Incarnation,
+        of: Incarnation,
+    },
+    /// The issuer lives.
+    Answer {
+        by: Incarnation,
     },
 }
 
@@ -260,6 +269,8 @@ mod tag {
     pub const HAND_OVER_OF_EPOCH: u8 = 21;
     pub const REGISTER_WITH_VOLUME: u8 = 22;
     pub const KEEP_LEADERSHIPS: u8 = 23;
+    pub const CHALLENGE: u8 = 24;
+    pub const ANSWER: u8 = 25;
 }
 
 impl Command {
@@ -410,6 +421,15 @@ impl Command {
                     to.i32(kept.leader_epoch);
                 }
             }
+            Command::Challenge { by, of } => {
+                to.u8(tag::CHALLENGE);
+                to.incarnation(*by);
+                to.incarnation(*of);
+            }
+            Command::Answer { by } => {
+                to.u8(tag::ANSWER);
+                to.incarnation(*by);
+            }
         }
         to.0
     }
@@ -479,6 +499,8 @@ impl Command {
                 shall: read_configs(&mut from)?,
             },
             tag::FENCE => Command::Fence { by: from.incarnation()?, of: from.incarnation()? },
+            tag::CHALLENGE => Command::Challenge { by: from.incarnation()?, of: from.incarnation()? },
+            tag::ANSWER => Command::Answer { by: from.incarnation()? },
             tag::SET_DRAINING => {
                 Command::SetDraining { by: from.incarnation()?, broker: from.u32()?, draining: from.bool()? }
             }

@@ -82,6 +82,8 @@ pub struct Life {
     pub opened: bool,
     /// It is being emptied: it gets no more partitions, and hands over those it has.
     pub draining: bool,
+    /// The entry by which it was challenged, if it has not answered since (N4).
+    pub challenged: Option<u64>,
     pub registered_ms: i64,
     /// No object of its own with a lower counter will be committed any more (O5): what is unnamed of those is garbage.
     pub low_water: u64,

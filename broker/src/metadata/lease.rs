@@ -3,14 +3,21 @@
 //! Each read of the log that reached its tail, and behind which the view still has the incarnation alive, renews the
 //! right from the moment that the read *began*. A view that shows the fence revokes it, however it was learned. When
 //! the replica ends, nothing renews any more: the right is revoked at once instead of being left to run out.
+//!
+//! A view that shows a *challenge* (N4 of [`members`](super::members)) renews nothing either, and is answered: from the entry of the
+//! answer on it is as before. So whoever knows of a challenge that stood when the fence came knows that no read renewed
+//! anything that began later than he knew of the challenge: the lease counts from then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Fuse, FusedFuture};
 use metalog::Replica;
 use tokio_util::sync::CancellationToken;
 use wal::{AckRight, Incarnation};
 
+use super::command::Command;
 use super::image::Image;
 
 pub(super) struct Lease {
@@ -35,10 +42,16 @@ pub(super) fn standing(image: &Image, incarnation: Incarnation) -> Result<(), St
     ))
 }
 
+/// Whether this state has a challenge that `incarnation` has to answer.
+fn is_challenged(image: &Image, incarnation: Incarnation) -> bool {
+    image.life(incarnation).is_some_and(|life| life.challenged.is_some())
+}
+
 impl Lease {
     pub(super) async fn keep(self, closing: CancellationToken) {
         let mut polls = self.replica.polls();
         let mut applied = self.replica.applied();
+        let mut answering: Fuse<BoxFuture<'_, _>> = Fuse::terminated();
         loop {
             // The poll before the view: a view is at least as new as a poll that was seen before it.
             let polled = *polls.borrow_and_update();
@@ -48,17 +61,33 @@ impl Lease {
                 self.right.revoke(reason);
                 return;
             }
-            if view.number >= polled.number {
+            let challenged = is_challenged(&view.machine, self.incarnation);
+            if challenged && answering.is_terminated() {
+                answering = self.answer().boxed().fuse();
+            }
+            if view.number >= polled.number && (!challenged || host::planted("renew-while-challenged")) {
                 self.right.renew(polled.began, self.length);
             }
             let alive = tokio::select! {
                 () = closing.cancelled() => return,
+                // Where it came to nothing it is tried again with the next poll.
+                () = &mut answering => true,
                 changed = polls.changed() => changed.is_ok(),
                 changed = applied.changed() => changed.is_ok(),
             };
             if !alive {
                 self.right.revoke(format!("the metadata log ended: {}", self.replica.failed().await));
                 return;
+            }
+        }
+    }
+
+    async fn answer(&self) {
+        let command = Command::Answer { by: self.incarnation };
+        match self.replica.propose(command.encode().into()).await {
+            Ok(_) => tracing::info!("another broker took this one for dead; it has answered that it lives"),
+            Err(error) => {
+                tracing::warn!(%error, "another broker takes this one for dead, and cannot be answered");
             }
         }
     }

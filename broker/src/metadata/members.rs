@@ -14,6 +14,11 @@
 //!   (O1, B1).
 //! - **N3** What a fenced incarnation owns stays its own until its recovery is complete (O2). The entry that completes it,
 //!   or that says that there is nothing to recover, also places what it owned (`place`).
+//! - **N4** *Challenges.* Who may be dead is challenged before it before it is fenced, where somebody may have to wait for its lease: from that
+//!   entry on no look at the log renews its right to acknowledge ([`lease`](super::lease)), until it answers. One that lives
+//!   answers long before its right is over, and loses nothing; of one that is dead the lease has begun to run out while
+//!   nobody was certain yet. A challenge that stands when the fence comes stands for good: it is from its entry on that the
+//!   lease counts then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +93,7 @@ impl Image {
             fenced: false,
             opened: false,
             draining: false,
+            challenged: None,
             registered_ms: at.time_ms,
             low_water: 0,
         };
@@ -144,6 +150,33 @@ impl Image {
         if !opened || host::planted("place-unrecovered") {
             self.forget_life(of);
         }
+    }
+
+    /// N4. Accepted once more for who has been challenged: the first one counts.
+    pub(super) fn challenge(
+        &mut self,
+        at: At,
+        by: Incarnation,
+        of: Incarnation,
+    ) -> Result<Outcome, Rejection> {
+        self.check_live(by)?;
+        if by == of {
+            return Err(invalid(format!("broker {} epoch {} challenges itself", by.broker, by.epoch)));
+        }
+        let Some(life) = self.lives.get_mut(&of).filter(|life| life.opened && !life.fenced) else {
+            return Err(conflict(format!("broker {} epoch {} does not serve", of.broker, of.epoch)));
+        };
+        life.challenged.get_or_insert(at.number);
+        Ok(Outcome::Done)
+    }
+
+    /// N4. What a fenced life says is not heard (O6): its challenge stands.
+    pub(super) fn answer(&mut self, by: Incarnation) -> Result<Outcome, Rejection> {
+        self.check_live(by)?;
+        if let Some(life) = self.lives.get_mut(&by) {
+            life.challenged = None;
+        }
+        Ok(Outcome::Done)
     }
 
     pub(super) fn set_draining(

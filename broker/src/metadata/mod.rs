@@ -583,6 +583,12 @@ impl Metadata {
         self.propose(&Command::Fence { by, of }).await.map(drop)
     }
 
+    /// Asks `of` to show that it lives (N4). [`Error::Conflict`] if it does not serve.
+    pub async fn challenge(&self, of: Incarnation) -> Result<(), Error> {
+        let by = self.registered()?;
+        self.propose(&Command::Challenge { by, of }).await.map(drop)
+    }
+
     /// Whether `broker` is to be emptied. [`Error::Conflict`] if it does not live.
     pub async fn set_draining(&self, broker: u32, draining: bool) -> Result<(), Error> {
         let by = self.registered()?;

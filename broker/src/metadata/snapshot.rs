@@ -1,7 +1,7 @@
 //! The bytes of an [`Image`]: what a snapshot of the metadata log holds. The log's own snapshot object puts a checksum
 //! around them.
 //!
-//! A version byte (4), then the fields of the image in the order of its declaration, maps in ascending order of their
+//! A version byte (5), then the fields of the image in the order of its declaration, maps in ascending order of their
 //! keys as lists of key and value, without the derived ones. `docs/formats/metadata.md` has the table. The order of the
 //! maps makes the bytes a function of the state: two replicas at the same entry have the same snapshot.
 
@@ -19,8 +19,10 @@ use super::image::{
     Topic,
 };
 
-const SNAPSHOT_VERSION: u8 = 4;
-/// Without claims of volumes.
+const SNAPSHOT_VERSION: u8 = 5;
+/// Without challenges.
+const SNAPSHOT_VERSION_4: u8 = 4;
+/// Nor claims of volumes.
 const SNAPSHOT_VERSION_3: u8 = 3;
 /// Nor notes of partitions.
 const SNAPSHOT_VERSION_2: u8 = 2;
@@ -104,7 +106,9 @@ impl Image {
         for (id, broker) in from.list(23, |from| Ok((from.u32()?, read_broker(from)?)))? {
             image.brokers.insert_mut(id, broker);
         }
-        for (incarnation, life) in from.list(45, |from| Ok((from.incarnation()?, read_life(from)?)))? {
+        for (incarnation, life) in
+            from.list(45, |from| Ok((from.incarnation()?, read_life(from, version)?)))?
+        {
             image.lives.insert_mut(incarnation, life);
         }
         for topic in from.list(34, |from| read_topic(from, version))? {
@@ -188,6 +192,12 @@ impl Image {
             if !life.fenced && self.brokers.get(&id.broker).map(|broker| broker.epoch) != Some(id.epoch) {
                 return Err(format!(
                     "broker {} epoch {} lives and is not its last one (I5)",
+                    id.broker, id.epoch
+                ));
+            }
+            if life.challenged.is_some_and(|entry| entry <= id.epoch) {
+                return Err(format!(
+                    "broker {} epoch {} was challenged before it was there (N4)",
                     id.broker, id.epoch
                 ));
             }
@@ -276,19 +286,25 @@ fn write_life(to: &mut Writer, life: &Life) {
     to.bool(life.draining);
     to.i64(life.registered_ms);
     to.u64(life.low_water);
+    to.option(life.challenged, |to, entry| to.u64(entry));
 }
 
-fn read_life(from: &mut Reader<'_>) -> Result<Life, Malformed> {
-    Ok(Life {
+fn read_life(from: &mut Reader<'_>, version: u8) -> Result<Life, Malformed> {
+    let mut life = Life {
         wal_uri: from.string()?,
         lease: Duration::from_millis(from.u32()?.into()),
         trim: Position(from.u64()?),
         fenced: from.bool()?,
         opened: from.bool()?,
         draining: from.bool()?,
+        challenged: None,
         registered_ms: from.i64()?,
         low_water: from.u64()?,
-    })
+    };
+    if version > SNAPSHOT_VERSION_4 {
+        life.challenged = from.option(|from| from.u64())?;
+    }
+    Ok(life)
 }
 
 /// Life 12, three texts of 2, two flags.

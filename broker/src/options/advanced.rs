@@ -210,7 +210,7 @@ pub static ROWS: &[Definition] = &[
     row("metadata-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.request_timeout),
         "Metadata log: one answer of the store."),
     row("metadata-hedge-after", millis(10, 3_600_000), |bounds| Field::from(&mut bounds.metadata.log.hedge_after),
-        "Metadata: a read that has taken so long gets a second one beside it."),
+        "Metadata: a read that has taken so long gets a second one beside it. The default is 250ms with a block WAL and a bucket."),
     row("metadata-snapshot-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.snapshot_timeout),
         "Metadata log: the same for a snapshot."),
     row("metadata-operation-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.operation_timeout),

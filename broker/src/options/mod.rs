@@ -119,6 +119,9 @@ impl Options {
                     .fault("wal", format!("{other:?} is neither object nor block:///PATH[?capacity=SIZE]")));
             }
         };
+        // Only there is a lease that others may have to wait out.
+        let shared = matches!((&store, &wal), (Location::Bucket { .. }, WalChoice::Block(_)));
+        let values = &values.with_presets(if shared { &table::SHARED_VOLUME } else { &[] });
         let mut bounds = Bounds::from_values(values)?;
         bounds.block_wal.reservation = values.parsed("wal-reservation", value::parse_reservation)?;
         let access = Access {

@@ -12,17 +12,19 @@ use super::table::{Definition, Kind, Section, definitions, find};
 use super::value;
 
 /// Every option's winning value, with its origin for messages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Values {
     winning: HashMap<&'static str, Value>,
     /// Kafka configs of all sources, merged.
     pub(super) pairs: BTreeMap<String, String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Value {
     text: String,
     origin: String,
+    /// Nobody has said it.
+    preset: bool,
 }
 
 /// The environment variable of an option.
@@ -144,19 +146,19 @@ fn winning(
         matches.try_get_one::<String>(definition.name).ok().flatten().cloned()
     };
     if let Some(text) = flag {
-        return Some(Value { text, origin: format!("--{}", definition.name) });
+        return Some(Value { text, origin: format!("--{}", definition.name), preset: false });
     }
     let variable = variable(definition);
     if let Some(text) = environment.get(&variable) {
-        return Some(Value { text: text.clone(), origin: variable });
+        return Some(Value { text: text.clone(), origin: variable, preset: false });
     }
     if let Some(text) = file.get(definition.name) {
         let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-        return Some(Value { text: text.clone(), origin: format!("{} in {path}", definition.name) });
+        let origin = format!("{} in {path}", definition.name);
+        return Some(Value { text: text.clone(), origin, preset: false });
     }
-    definition
-        .default_text()
-        .map(|text| Value { text, origin: format!("the default of {}", definition.name) })
+    let origin = format!("the default of {}", definition.name);
+    definition.default_text().map(|text| Value { text, origin, preset: true })
 }
 
 #[derive(Default)]
@@ -229,6 +231,18 @@ impl Values {
             }
         }
         Ok(values)
+    }
+
+    /// With other defaults for some options, by their names.
+    pub(super) fn with_presets(&self, presets: &[(&'static str, &str)]) -> Values {
+        let mut values = self.clone();
+        for (name, text) in presets {
+            let value = values.winning.get_mut(name).filter(|value| value.preset);
+            if let Some(value) = value {
+                value.text = (*text).to_owned();
+            }
+        }
+        values
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {

@@ -47,6 +47,11 @@ impl Definition {
     }
 }
 
+/// Defaults of a broker with a volume beside a bucket. Others may have to wait for its lease when it has died, so the lease is
+/// short; and so it has to look at the metadata often, and not to wait long for one answer.
+pub const SHARED_VOLUME: [(&str, &str); 3] =
+    [("lease", "1s"), ("metadata-poll", "300ms"), ("metadata-hedge-after", "250ms")];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Storage,
@@ -430,14 +435,15 @@ static ORDINARY: &[Definition] = &[
         Kind::Duration { min_ms: 1_000, max_ms: 600_000 },
         |bounds| Field::from(&mut bounds.metadata.lease),
         "How long a broker that cannot read the store's metadata goes on acknowledging. Whoever recovers a block WAL that its \
-         broker may still write to waits this long first.",
+         broker may still write to waits this long first: so the default is 1s with a block WAL and a bucket.",
     ),
     bound(
         "metadata-poll",
         Section::Operation,
         Kind::Duration { min_ms: 100, max_ms: 60_000 },
         |bounds| Field::from(&mut bounds.metadata.log.poll_interval),
-        "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease.",
+        "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease. The default \
+         is 300ms with a block WAL and a bucket.",
     ),
     bound(
         "drain-timeout",

@@ -29,6 +29,25 @@ fn without_anything_the_defaults_hold() {
     assert_eq!(options.bounds.metadata.lease, Duration::from_secs(3));
 }
 
+/// Somebody may have to wait for the lease of a volume beside a bucket, and of nothing else.
+#[test]
+fn a_volume_beside_a_bucket_has_a_short_lease_unless_another_is_given() {
+    let (bucket, volume) = (["--store", "s3://bucket"], ["--wal", "block:///dev/volume"]);
+    let metadata = |given: &[&[&str]]| options(&given.concat(), &[]).unwrap().bounds.metadata;
+    let times = |given: &[&[&str]]| {
+        let crate::metadata::Options { lease, log, .. } = metadata(given);
+        [lease, log.poll_interval, log.hedge_after].map(|time| time.as_millis())
+    };
+    assert_eq!(times(&[&bucket, &volume]), [1_000, 300, 250]);
+    for long in [&[&bucket[..]][..], &[&volume], &[]] {
+        assert_eq!(times(long), [3_000, 1_000, 500], "{long:?}");
+    }
+    let given = ["--lease", "4s", "--metadata-poll", "1s"];
+    assert_eq!(times(&[&bucket, &volume, &given]), [4_000, 1_000, 250]);
+    let error = options(&[&bucket[..], &volume, &given[2..]].concat(), &[]).unwrap_err().to_string();
+    assert!(error.contains("a third of lease (1s)"), "{error}");
+}
+
 #[test]
 fn flags_win_over_variables_and_variables_over_the_file() {
     let file =

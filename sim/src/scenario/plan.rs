@@ -65,7 +65,7 @@ impl Plan {
         let mut options = vec![
             "--store=s3://bucket/cluster".to_owned(),
             format!("--upload-interval={upload_ms}ms"),
-            format!("--lease={}ms", random.random_range(3_000..LEASE_MAX.as_millis())),
+            format!("--lease={}ms", random.random_range(1_000..LEASE_MAX.as_millis())),
             "--metadata-poll=300ms".to_owned(),
             format!("--collect-delay={}s", random.random_range(5..20)),
             "--collect-interval=2s".to_owned(),

@@ -18,15 +18,19 @@ async fn open<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
 }
 
 async fn registered(metadata: &Metadata) -> Registered {
+    registered_as(metadata, 1).await
+}
+
+async fn registered_as(metadata: &Metadata, id: u32) -> Registered {
     let listener = Listener { host: "localhost".into(), port: 9092 };
     metadata
         .register(Registering {
-            id: 1,
+            id,
             wal: &wal::Uri("memory:1".to_owned()),
             listener,
             rack: None,
             machine: "machine",
-            replaces: metadata.image().last_registration(1),
+            replaces: metadata.image().last_registration(id),
             claim: None,
         })
         .await
@@ -178,6 +182,57 @@ async fn the_right_is_renewed_by_polls_and_revoked_by_a_fence() {
     until("the revocation", || right.revoked().is_some()).await;
     assert!(!right.holds());
     assert!(right.granted().await.unwrap_err().contains("was fenced"));
+}
+
+/// N4: who lives answers, and its right is renewed as before.
+#[tokio::test(start_paused = true)]
+async fn a_challenge_is_answered() {
+    let store = Arc::new(InMemory::new());
+    let (one, other) = (serving(&store).await, open(&store).await);
+    let right = Arc::new(AckRight::leased());
+    one.keep_lease(right.clone()).unwrap();
+    right.granted().await.unwrap();
+    registered_as(&other, 2).await;
+    other.challenge(one.incarnation().unwrap()).await.unwrap();
+    assert!(is_challenged(&other, &one));
+    let mut answered = false;
+    for _ in 0..100 {
+        answered = answered || {
+            other.refresh().await.unwrap();
+            !is_challenged(&other, &one)
+        };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(answered);
+    let renewed = format!("{right:?}");
+    until("a renewal behind the answer", || format!("{right:?}") != renewed).await;
+}
+
+/// N4, and B1: from the challenge on no read renews anything, be it of a log without a fence.
+#[tokio::test(start_paused = true)]
+async fn while_a_challenge_stands_nothing_is_renewed() {
+    let store = Arc::new(FaultStore::in_memory(1));
+    let (one, other) = (serving(&store).await, open(&store).await);
+    let right = Arc::new(AckRight::leased());
+    one.keep_lease(right.clone()).unwrap();
+    right.granted().await.unwrap();
+    registered_as(&other, 2).await;
+    other.challenge(one.incarnation().unwrap()).await.unwrap();
+    store.add(Rule::new(Operation::Put, Fault::Refuse));
+    until("a view with the challenge", || is_challenged(&one, &one)).await;
+    let last = format!("{right:?}");
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        one.refresh().await.unwrap();
+        assert_eq!(format!("{right:?}"), last, "it reads, and nobody has fenced it");
+    }
+    store.heal();
+    until("an answer, and a renewal", || format!("{right:?}") != last).await;
+    assert!(!is_challenged(&one, &one));
+}
+
+fn is_challenged(by: &Metadata, of: &Metadata) -> bool {
+    by.image().life(of.incarnation().unwrap()).unwrap().challenged.is_some()
 }
 
 /// Waits for something that a task is to bring about; the clock is paused, so a minute costs nothing.

@@ -69,6 +69,39 @@ fn a_fence_is_for_good_and_may_be_said_twice() {
     assert!(log.image.is_live(one));
 }
 
+/// N4.
+#[test]
+fn a_challenge_stands_until_it_is_answered_or_for_good() {
+    let mut log = Log::formatted();
+    let [one, two, three] = [1, 2, 3].map(|broker| log.serving(broker));
+    let challenged = |log: &Log| log.image.life(two).unwrap().challenged;
+    log.apply(Command::Challenge { by: one, of: two }).unwrap();
+    let first = challenged(&log);
+    assert_eq!(first, Some(log.number));
+    log.apply(Command::Challenge { by: three, of: two }).unwrap();
+    assert_eq!(challenged(&log), first, "the first one counts");
+    assert_eq!(log.image.life(one).unwrap().challenged, None);
+    log.apply(Command::Answer { by: one }).unwrap();
+    assert_eq!(challenged(&log), first, "nobody answers for another");
+    log.apply(Command::Answer { by: two }).unwrap();
+    assert_eq!(challenged(&log), None);
+    log.apply(Command::Challenge { by: one, of: two }).unwrap();
+    let second = challenged(&log);
+    assert!(second > first);
+    log.apply(Command::Fence { by: one, of: two }).unwrap();
+    assert_eq!(log.apply(Command::Answer { by: two }), Err(Rejection::Fenced(two)));
+    assert_eq!(challenged(&log), second);
+    assert!(matches!(log.apply(Command::Challenge { by: one, of: two }), Err(Rejection::Conflict(_))));
+
+    let starting = log.register(4).incarnation;
+    for (by, of) in [(one, one), (one, starting), (one, Incarnation { broker: 9, epoch: 1 })] {
+        assert!(log.apply(Command::Challenge { by, of }).is_err(), "{of:?}");
+    }
+    // Its next life has nothing to do with it.
+    let next = log.serving(2);
+    assert_eq!(log.image.life(next).unwrap().challenged, None);
+}
+
 /// N3: until the recovery is complete nobody leads; from the same entry on somebody does.
 #[test]
 fn what_a_fenced_broker_led_moves_when_its_recovery_is_complete() {

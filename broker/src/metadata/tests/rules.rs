@@ -98,6 +98,8 @@ fn commands_of_a_fenced_incarnation_are_rejected() {
         Command::SetTopicConfigs { by: old, topic: id, was: Vec::new(), shall: Vec::new() },
         Command::SetBrokerConfigs { by: old, broker: None, was: Vec::new(), shall: Vec::new() },
         Command::Fence { by: old, of: new },
+        Command::Challenge { by: old, of: new },
+        Command::Answer { by: old },
         Command::SetDraining { by: old, broker: 1, draining: true },
         Command::HandOver { by: old, moves: Vec::new() },
         Command::Reassign { by: old, moves: Vec::new() },
