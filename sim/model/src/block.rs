@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   writer W ──write──► queue of its host ──► device's cache ──flush──► medium ◄── read ── recoverers A, B
-//!      │ acks while its right holds: L from when a poll began                                 │ fence, wait L and a margin
-//!      │ uploads, trims                                                                       │ read from T, write objects
+//!      │ acks while its right holds: L from when a poll began                                 │ challenge, fence
+//!      │ uploads, trims                                                                       │ read from T as far as there is anything
+//!      │                                                                                      │ wait L and a margin, read on to the end
 //!      └──────────► metadata: T, fence, content of the stream ◄── commit ─────────────────────┘
 //!                                 └─ recovered, and W's host cut off: N formats the volume, writes, and dies too
 //! ```
@@ -11,6 +12,9 @@
 //! A frame is one record and has one place in the ring: its absolute position modulo the ring. A write is queued on the
 //! host, reaches the device's cache at any later time, whether its process lives or not, and is on the medium after a
 //! flush. When the power goes what is in the cache is there, torn, or gone, for each place by itself. Reads see the cache.
+//!
+//! A recoverer may read ahead: what is in the volume behind the fence, while W may still write and acknowledge, is committed as
+//! a part, and T moves to the last record of it. The end is found behind the wait, in a pass that reads from there.
 //!
 //! Time is counted in ticks where a scenario has a clock: L is two, the margin one. W's clock may fall behind by one tick (a bounded
 //! rate). Where a scenario has none, "the wait is over" is one step, after which W's right is over too.
@@ -23,11 +27,13 @@
 //! - in the end every life is recovered, as long as one recoverer lives.
 
 mod choices;
+mod lease;
 mod rules;
 
 use stateright::{Model, Property};
 
 use crate::check::Off;
+use lease::{Challenger, Lease, Log};
 use rules::rule::*;
 
 const W: usize = 0;
@@ -66,6 +72,9 @@ pub struct Bounds {
     /// Ticks until the fence is proposed; none without a clock.
     ticks: u8,
     polls: u8,
+    challenges: u8,
+    /// Recoverers may read ahead.
+    ahead: bool,
     /// Records of the next life on the volume.
     next_life: u8,
 }
@@ -98,16 +107,6 @@ struct Writer {
     trim: u8,
 }
 
-/// W's lease, where there is a clock; all by W's own clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Lease {
-    until: u8,
-    /// When the poll under way began, and whether it found a fence.
-    poll: Option<(u8, bool)>,
-    /// A hint that says that there is no fence is under way.
-    hint: bool,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Life {
     fenced: bool,
@@ -129,6 +128,8 @@ struct Read {
     from: u8,
     end: u8,
     at: u8,
+    /// It reads ahead, and waits from this tick on.
+    ahead: Option<u8>,
     /// Values of the records found, in order.
     found: [u8; RECORDS],
     count: u8,
@@ -142,7 +143,13 @@ enum Phase {
     /// The fence was proposed at this tick and is not committed yet.
     Proposed(u8),
     /// Waits from this tick on.
-    Waiting(u8, Option<(u8, u8)>),
+    Waiting {
+        since: u8,
+        /// What was read before the fence.
+        early: Option<(u8, u8)>,
+        /// Has read ahead.
+        ahead: bool,
+    },
     Reading(Read),
     Committing(Read),
     Done,
@@ -185,6 +192,9 @@ pub struct State {
     /// How far W's clock is behind.
     behind: u8,
     lease: Lease,
+    /// Of what concerns W's right.
+    log: Log,
+    challenger: Challenger,
     /// Where there is no clock: W's right is over.
     lapsed: bool,
     left: Left,
@@ -200,6 +210,7 @@ struct Left {
     answers: u8,
     appends: u8,
     polls: u8,
+    challenges: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +245,11 @@ pub enum Action {
     EndPoll,
     SendHint,
     TakeHint,
+    ProposeChallenge,
+    CommitChallenge,
+    SendAnswer,
+    LandAnswer,
+    EndAnswer,
     Upload {
         to: u8,
     },
@@ -247,6 +263,9 @@ pub enum Action {
         by: usize,
     },
     CommitFence {
+        by: usize,
+    },
+    ReadAhead {
         by: usize,
     },
     FinishWait {
@@ -300,7 +319,7 @@ impl Block {
 
     /// Whether W may acknowledge now.
     fn right_holds(&self, state: &State) -> bool {
-        if self.has_clock() { state.now - state.behind < state.lease.until } else { !state.lapsed }
+        if self.has_clock() { Block::lease_holds(state) } else { !state.lapsed }
     }
 
     /// The record at `position`, for a recovery of `of`.
@@ -344,8 +363,16 @@ impl Block {
                 read.at += 1;
                 Phase::Reading(read)
             }
-            None => Phase::Committing(read),
+            None => match read.ahead {
+                // What is committed already is no news.
+                Some(since) if read.count == 0 && self.on(END_BEHIND_LEASE) => Block::has_read_ahead(since),
+                _ => Phase::Committing(read),
+            },
         }
+    }
+
+    fn has_read_ahead(since: u8) -> Phase {
+        Phase::Waiting { since, early: None, ahead: true }
     }
 
     fn commit_recovered(&self, state: &mut State, by: usize, answered: bool) {
@@ -365,8 +392,11 @@ impl Block {
         if accepted {
             let found = read.found[..usize::from(read.count)].iter();
             state.content.extend(found.map(|value| Part { value: *value, object: by as u8 }));
-            state.lives[of].recovered = true;
-            if state.owner == Owner::Life(of as u8) {
+            let last = read.ahead.is_none() || !self.on(END_BEHIND_LEASE);
+            state.lives[of].recovered |= last;
+            if !last {
+                state.lives[of].trim = read.at - 1;
+            } else if state.owner == Owner::Life(of as u8) {
                 let next = self.bounds.next_life > 0 && of == W;
                 state.owner = if next { Owner::Nobody } else { Owner::Healthy };
             }
@@ -376,6 +406,10 @@ impl Block {
             return;
         }
         state.recoverers[by].phase = match accepted {
+            // Whatever became of it, the end is found later.
+            _ if read.ahead.is_some() && !state.lives[of].recovered => {
+                Block::has_read_ahead(read.ahead.unwrap_or(0))
+            }
             true => Phase::Done,
             // Nobody was first, so nothing will be different next time.
             false if !complete && !moved && state.content.len() == usize::from(read.end) => Phase::Stuck,
@@ -423,7 +457,7 @@ impl Block {
     fn start_read(&self, state: &State, early: Option<(u8, u8)>) -> Phase {
         let (trim, end) = early.unwrap_or((state.lives[W].trim, state.content.len() as u8));
         let at = if self.on(METADATA_TRIM) { trim } else { state.superblock_trim };
-        Phase::Reading(Read { from: trim, end, at, found: [0; RECORDS], count: 0 })
+        Phase::Reading(Read { from: trim, end, at, ahead: None, found: [0; RECORDS], count: 0 })
     }
 
     fn recovery(&self, state: &mut State, action: Action) {
@@ -437,29 +471,41 @@ impl Block {
                 state.recoverers[by].phase = match phase {
                     _ if state.lives[of].recovered => Phase::Done,
                     Phase::Early(trim, end) => {
-                        state.lives[of].fenced |= self.on(FENCE_FIRST);
-                        Phase::Waiting(state.now, Some((trim, end)))
+                        let since = self.append_fence(state, state.now);
+                        Phase::Waiting { since, early: Some((trim, end)), ahead: false }
                     }
                     _ if of == N => {
                         state.lives[of].fenced = true;
                         state.writers[N].runs = false;
                         let end = state.content.len() as u8;
-                        Phase::Reading(Read { from: 0, end, at: 0, found: [0; RECORDS], count: 0 })
+                        Phase::Reading(Read {
+                            from: 0,
+                            end,
+                            at: 0,
+                            ahead: None,
+                            found: [0; RECORDS],
+                            count: 0,
+                        })
                     }
                     _ => Phase::Proposed(state.now),
                 };
             }
             Action::CommitFence { by } => {
-                let Phase::Proposed(since) = state.recoverers[by].phase else { return };
-                state.lives[W].fenced |= self.on(FENCE_FIRST);
+                let Phase::Proposed(proposed) = state.recoverers[by].phase else { return };
+                let since = self.append_fence(state, proposed);
                 if !self.on(OPEN_RECOVERED) && state.owner == Owner::Life(W as u8) {
                     state.owner = Owner::Healthy;
                 }
-                let since = if self.on(WAIT_FROM_KNOWN) { state.now } else { since };
-                state.recoverers[by].phase = Phase::Waiting(since, None);
+                state.recoverers[by].phase = Phase::Waiting { since, early: None, ahead: false };
+            }
+            Action::ReadAhead { by } => {
+                let Phase::Waiting { since, .. } = state.recoverers[by].phase else { return };
+                if let Phase::Reading(read) = self.start_read(state, None) {
+                    state.recoverers[by].phase = Phase::Reading(Read { ahead: Some(since), ..read });
+                }
             }
             Action::FinishWait { by } => {
-                let Phase::Waiting(_, early) = state.recoverers[by].phase else { return };
+                let Phase::Waiting { early, .. } = state.recoverers[by].phase else { return };
                 state.lapsed |= self.on(WAIT) && state.lives[W].fenced;
                 state.recoverers[by].phase = self.start_read(state, early);
             }
@@ -485,38 +531,6 @@ impl Block {
                 state.recoverers[by].fenced = true;
             }
             Action::Collect { by } => state.objects &= !(1 << by),
-            _ => {}
-        }
-    }
-
-    fn clock(&self, state: &mut State, action: Action) {
-        let here = state.now - state.behind;
-        match action {
-            Action::Tick { behind } => {
-                state.now += 1;
-                state.behind += u8::from(behind);
-            }
-            Action::BeginPoll => {
-                state.left.polls -= 1;
-                state.lease.poll = Some((here, state.lives[W].fenced));
-            }
-            Action::EndPoll => {
-                let Some((began, fenced)) = state.lease.poll.take() else { return };
-                let from = if self.on(FROM_POLL_BEGIN) { began } else { here };
-                if fenced {
-                    state.writers[W].runs = false;
-                } else {
-                    state.lease.until = state.lease.until.max(from + LEASE);
-                }
-            }
-            Action::SendHint => {
-                state.left.polls -= 1;
-                state.lease.hint = true;
-            }
-            Action::TakeHint => {
-                state.lease.hint = false;
-                state.lease.until = here + LEASE;
-            }
             _ => {}
         }
     }
@@ -560,6 +574,8 @@ impl Model for Block {
             now: 0,
             behind: 0,
             lease: Lease::default(),
+            log: Log::default(),
+            challenger: Challenger::default(),
             lapsed: false,
             left: Left {
                 uploads: self.bounds.uploads,
@@ -569,6 +585,7 @@ impl Model for Block {
                 answers: self.bounds.answers_lost,
                 appends: self.bounds.appends,
                 polls: self.bounds.polls,
+                challenges: self.bounds.challenges,
             },
         }]
     }
@@ -671,7 +688,12 @@ impl Model for Block {
             | Action::BeginPoll
             | Action::EndPoll
             | Action::SendHint
-            | Action::TakeHint => {
+            | Action::TakeHint
+            | Action::ProposeChallenge
+            | Action::CommitChallenge
+            | Action::SendAnswer
+            | Action::LandAnswer
+            | Action::EndAnswer => {
                 self.clock(&mut state, action);
             }
             _ => self.recovery(&mut state, action),

@@ -71,41 +71,6 @@ impl Block {
         }
     }
 
-    pub(super) fn clock_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if !self.has_clock() {
-            return;
-        }
-        // Nothing waits for ever: the fence is proposed and committed some time, and nobody looks long behind the wait.
-        let horizon = match state.recoverers[0].phase {
-            Phase::Idle | Phase::Early(..) => self.bounds.ticks,
-            Phase::Proposed(since) => since + LEASE,
-            Phase::Waiting(since, _) => since + LEASE + MARGIN,
-            _ => 0,
-        };
-        if state.now < horizon {
-            actions.push(Action::Tick { behind: false });
-            // Within a bounded rate; or asleep, for as long as anybody likes.
-            if state.behind < MARGIN || !self.on(BOOTTIME) {
-                actions.push(Action::Tick { behind: true });
-            }
-        }
-        if !state.writers[W].runs {
-            return;
-        }
-        match state.lease.poll {
-            None if state.left.polls > 0 => actions.push(Action::BeginPoll),
-            None => {}
-            Some(_) => actions.push(Action::EndPoll),
-        }
-        if !self.on(HINTS) {
-            if state.lease.hint {
-                actions.push(Action::TakeHint);
-            } else if !state.lives[W].fenced && state.left.polls > 0 {
-                actions.push(Action::SendHint);
-            }
-        }
-    }
-
     pub(super) fn recovery_actions(&self, state: &State, by: usize, actions: &mut Vec<Action>) {
         let Recoverer { of, fenced, wipes, phase } = state.recoverers[by];
         if wipes {
@@ -126,7 +91,10 @@ impl Block {
             }
             Phase::Early(..) => actions.push(Action::ProposeFence { by }),
             Phase::Proposed(_) => actions.push(Action::CommitFence { by }),
-            Phase::Waiting(since, _) => {
+            Phase::Waiting { since, early, ahead } => {
+                if self.bounds.ahead && early.is_none() && !ahead {
+                    actions.push(Action::ReadAhead { by });
+                }
                 let margin = if self.on(MARGIN_WAITED) { MARGIN } else { 0 };
                 let over = !self.has_clock() || !self.on(WAIT) || state.now >= since + LEASE + margin;
                 if over {

@@ -37,6 +37,14 @@ pub mod rule {
     pub const RECOVERER_FENCED: u8 = 28;
     pub const ONE_ENTRY: u8 = 29;
     pub const CLIP: u8 = 30;
+    pub const CHALLENGED: u8 = 31;
+    pub const VIEW_BEHIND_POLL: u8 = 32;
+    pub const ANSWER_FROM_SENT: u8 = 33;
+    pub const ANSWER_UNFENCED: u8 = 34;
+    pub const CHALLENGE_STANDS: u8 = 35;
+    pub const TOLD_APART: u8 = 36;
+    pub const WAIT_FROM_CHALLENGE: u8 = 37;
+    pub const END_BEHIND_LEASE: u8 = 38;
 }
 
 const BOUNDS: Bounds = Bounds {
@@ -54,13 +62,18 @@ const BOUNDS: Bounds = Bounds {
     appends: 0,
     ticks: 0,
     polls: 0,
+    challenges: 0,
+    ahead: false,
     next_life: 0,
 };
 
 /// In the order of [`SCENARIOS`].
-const USUAL: [Bounds; 7] = [
+const USUAL: [Bounds; 10] = [
     Bounds { records: 1, ticks: 2, polls: 2, ..BOUNDS },
+    Bounds { records: 1, ticks: 2, polls: 2, challenges: 1, ..BOUNDS },
+    Bounds { records: 1, ticks: 2, polls: 1, challenges: 2, ..BOUNDS },
     Bounds { recoverers: 2, recoverers_die: 1, recoverers_fenced: true, answers_lost: 1, ..BOUNDS },
+    Bounds { uploads: 1, power_cuts: 1, recoverers: 2, recoverers_die: 1, ahead: true, ..BOUNDS },
     Bounds { records: 3, in_flight: 3, power_cuts: 1, failed_flushes: 1, ..BOUNDS },
     Bounds { records: 3, places: 2, uploads: 2, power_cuts: 1, ..BOUNDS },
     Bounds { uploads: 2, trim_lags: 1, recoverers: 2, ..BOUNDS },
@@ -68,9 +81,15 @@ const USUAL: [Bounds; 7] = [
     Bounds { recoverers: 2, next_life: 2, power_cuts: 1, ..BOUNDS },
 ];
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario { name: "lease", holds: "a clock, two polls, one record, a recoverer" },
+    Scenario { name: "challenge", holds: "the same, and a challenge that W may answer" },
+    Scenario { name: "two challenges", holds: "the same with two, and one poll" },
     Scenario { name: "two recoverers", holds: "one may die or be fenced itself, an answer is lost" },
+    Scenario {
+        name: "reading ahead",
+        holds: "two recoverers that may read ahead, one may die; an upload, a power cut",
+    },
     Scenario { name: "power cut", holds: "three writes at once, the power goes, a flush fails" },
     Scenario { name: "full ring", holds: "three records in a ring of two, two uploads, a power cut" },
     Scenario { name: "trim", holds: "two uploads, a T that stays one record behind, two recoverers" },
@@ -171,6 +190,70 @@ const RULES: &[Rule] = &[
         covered_by: &[],
     },
     Rule {
+        number: CHALLENGED,
+        name: "challenged, polls renew nothing",
+        source: "B1",
+        without: "a poll renews the right though a challenge stands",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: VIEW_BEHIND_POLL,
+        name: "a view behind the poll",
+        source: "B1",
+        without: "the poll renews if the view of before it shows no challenge",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: ANSWER_FROM_SENT,
+        name: "from the answer's sending",
+        source: "B1",
+        without: "the right counts from when the answer is known to be in the log",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: ANSWER_UNFENCED,
+        name: "no answer behind the fence",
+        source: "B1",
+        without: "an answer is accepted behind the fence, and renews",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: CHALLENGE_STANDS,
+        name: "a challenge that stands",
+        source: "B1",
+        without: "the wait counts from a challenge that was answered before the fence",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: TOLD_APART,
+        name: "told apart by its number",
+        source: "B1",
+        without: "the wait counts from the first challenge, though it is a later one that stands",
+        shown_in: "two challenges",
+        covered_by: &[],
+    },
+    Rule {
+        number: WAIT_FROM_CHALLENGE,
+        name: "wait from knowing the challenge",
+        source: "B1",
+        without: "the wait counts from when the challenge was proposed",
+        shown_in: "challenge",
+        covered_by: &[],
+    },
+    Rule {
+        number: END_BEHIND_LEASE,
+        name: "the end behind the lease",
+        source: "B1",
+        without: "reading ahead completes the recovery",
+        shown_in: "reading ahead",
+        covered_by: &[],
+    },
+    Rule {
         number: FENCE_FIRST,
         name: "fence first",
         source: "O1, B1",
@@ -207,8 +290,8 @@ const RULES: &[Rule] = &[
         name: "exact end",
         source: "S4",
         without: "a part may begin anywhere",
-        shown_in: "two recoverers",
-        covered_by: &[NOT_COMPLETE, OWNER],
+        shown_in: "reading ahead",
+        covered_by: &[],
     },
     Rule {
         number: OWNER,
@@ -348,7 +431,9 @@ impl Subject for Block {
     fn model(scenario: usize, deep: bool, off: Off) -> Block {
         let mut bounds = USUAL[scenario];
         // The clock of a scenario goes by the one recoverer that it has.
-        if deep && bounds.ticks > 0 {
+        if deep && bounds.challenges > 0 {
+            (bounds.polls, bounds.challenges) = (2, 2);
+        } else if deep && bounds.ticks > 0 {
             (bounds.records, bounds.polls) = (2, 3);
         } else if deep {
             bounds.records = (bounds.records + 1).min(RECORDS as u8 - 1);
