@@ -432,7 +432,7 @@ impl Subject for Block {
         let mut bounds = USUAL[scenario];
         // The clock of a scenario goes by the one recoverer that it has.
         if deep && bounds.challenges > 0 {
-            (bounds.polls, bounds.challenges) = (2, 2);
+            (bounds.polls, bounds.challenges) = (bounds.polls + 1, bounds.challenges + 1);
         } else if deep && bounds.ticks > 0 {
             (bounds.records, bounds.polls) = (2, 3);
         } else if deep {
