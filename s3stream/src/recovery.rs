@@ -14,6 +14,15 @@
 //! A commit names the trim point that it started from and moves it (O2), so two recoverers cannot both succeed with the
 //! same record, and one that is late is told so.
 //!
+//! **Ahead of its end.** Where the dead one may go on writing for a while, and its log
+//! [can be read all the same](Medium::recovers_early), [`recover_early`] takes what is whole by then, before [`recover`] does the rest.
+//!
+//! - **R1** It completes nothing and proves nothing. Its commits are never the last one, it makes no [`Vacated`], and how its walk
+//!   ended counts for nothing: what looks like the end of the log, or like damage, may be a write under way.
+//! - **R2** It commits the beginning of what a later recovery would find, by the same rules: no gaps, each record once. Its trim
+//!   point is the last batch that it read: the later recovery begins there, skips what is committed, and finds all that came after.
+//! - **R3** Where there is nothing to commit it commits nothing: a trim point that moves says that somebody gets on.
+//!
 //! **Memory.** A volume's records are held up to `recovery_bytes` plus one batch; slots one at a time.
 //!
 //! **Retries, cancellation, crash.** An unavailable store is waited for. After a crash at any point the next recovery
@@ -52,20 +61,7 @@ pub async fn recover(
     of: Incarnation,
     from: Position,
 ) -> Result<Vacated, Error> {
-    // The upper half of the numbers belongs to recoveries, the engine of the same incarnation counts in the lower.
-    // Another recovery of this incarnation takes other numbers; were it not so, a create would not overwrite anything.
-    let counter = COUNTER_OF_RECOVERY | u64::from(rand::random::<u32>() >> 1) << 32;
-    let mut walk = Walk {
-        config,
-        store,
-        metadata,
-        by,
-        of,
-        from,
-        counter: AtomicU64::new(counter),
-        expected: HashMap::new(),
-        gathered: Gathered::default(),
-    };
+    let mut walk = Walk::new(config, store, metadata, by, of, from);
     let mut backoff = Backoff::new(config);
     loop {
         match walk.run(medium).await {
@@ -81,6 +77,29 @@ pub async fn recover(
     }
 }
 
+/// Recovers ahead of time what the fenced incarnation `of`, which may still write and acknowledge, has left so far in `medium` at and
+/// beyond `from` (R1 to R3); nothing if `medium` is not for that. Otherwise like [`recover`], which is still to be called when `of` can
+/// acknowledge no more.
+///
+/// Waits for an unavailable store as long as that takes: the caller knows how much time there is, and drops it then.
+///
+/// # Errors
+/// Why it has not come to an end. What was committed before stays, whatever it is.
+pub async fn recover_early(
+    config: &Config,
+    store: Arc<dyn ObjectStore>,
+    metadata: Arc<dyn StreamMetadata>,
+    medium: &dyn Medium,
+    by: Incarnation,
+    of: Incarnation,
+    from: Position,
+) -> Result<(), Error> {
+    if !medium.recovers_early() {
+        return Ok(());
+    }
+    Walk::new(config, store, metadata, by, of, from).run_early(medium).await
+}
+
 struct Walk<'a> {
     config: &'a Config,
     store: Arc<dyn ObjectStore>,
@@ -89,6 +108,8 @@ struct Walk<'a> {
     of: Incarnation,
     /// The trim point after the last commit.
     from: Position,
+    /// The last batch that was gathered, or where the walk begins.
+    reached: Position,
     counter: AtomicU64,
     /// Where each stream's next record must begin; `None` for streams that were deleted.
     expected: HashMap<StreamId, Option<u64>>,
@@ -106,36 +127,82 @@ struct Gathered {
     parts: usize,
 }
 
-impl Walk<'_> {
+impl Gathered {
+    fn is_empty(&self) -> bool {
+        self.contents.is_empty() && self.slots.is_empty()
+    }
+}
+
+impl<'a> Walk<'a> {
+    fn new(
+        config: &'a Config,
+        store: Arc<dyn ObjectStore>,
+        metadata: Arc<dyn StreamMetadata>,
+        by: Incarnation,
+        of: Incarnation,
+        from: Position,
+    ) -> Walk<'a> {
+        // The upper half of the numbers belongs to recoveries, the engine of the same incarnation counts in the lower.
+        // Another recovery of this incarnation takes other numbers; were it not so, a create would not overwrite anything.
+        let counter = COUNTER_OF_RECOVERY | u64::from(rand::random::<u32>() >> 1) << 32;
+        Walk {
+            config,
+            store,
+            metadata,
+            by,
+            of,
+            from,
+            reached: from,
+            counter: AtomicU64::new(counter),
+            expected: HashMap::new(),
+            gathered: Gathered::default(),
+        }
+    }
+
     /// The outer error is the WAL's and may be worth another try, the inner one is final.
     async fn run(&mut self, medium: &dyn Medium) -> Result<Result<Vacated, Error>, wal::Error> {
         let planted = u64::from(host::planted("recover-behind-the-trim-point"));
         let mut recovery = medium.recover(self.of, Position(self.from.0 + planted)).await?;
-        match self.walk(recovery.as_mut()).await? {
-            Ok(()) => Ok(Ok(recovery.finish())),
-            Err(error) => Ok(Err(error)),
+        if let Err(error) = self.walk(recovery.as_mut()).await? {
+            return Ok(Err(error));
         }
+        Ok(self.commit(self.reached, true).await.map(|()| recovery.finish()))
     }
 
+    async fn run_early(&mut self, medium: &dyn Medium) -> Result<(), Error> {
+        let mut recovery = medium.recover(self.of, self.from).await?;
+        let walked = self.walk(recovery.as_mut()).await;
+        if let Ok(Err(error)) = walked {
+            return Err(error);
+        }
+        // R1: however the walk ended, what it yielded is what is there.
+        let last = host::planted("early-pass-is-the-end");
+        if !self.gathered.is_empty() || last {
+            self.commit(self.reached, last).await?;
+        }
+        walked?
+    }
+
+    /// Gathers what there is, and commits as often as that is enough for a commit. The outer error is the WAL's.
     async fn walk(&mut self, recovery: &mut dyn Recovery) -> Result<Result<(), Error>, wal::Error> {
-        let mut last = None;
+        self.reached = self.from;
         while let Some(batch) = recovery.next().await? {
-            if last.is_some_and(|last| batch.position < last) || batch.position < self.from {
+            if batch.position < self.reached {
                 let at = batch.position;
                 return Ok(Err(Error::Corrupt(format!("{:?}: recovery went back to {at:?}", self.of))));
             }
-            last = Some(batch.position);
             // Everything before this batch has been gathered: that is how far a commit may trim.
             if self.is_full()
                 && let Err(error) = self.commit(batch.position, false).await
             {
                 return Ok(Err(error));
             }
+            self.reached = batch.position;
             if let Err(error) = self.gather(batch).await {
                 return Ok(Err(error));
             }
         }
-        Ok(self.commit(last.unwrap_or(self.from), true).await)
+        Ok(Ok(()))
     }
 
     fn is_full(&self) -> bool {

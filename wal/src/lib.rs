@@ -117,6 +117,14 @@ pub trait Medium: Send + Sync + std::fmt::Debug + 'static {
     /// again after a crash in the middle, and by several recoverers at once; each sees the same records (W5).
     async fn recover(&self, previous: Incarnation, from: Position) -> Result<Box<dyn Recovery>, Error>;
 
+    /// Whether [`recover`](Medium::recover) may also be called while `previous`, fenced, still writes and acknowledges: where it only
+    /// reads, and reads what is on the medium now. What it yields then is the beginning of the log, and does not change any
+    /// more. How it ends, whether with `None` or an error, says nothing: what looks like a hole, or like damage, may be a
+    /// write under way. Where the log ends is for a recovery to say that begins when `previous` can acknowledge no more (O4, B1).
+    fn recovers_early(&self) -> bool {
+        false
+    }
+
     /// Opens the log for `owner`, under its own epoch, at an empty log (W4).
     /// `right` is consulted before every acknowledgement (O4, B1).
     async fn open(

@@ -3,7 +3,7 @@
 //! A [`MemoryMedium`] is the volume; it outlives its writers. By default every write is durable at once. A test may
 //! hold writes back, complete them in any order, fail them, let the medium lie about them, and crash the writer, which
 //! loses what was not durable or keeps an arbitrary part of it. Recovery seals: it fences the writer that is still
-//! there, as a bucket's seal does.
+//! there, as a bucket's seal does; or it only reads, as of a volume, if a test says so.
 //!
 //! ```text
 //!   append ─► Write{position, record, state} ─► Held ──complete──► Durable ─► released in order
@@ -72,6 +72,7 @@ struct Volume {
     holding: bool,
     lying: bool,
     admits_all: bool,
+    only_read: bool,
     fail_next: bool,
 }
 
@@ -131,6 +132,11 @@ impl MemoryMedium {
     /// From now on `admit` lets everybody in, as where others are always faster: it is a hint.
     pub fn admit_all(&self) {
         self.shared.volume.lock().admits_all = true;
+    }
+
+    /// From now on recovery only reads, as of a volume, and fences nobody.
+    pub fn only_read(&self) {
+        self.shared.volume.lock().only_read = true;
     }
 
     /// The next write fails; its writer fails with it.
@@ -206,6 +212,10 @@ impl Medium for MemoryMedium {
                 format!("trimmed up to {} although the metadata log says {}", volume.trimmed, from.0);
             return Err(corrupt(&self.shared.uri, from.0, &detail));
         }
+        if volume.only_read {
+            let records = volume.contiguous(from, &self.shared.uri)?;
+            return Ok(Box::new(MemoryRecovery { records, exhausted: false }));
+        }
         // The seal: nothing that is still under way can be acknowledged or recovered by anybody any more.
         volume.generation += 1;
         volume.log.retain(|write| !matches!(write.state, WriteState::Held(_)));
@@ -217,6 +227,10 @@ impl Medium for MemoryMedium {
             writer.fail(Error::Fenced(format!("{previous:?} is being recovered")));
         }
         Ok(Box::new(MemoryRecovery { records: records?, exhausted: false }))
+    }
+
+    fn recovers_early(&self) -> bool {
+        self.shared.volume.lock().only_read
     }
 
     async fn open(
@@ -236,9 +250,9 @@ impl Medium for MemoryMedium {
             }
         }
         let generation = volume.generation + 1;
-        let faults = (volume.holding, volume.lying, volume.admits_all, volume.fail_next);
+        let faults = (volume.holding, volume.lying, volume.admits_all, volume.only_read, volume.fail_next);
         let before = std::mem::take(&mut *volume);
-        (volume.holding, volume.lying, volume.admits_all, volume.fail_next) = faults;
+        (volume.holding, volume.lying, volume.admits_all, volume.only_read, volume.fail_next) = faults;
         volume.owner = Some(owner);
         volume.generation = generation;
         volume.writer = Some(releaser.clone());
@@ -274,7 +288,9 @@ impl Volume {
     fn contiguous(&self, from: Position, uri: &Uri) -> Result<VecDeque<Recovered>, Error> {
         let mut expected = from.0;
         let mut records = VecDeque::new();
-        for write in self.log.iter().filter(|write| write.position >= from.0) {
+        // M2.
+        let written = self.log.iter().filter(|write| !matches!(write.state, WriteState::Held(_)));
+        for write in written.filter(|write| write.position >= from.0) {
             if write.position == expected {
                 expected = write.end;
                 let position = Position(write.position);

@@ -10,18 +10,26 @@ use wal::conformance::{Fault, Harness, InFlight, Subject};
 use wal::memory::{MemoryMedium, Options};
 use wal::{AckRight, Error, Incarnation, Medium, Meta, Position, Record, Vacated};
 
-struct Memory;
+struct Memory {
+    /// Recovery reads, as of a volume, and does not seal.
+    only_reads: bool,
+}
 
 struct MemorySubject {
     medium: MemoryMedium,
     options: Options,
+    only_reads: bool,
 }
 
 #[async_trait]
 impl Harness for Memory {
     async fn fresh(&self) -> Arc<dyn Subject> {
         let options = Options { capacity_bytes: 1 << 20, record_bytes_max: 128 << 10 };
-        Arc::new(MemorySubject { medium: MemoryMedium::new("test", options), options })
+        let medium = MemoryMedium::new("test", options);
+        if self.only_reads {
+            medium.only_read();
+        }
+        Arc::new(MemorySubject { medium, options, only_reads: self.only_reads })
     }
 
     fn model_seeds(&self) -> u64 {
@@ -32,7 +40,11 @@ impl Harness for Memory {
 #[async_trait]
 impl Subject for MemorySubject {
     fn supports(&self, fault: Fault) -> bool {
-        !matches!(fault, Fault::FailFlush)
+        match fault {
+            Fault::FailFlush => false,
+            Fault::Seals => !self.only_reads,
+            _ => true,
+        }
     }
 
     async fn medium(&self) -> Arc<dyn Medium> {
@@ -80,7 +92,12 @@ impl Subject for MemorySubject {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn passes_the_conformance_suite() {
-    wal::conformance::run(&Memory).await;
+    wal::conformance::run(&Memory { only_reads: false }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_the_conformance_suite_as_a_volume() {
+    wal::conformance::run(&Memory { only_reads: true }).await;
 }
 
 /// M3: a lying medium lost the middle of what was acknowledged, and what came later shows it.

@@ -147,6 +147,10 @@ impl Device for Counting {
         self.device.writes_max()
     }
 
+    fn is_direct(&self) -> bool {
+        self.device.is_direct()
+    }
+
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.device.read(buffer, offset)
     }

@@ -11,15 +11,20 @@
 //! patience, in case the first is dead as well. Two that do the same thing at once do no harm.
 //!
 //! - **F1** A life is fenced only on the detector's verdict, and only by a broker that is not fenced itself (O6).
-//! - **F2** A recovery begins on a view of the metadata that has the fence (O1). A volume that somebody may still write to
-//!   is read only when the dead life's lease and a margin have passed since this process itself first saw that fence, or the
-//!   challenge that stood, not answered, when the fence came (B1, N4 of `metadata::members`).
+//! - **F2** A recovery begins on a view of the metadata that has the fence (O1). Where the log on a volume ends that somebody may
+//!   still write to is looked for only when the dead life's lease and a margin have passed since this process itself first saw that
+//!   fence, or the challenge that stood, not answered, when the fence came (B1, N4 of `metadata::members`).
 //! - **F3** A recovery is over when the metadata has forgotten the life, by whomever; nothing else counts as success. It
 //!   is tried again, with growing pauses, until then, by everybody who can: in turn, as long as somebody makes progress.
 //! - **F4** Everything is bounded: recoveries at a time, partitions opened at a time, pauses between attempts, what is read
 //!   ahead.
 //! - **F5** What is done before the fence is there, to save its time, only reads, and only what does not change any more: slots
 //!   that were created (`store::ahead`). Where the log ends, and from where it counts, is decided behind the fence.
+//! - **F6** While that lease runs, what is whole on the volume is recovered already, from the trim point on. From the fence on the
+//!   dead life's commits and trims are rejected (O6), so it writes over nothing there, and a frame that is whole stays as it is: what
+//!   is committed is the beginning of what the recovery behind the lease would have found. That one starts where this one came to, and
+//!   finds whatever was acknowledged meanwhile. It alone says where the log ends, whether it is damaged, and that the
+//!   recovery is over: how the early one ended counts for nothing, and it ends with the lease at the latest.
 //!
 //! **Crash.** A broker that dies in the middle of a recovery leaves it to the next in rank, which starts at the trim point
 //! of the last commit.

@@ -107,7 +107,7 @@ pub fn margin(lease: Duration) -> Duration {
 }
 
 impl Recoverer {
-    /// Recovers what the life `of` left, wherever that is. `known` is when this process first saw its fence (F2), `until` when
+    /// Recovers what the life `of` left, wherever that is. `known` is from when its lease counts (F2), `until` when
     /// a command that brings its volume here has to end, besides its own time.
     pub async fn recover_left(
         &self,
@@ -130,10 +130,10 @@ impl Recoverer {
             opened = self.media.left(of, &uri, machine, until) => opened?,
             () = self.recovered_elsewhere(of) => return Ok(Recovered::Elsewhere),
         };
-        if !exclusive && !host::planted("no-lease-wait") {
-            self.wait_out(of, known).await;
+        if exclusive || host::planted("no-lease-wait") {
+            return self.recover(of, &*medium).await;
         }
-        self.recover(of, &*medium).await
+        self.recover_leased(of, known, &*medium).await
     }
 
     /// Resolves when nothing of the life `of` is left to recover.
@@ -147,19 +147,62 @@ impl Recoverer {
         }
     }
 
-    /// Waits until the life `of` can acknowledge nothing any more, whose fence this process first saw at `known` (F2).
-    pub async fn wait_out(&self, of: Incarnation, known: Instant) {
+    /// Recovers what the life `of` left on `medium`, where it may write, and acknowledge, until its lease is over, which
+    /// counts from `known` (F2). What is whole before that is recovered before that (F6).
+    pub async fn recover_leased(
+        &self,
+        of: Incarnation,
+        known: Instant,
+        medium: &dyn Medium,
+    ) -> anyhow::Result<Recovered> {
         let image = self.metadata.image();
-        let Some(life) = image.life(of) else { return };
+        let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
         let until = known + life.lease + margin(life.lease);
-        tracing::info!(
-            broker = of.broker,
-            epoch = of.epoch,
-            "waiting {:?} until nothing can be acknowledged on {} any more",
-            until.saturating_duration_since(Instant::now()),
-            life.wal_uri
-        );
-        tokio::time::sleep_until(until).await;
+        let left = until.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            tracing::info!(
+                broker = of.broker,
+                epoch = of.epoch,
+                "waiting {left:?} until nothing can be acknowledged on {} any more",
+                life.wal_uri
+            );
+            if life.fenced {
+                self.recover_early(of, life.trim, until, medium).await;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+        self.recover(of, medium).await
+    }
+
+    /// F6. Whatever becomes of it, the recovery that counts comes behind it, and not later for it than at `until`.
+    async fn recover_early(&self, of: Incarnation, from: Position, until: Instant, medium: &dyn Medium) {
+        let streams = self.metadata.clone() as Arc<dyn StreamMetadata>;
+        let store = self.media.stores.data(Purpose::Recovery);
+        let early =
+            s3stream::recovery::recover_early(&self.engine, store, streams, medium, self.by, of, from);
+        let ended = tokio::select! {
+            ended = early => ended,
+            () = self.recovered_elsewhere(of) => return,
+            () = tokio::time::sleep_until(until) => return,
+        };
+        let to = self.metadata.image().life(of).map(|life| life.trim.0);
+        match ended {
+            Ok(()) => tracing::info!(
+                broker = of.broker,
+                epoch = of.epoch,
+                from = from.0,
+                to,
+                "recovered what was whole; the rest follows when the wait is over"
+            ),
+            Err(error) => tracing::info!(
+                broker = of.broker,
+                epoch = of.epoch,
+                from = from.0,
+                to,
+                %error,
+                "recovered not all that was whole; the rest follows when the wait is over"
+            ),
+        }
     }
 
     /// The same, on a medium that nobody writes to any more.

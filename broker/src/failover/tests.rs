@@ -8,7 +8,7 @@ use bytes::Bytes;
 use s3stream::StreamId;
 use s3stream::record::{KIND_DATA, RecordMeta};
 use tokio::sync::watch;
-use wal::{AckRight, Incarnation, Position, Record, Vacated, Wal};
+use wal::{AckRight, Incarnation, Medium, Position, Record, Vacated, Wal};
 
 use super::caretaker::{Action, Caretaker};
 use super::recovery::{Recovered, Recoverer, margin};
@@ -632,10 +632,10 @@ async fn what_a_dead_broker_left_is_recovered_and_led_by_another() {
     }
 }
 
-/// F2: what somebody may still write to is not read before its lease is over. Time is tokio's, and jumps ahead where nothing
+/// F2: the recovery of what somebody may still write to is not complete before its lease is over. Time is tokio's, and jumps ahead where nothing
 /// else is to be done.
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_is_still_held_is_read_only_after_the_lease() {
+async fn a_volume_that_is_still_held_is_recovered_only_after_the_lease() {
     let cluster = Cluster::new();
     let dead = cluster.member(1, "one.wal", "here").await;
     let (of, stream) = (dead.life, dead.write(20).await);
@@ -648,6 +648,95 @@ async fn a_volume_that_is_still_held_is_read_only_after_the_lease() {
     assert!(fenced.elapsed() >= lease + margin(lease), "after {:?}", fenced.elapsed());
     failover.shutdown().await;
     drop(dead);
+}
+
+/// F6: what is whole is committed while the lease runs, and what is acknowledged meanwhile is found behind it.
+#[tokio::test]
+async fn what_is_whole_is_recovered_while_the_lease_runs() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, "one.wal", "here").await;
+    let (of, stream) = (dead.life, dead.write(20).await);
+    let heir = cluster.member(2, "object", "here").await;
+    heir.metadata.fence(of).await.unwrap();
+    // As long as nobody says otherwise.
+    let (recoverer, known) =
+        (heir.recoverer(), tokio::time::Instant::now() + Duration::from_secs(24 * 60 * 60));
+    let recovering = tokio::spawn(async move { recoverer.recover_left(of, known, None).await });
+    let mut changed = heir.metadata.changed();
+    while heir.metadata.image().stream(stream).unwrap().committed_end < 20 {
+        changed.changed().await.unwrap();
+    }
+    let lease = heir.metadata.image().life(of).expect("it may go on").lease;
+    for base in 20..25 {
+        dead.append(stream, base).await;
+    }
+    // Where nothing else is to be done, it is over.
+    tokio::time::pause();
+    let recovered = recovering.await.unwrap().unwrap();
+    assert!(matches!(recovered, Recovered::Here { .. }), "{recovered:?}");
+    assert!(tokio::time::Instant::now() >= known + lease + margin(lease));
+    assert_eq!(heir.outcome(of, stream).await, (Some(2), 25));
+    drop(dead);
+}
+
+/// A volume whose first walk does not come to its end.
+#[derive(Debug)]
+struct Reluctant {
+    inner: Arc<dyn Medium>,
+    /// How the first walk fails, or not even that.
+    fails: Option<wal::Error>,
+    walks: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Medium for Reluctant {
+    fn uri(&self) -> &wal::Uri {
+        self.inner.uri()
+    }
+
+    async fn recover(&self, of: Incarnation, from: Position) -> Result<Box<dyn wal::Recovery>, wal::Error> {
+        if self.walks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+            return self.inner.recover(of, from).await;
+        }
+        match &self.fails {
+            Some(error) => Err(error.clone()),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn recovers_early(&self) -> bool {
+        true
+    }
+
+    async fn open(
+        &self,
+        owner: Incarnation,
+        vacated: Vacated,
+        right: Arc<AckRight>,
+    ) -> Result<Arc<dyn Wal>, wal::Error> {
+        self.inner.open(owner, vacated, right).await
+    }
+}
+
+/// F6: however the early recovery ends, and if it does not, the one behind the lease judges.
+#[tokio::test(start_paused = true)]
+async fn an_early_recovery_that_does_not_succeed_holds_up_nothing() {
+    let damaged = wal::Error::Corrupt { location: "here".into(), detail: "damaged".into() };
+    for fails in [None, Some(damaged), Some(wal::Error::Fenced("it has another owner".into()))] {
+        let cluster = Cluster::new();
+        let dead = cluster.member(1, "one.wal", "here").await;
+        let (of, stream) = (dead.life, dead.write(20).await);
+        let heir = cluster.member(2, "object", "here").await;
+        heir.metadata.fence(of).await.unwrap();
+        let inner = dead.ours.medium.clone();
+        let medium = Reluctant { inner, fails, walks: Default::default() };
+        let recoverer = heir.recoverer();
+        let recovering = recoverer.recover_leased(of, tokio::time::Instant::now(), &medium);
+        let recovered = tokio::time::timeout(Duration::from_secs(600), recovering).await.expect("it ends");
+        assert!(matches!(recovered, Ok(Recovered::Here { .. })), "{recovered:?}");
+        assert_eq!(medium.walks.into_inner(), 2);
+        assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
+    }
 }
 
 /// A command that takes a volume away is run on what the metadata says now, not on what it said when the turn came.

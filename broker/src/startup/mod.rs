@@ -419,10 +419,11 @@ async fn recover_own(
             recoverer.recover_left(*of, known, None).await.with_context(|| beyond_reach(*of, uri))?;
             continue;
         }
-        if acknowledges {
-            recoverer.wait_out(*of, known).await;
-        }
-        if let Recovered::Here { vacated: proof, .. } = recoverer.recover(*of, &*ours.medium).await? {
+        let recovered = match acknowledges {
+            true => recoverer.recover_leased(*of, known, &*ours.medium).await?,
+            false => recoverer.recover(*of, &*ours.medium).await?,
+        };
+        if let Recovered::Here { vacated: proof, .. } = recovered {
             vacated = Some(proof);
         }
     }

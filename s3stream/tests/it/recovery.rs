@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::ObjectStore;
 use s3stream::metadata::memory::{Fault, MemoryMetadata};
 use s3stream::object::ObjectSlotCodec;
 use s3stream::record::{KIND_DATA, RecordMeta};
-use s3stream::recovery::recover;
+use s3stream::recovery::{recover, recover_early};
 use s3stream::{Config, Error, StreamId, StreamMetadata};
 use wal::memory::{MemoryMedium, Options};
-use wal::{AckRight, Incarnation, Position, Record, Vacated};
+use wal::{AckRight, Append, Incarnation, Medium, Position, Record, Recovered, Recovery, Uri, Vacated, Wal};
 
 use crate::world::{World, read_all, record, small};
 
@@ -287,4 +288,261 @@ async fn a_recovery_that_is_complete_is_complete_whoever_asks() {
         dead.recover(by).await.expect("recovers");
         assert!(dead.world.metadata.unrecovered().is_empty());
     }
+}
+
+/// A log whose owner is fenced and writes on: recovery only reads it, as it does a volume.
+struct Zombie {
+    dead: Dead,
+    medium: MemoryMedium,
+    log: Arc<dyn Wal>,
+    by: Incarnation,
+}
+
+impl Zombie {
+    async fn new(config: Config) -> Zombie {
+        let medium = MemoryMedium::new("zombie", Options::default());
+        medium.only_read();
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let world = World::on(config, store, Arc::new(medium.clone()));
+        let streams = vec![world.metadata.create_stream()];
+        let of = world.metadata.register(1);
+        world.metadata.open_stream(streams[0], of);
+        let right = Arc::new(AckRight::unlimited());
+        let log = medium.open(of, Vacated::new_medium(), right).await.expect("opens");
+        let by = world.metadata.register(2);
+        Zombie { dead: Dead { world, of, streams }, medium, log, by }
+    }
+
+    fn append(&self, base: u64) -> Append {
+        let meta = meta(self.dead.streams[0], base, base + 1);
+        let body = record(0, base, 1, 500).body;
+        self.log.append(Record { kind: KIND_DATA, meta, body }).expect("fits")
+    }
+
+    /// Acknowledged, so that they may not be lost.
+    async fn write(&self, bases: std::ops::Range<u64>) {
+        for base in bases {
+            self.append(base).await.expect("durable");
+        }
+    }
+
+    /// By itself, or on another medium.
+    async fn early(&self, by: Incarnation, medium: &dyn Medium) -> Result<(), Error> {
+        let world = &self.dead.world;
+        world.metadata.fence(self.dead.of);
+        let metadata: Arc<MemoryMetadata> = world.metadata.clone();
+        let from = world.metadata.wal_trim(self.dead.of);
+        let store = world.store.clone();
+        recover_early(&world.config, store, metadata, medium, by, self.dead.of, from).await
+    }
+
+    fn committed(&self) -> u64 {
+        self.dead.ends()[0]
+    }
+
+    /// Where the recovery that is not complete starts next.
+    fn trim(&self) -> Position {
+        match &*self.dead.world.metadata.unrecovered() {
+            [(of, trim)] if *of == self.dead.of => *trim,
+            other => panic!("it is complete, or another one is not: {other:?}"),
+        }
+    }
+
+    /// The recovery behind the wait: then each record is there, once.
+    async fn complete(&self, records: u64) {
+        self.dead.recover(self.by).await.expect("recovers");
+        let world = &self.dead.world;
+        assert!(world.metadata.unrecovered().is_empty());
+        assert_eq!(self.committed(), records);
+        let next = world.metadata.register(1);
+        let vacated = world.recover(next).await.expect("nothing");
+        let broker = world.open(next, vacated, &self.dead.streams).await.expect("opens");
+        let expected: Vec<_> = (0..records).map(|base| record(0, base, 1, 500)).collect();
+        assert_eq!(read_all(&broker.streams[0], 0).await, expected);
+    }
+}
+
+/// R1, R2: what is acknowledged after an early recovery is found by the one behind it, which starts at the last batch of the first.
+#[tokio::test]
+async fn an_early_recovery_takes_a_beginning_and_completes_nothing() {
+    for recovery_bytes in [3_000, 1 << 20] {
+        let zombie = Zombie::new(Config { recovery_bytes, ..small() }).await;
+        zombie.write(0..20).await;
+        let last = zombie.append(20).await.expect("durable");
+        zombie.early(zombie.by, &zombie.medium).await.expect("nothing is under way");
+        assert_eq!((zombie.committed(), zombie.trim()), (21, last));
+        zombie.write(21..30).await;
+        assert_eq!(zombie.committed(), 21);
+        zombie.complete(30).await;
+    }
+}
+
+/// R2: again and again, as by recoverers that die.
+#[tokio::test]
+async fn early_recoveries_go_on_where_the_last_one_came_to() {
+    let zombie = Zombie::new(small()).await;
+    for round in 1..=5 {
+        zombie.write(7 * (round - 1)..7 * round).await;
+        let by = zombie.dead.world.metadata.register(3);
+        zombie.early(by, &zombie.medium).await.expect("nothing is under way");
+        assert_eq!(zombie.committed(), 7 * round);
+    }
+    zombie.complete(35).await;
+}
+
+/// R1: a write that is under way ends it, and nothing more.
+#[tokio::test]
+async fn an_early_recovery_ends_at_what_is_half_written() {
+    let zombie = Zombie::new(small()).await;
+    zombie.write(0..5).await;
+    zombie.medium.hold();
+    let under_way: Vec<_> = (5..9).map(|base| zombie.append(base)).collect();
+    // The one that came last is there first.
+    assert!(zombie.medium.complete(zombie.medium.held()[3]));
+    zombie.early(zombie.by, &zombie.medium).await.expect("an end");
+    assert_eq!(zombie.committed(), 5);
+    zombie.medium.resume();
+    for append in under_way {
+        append.await.expect("durable");
+    }
+    zombie.complete(9).await;
+}
+
+/// R3: nobody is told that something moved.
+#[tokio::test]
+async fn an_early_recovery_commits_nothing_where_there_is_nothing() {
+    let zombie = Zombie::new(small()).await;
+    zombie.early(zombie.by, &zombie.medium).await.expect("empty");
+    assert_eq!((zombie.dead.world.metadata.commits(), zombie.trim()), (0, Position(0)));
+    zombie.write(0..5).await;
+    zombie.early(zombie.by, &zombie.medium).await.expect("nothing is under way");
+    let (commits, trim) = (zombie.dead.world.metadata.commits(), zombie.trim());
+    for _ in 0..3 {
+        zombie.early(zombie.by, &zombie.medium).await.expect("all is committed");
+    }
+    assert_eq!((zombie.dead.world.metadata.commits(), zombie.trim()), (commits, trim));
+    zombie.complete(5).await;
+}
+
+/// A medium whose walks end in an error behind so many batches.
+#[derive(Debug)]
+struct Ending {
+    inner: MemoryMedium,
+    batches: usize,
+    error: wal::Error,
+}
+
+struct EndingWalk {
+    inner: Box<dyn Recovery>,
+    left: usize,
+    error: wal::Error,
+}
+
+#[async_trait]
+impl Medium for Ending {
+    fn uri(&self) -> &Uri {
+        self.inner.uri()
+    }
+
+    async fn recover(&self, of: Incarnation, from: Position) -> Result<Box<dyn Recovery>, wal::Error> {
+        let inner = self.inner.recover(of, from).await?;
+        Ok(Box::new(EndingWalk { inner, left: self.batches, error: self.error.clone() }))
+    }
+
+    fn recovers_early(&self) -> bool {
+        true
+    }
+
+    async fn open(
+        &self,
+        owner: Incarnation,
+        vacated: Vacated,
+        right: Arc<AckRight>,
+    ) -> Result<Arc<dyn Wal>, wal::Error> {
+        self.inner.open(owner, vacated, right).await
+    }
+}
+
+#[async_trait]
+impl Recovery for EndingWalk {
+    async fn next(&mut self) -> Result<Option<Recovered>, wal::Error> {
+        if self.left == 0 {
+            return Err(self.error.clone());
+        }
+        self.left -= 1;
+        self.inner.next().await
+    }
+
+    fn finish(self: Box<Self>) -> Vacated {
+        self.inner.finish()
+    }
+}
+
+/// R1: what looks like damage, or cannot be read, is for the recovery behind it to judge; what was read before that counts.
+#[tokio::test]
+async fn an_early_recovery_keeps_what_it_read_before_an_error() {
+    let damaged = wal::Error::Corrupt { location: "here".into(), detail: "damaged".into() };
+    for error in [damaged, wal::Error::Failed("no".into()), wal::Error::Unavailable("not now".into())] {
+        for batches in [0, 1, 12] {
+            let zombie = Zombie::new(small()).await;
+            zombie.write(0..20).await;
+            let medium = Ending { inner: zombie.medium.clone(), batches, error: error.clone() };
+            zombie.early(zombie.by, &medium).await.expect_err("an error");
+            assert_eq!(zombie.committed(), batches as u64, "{error}");
+            zombie.complete(20).await;
+        }
+    }
+}
+
+/// Several early ones and the one behind the wait, all at once, while the log is written to. With a single batch the trim point does not
+/// move, and the streams' ends alone tell the second that it is late (S4).
+#[tokio::test]
+async fn early_recoveries_at_once_double_nothing() {
+    for records in [1, 2, 30] {
+        let zombie = Zombie::new(Config { recovery_bytes: 2_000, ..small() }).await;
+        zombie.write(0..records).await;
+        let (two, three) = (zombie.dead.world.metadata.register(3), zombie.dead.world.metadata.register(4));
+        let (one, two, three, ()) = tokio::join!(
+            zombie.early(zombie.by, &zombie.medium),
+            zombie.early(two, &zombie.medium),
+            zombie.early(three, &zombie.medium),
+            zombie.write(records..records + 10),
+        );
+        for outcome in [one, two, three] {
+            assert!(matches!(outcome, Ok(()) | Err(Error::Unavailable(_))), "{outcome:?}");
+        }
+        zombie.trim();
+        zombie.complete(records + 10).await;
+    }
+}
+
+/// Cut off at any commit, as by the end of the wait.
+#[tokio::test(start_paused = true)]
+async fn an_early_recovery_may_be_dropped_at_any_commit() {
+    for fault in [Fault::HangBefore, Fault::HangAfter, Fault::LostReply] {
+        for undisturbed in 0..6 {
+            let zombie = Zombie::new(Config { recovery_bytes: 3_000, ..small() }).await;
+            zombie.write(0..30).await;
+            zombie.dead.world.metadata.inject_after(undisturbed, fault);
+            let early = zombie.early(zombie.by, &zombie.medium);
+            let _ = tokio::time::timeout(Duration::from_secs(60), early).await;
+            zombie.dead.world.metadata.clear_faults();
+            zombie.trim();
+            zombie.write(30..33).await;
+            zombie.complete(33).await;
+        }
+    }
+}
+
+/// A bucket's walk would seal it while it is still read and written by right.
+#[tokio::test]
+async fn a_medium_that_recovery_seals_is_not_recovered_early() {
+    let dead = dead(1, &[(0, 0, 2)]).await;
+    let world = &dead.world;
+    let by = world.metadata.register(2);
+    world.metadata.fence(dead.of);
+    let metadata: Arc<MemoryMetadata> = world.metadata.clone();
+    let (medium, store) = (world.medium.as_ref(), world.store.clone());
+    recover_early(&world.config, store, metadata, medium, by, dead.of, Position(0)).await.expect("nothing");
+    assert_eq!((dead.ends(), world.metadata.commits()), (vec![0], 0));
 }

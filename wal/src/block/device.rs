@@ -44,6 +44,9 @@ pub trait Device: Send + Sync + fmt::Debug + 'static {
         usize::MAX
     }
 
+    /// Whether a read gives what is on the device now, whoever wrote it, and never what this host remembers of an earlier one.
+    fn is_direct(&self) -> bool;
+
     /// Fills `buffer`, or fails.
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
@@ -318,6 +321,10 @@ impl Device for FileDevice {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
     }
 
     fn writes_max(&self) -> usize {

@@ -583,6 +583,11 @@ impl Medium for BlockMedium {
         Ok(Box::new(started))
     }
 
+    /// What a read brought into this host's page cache would be found there by the recovery that counts.
+    fn recovers_early(&self) -> bool {
+        self.volume.device.is_direct()
+    }
+
     async fn open(
         &self,
         owner: Incarnation,

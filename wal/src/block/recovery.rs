@@ -13,6 +13,14 @@
 //! Then the log is corrupt, and recovery says so instead of losing what was acknowledged. Without proof it is a torn tail,
 //! and frames behind it are writes that were under way and were never acknowledged.
 //!
+//! # While the owner still writes
+//!
+//! A fenced owner may write for as long as it does not know ([`Medium::recovers_early`](crate::Medium::recovers_early)). What is
+//! yielded then does not change any more: no position is written twice in one life (V4) before it is trimmed (W6), and
+//! the metadata takes no trim from the fenced. So a frame that is whole stays, and so does all that lies before it. The end means nothing
+//! then: a write under way looks torn, and one that ends while its successors are read looks like damage. Each recovery reads
+//! the device anew, so that one which begins when nothing is acknowledged any more sees all that was.
+//!
 //! # Retries, cancellation, crash
 //!
 //! Recovery only reads, so it may be dropped, run again and run by many. A read error ends it. At the end the superblock

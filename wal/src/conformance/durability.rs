@@ -14,6 +14,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     what_was_under_way_may_or_may_not_survive(harness).await;
     nothing_behind_a_hole_is_recovered(harness).await;
     recovery_may_be_repeated(harness).await;
+    a_log_may_be_read_while_it_is_written(harness).await;
     an_unread_recovery_cannot_be_finished(harness).await;
     a_failed_write_fails_the_log(harness).await;
     a_failed_flush_fails_the_log(harness).await;
@@ -152,6 +153,53 @@ pub async fn recovery_may_be_repeated(harness: &dyn Harness) {
     }
     assert_records(&seen.0, &appended);
     assert_records(&seen.1, &appended);
+    assert_records(&recovered(&*subject, 1, Position::default()).await.0, &appended);
+}
+
+/// Where a recovery may come early ([`Medium::recovers_early`](crate::Medium::recovers_early)) it yields a beginning of the log whatever
+/// is under way, the writer notices nothing, and a later one goes on without a gap from what it yielded last.
+pub async fn a_log_may_be_read_while_it_is_written(harness: &dyn Harness) {
+    let subject = harness.fresh().await;
+    let wal = open_new(&*subject, 1).await;
+    if !subject.medium().await.recovers_early() {
+        return;
+    }
+    let appended = records(11, 90, 3_000);
+    append_all(&*wal, &appended[..20]).await;
+    let (batches, _) = recover(&*subject, 1, Position::default()).await.expect("nothing is under way");
+    let reached = batches.last().expect("a batch").position;
+    let before: usize = batches[..batches.len() - 1].iter().map(|batch| batch.records.len()).sum();
+    let got: Vec<_> = batches.into_iter().flat_map(|batch| batch.records).collect();
+    assert_records(&got, &appended[..20]);
+    if subject.supports(Fault::Hold) {
+        subject.hold();
+        let held: Vec<_> =
+            appended[20..30].iter().map(|record| wal.append(record.clone()).expect("room")).collect();
+        until("a write reaches the medium", || subject.held() > 0).await;
+        let (got, _) = recovered(&*subject, 1, Position::default()).await;
+        assert_prefix(&got, &appended[..30], 20);
+        subject.resume();
+        for append in held {
+            settled(append).await.expect("acknowledged");
+        }
+    } else {
+        append_all(&*wal, &appended[20..30]).await;
+    }
+    // As it comes: a walk that meets a write under way may even take it for damage at its end.
+    for chunk in 30..80 {
+        let append = wal.append(appended[chunk].clone()).expect("room");
+        let mut early = subject.medium().await.recover(life(1), reached).await.expect("recovery");
+        let mut got = Vec::new();
+        while let Ok(Some(batch)) = early.next().await {
+            got.extend(batch.records);
+        }
+        assert_prefix(&got, &appended[before..=chunk], chunk - before);
+        settled(append).await.expect("acknowledged");
+    }
+    append_all(&*wal, &appended[80..]).await;
+    assert!(wal.failed().now_or_never().is_none(), "the writer noticed");
+    subject.crash(InFlight::Lost).await;
+    assert_records(&recovered(&*subject, 1, reached).await.0, &appended[before..]);
     assert_records(&recovered(&*subject, 1, Position::default()).await.0, &appended);
 }
 

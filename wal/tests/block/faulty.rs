@@ -202,6 +202,10 @@ impl Device for Process {
         self.disk.inner.size_bytes()
     }
 
+    fn is_direct(&self) -> bool {
+        self.disk.inner.is_direct()
+    }
+
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let state = self.disk.state.lock();
         if state.generation != self.generation {
@@ -270,6 +274,10 @@ impl Device for MemoryDevice {
 
     fn size_bytes(&self) -> u64 {
         self.0.lock().len() as u64
+    }
+
+    fn is_direct(&self) -> bool {
+        true
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -37,6 +37,7 @@ fn a_volume_in_use_is_refused_until_it_is_free() {
     let directory = directory();
     let path = directory.path().join("volume");
     let first = take(&path).unwrap();
+    assert!(first.recovers_early(), "it is read past the page cache");
     let reason = refusal(take(&path));
     assert!(reason.contains("in use by another process") && reason.contains("stop that broker"), "{reason}");
     // A recoverer needs no lock.

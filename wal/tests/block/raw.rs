@@ -84,6 +84,7 @@ async fn a_file_system_without_direct_io_still_serves() {
     drop(device);
     let config = Config { frame_bytes_max: 64 << 10, frame_bytes_target: 64 << 10, ..Config::default() };
     let medium = BlockMedium::new(&Uri::block(&path, None).unwrap(), Uuid::from_u128(1), config).unwrap();
+    assert!(!medium.recovers_early(), "another host's write may not be seen");
     let life = Incarnation { broker: 1, epoch: 1 };
     let wal = medium.open(life, Vacated::new_medium(), Arc::new(AckRight::unlimited())).await.unwrap();
     let record = Record { kind: 1, meta: Meta::new(b"meta"), body: Bytes::from_static(b"body") };
@@ -104,6 +105,10 @@ impl Device for Shared {
 
     fn size_bytes(&self) -> u64 {
         self.0.size_bytes()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.0.is_direct()
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

@@ -162,6 +162,10 @@ impl Device for Path {
         self.disk.state.lock().bytes.len() as u64
     }
 
+    fn is_direct(&self) -> bool {
+        true
+    }
+
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let at = offset as usize;
         buffer.copy_from_slice(&self.disk.state.lock().bytes[at..at + buffer.len()]);
