@@ -16,6 +16,7 @@ use wal::uri::Target;
 use wal::{Incarnation, Medium, Position, Uri, Vacated};
 
 use crate::media::{Media, Opened};
+use crate::metadata::image::lease_and_margin;
 use crate::metadata::{Error, Metadata};
 use crate::store::Purpose;
 
@@ -81,8 +82,8 @@ pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> 
             of.broker, of.epoch, life.wal_uri
         )));
     }
-    let (trim, lease) = (life.trim, life.lease);
-    tokio::time::sleep(lease + margin(lease)).await;
+    let (trim, wait) = (life.trim, lease_and_margin(life.lease));
+    tokio::time::sleep(wait).await;
     let image = metadata.refresh().await?;
     if let Some((back, _)) = image.live(of.broker) {
         // It has the volume, or it would not have come this far, and reads it now.
@@ -99,11 +100,6 @@ pub async fn forsake(metadata: &Metadata, of: Incarnation) -> Result<(), Error> 
         life.wal_uri
     );
     Ok(())
-}
-
-/// What two clocks may disagree about over the time of a lease: a tenth of it, and a little.
-pub fn margin(lease: Duration) -> Duration {
-    lease / 10 + Duration::from_millis(50)
 }
 
 impl Recoverer {
@@ -157,7 +153,7 @@ impl Recoverer {
     ) -> anyhow::Result<Recovered> {
         let image = self.metadata.image();
         let Some(life) = image.life(of) else { return Ok(Recovered::Elsewhere) };
-        let until = known + life.lease + margin(life.lease);
+        let until = known + lease_and_margin(life.lease);
         let left = until.saturating_duration_since(Instant::now());
         if !left.is_zero() {
             tracing::info!(

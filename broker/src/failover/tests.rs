@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use wal::{AckRight, Incarnation, Medium, Position, Record, Vacated, Wal};
 
 use super::caretaker::{Action, Caretaker};
-use super::recovery::{Recovered, Recoverer, margin};
+use super::recovery::{Recovered, Recoverer};
 use super::{Config, Failover};
 use crate::cluster::{Verdict, Verdicts, Why};
 use crate::media::{Judged, LastWriter, Media, Ours, check_ours};
 use crate::metadata::apply::At;
 use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
-use crate::metadata::image::{Image, Listener};
+use crate::metadata::image::{Image, Listener, lease_and_margin};
 use crate::metadata::{Metadata, Registering, TopicSpec, cluster_id};
 use crate::options::{Options, arguments, gather};
 use crate::store::{self, Stores};
@@ -645,7 +645,7 @@ async fn a_volume_that_is_still_held_is_recovered_only_after_the_lease() {
     verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
     assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
     let lease = Duration::from_secs(3);
-    assert!(fenced.elapsed() >= lease + margin(lease), "after {:?}", fenced.elapsed());
+    assert!(fenced.elapsed() >= lease_and_margin(lease), "after {:?}", fenced.elapsed());
     failover.shutdown().await;
     drop(dead);
 }
@@ -674,7 +674,7 @@ async fn what_is_whole_is_recovered_while_the_lease_runs() {
     tokio::time::pause();
     let recovered = recovering.await.unwrap().unwrap();
     assert!(matches!(recovered, Recovered::Here { .. }), "{recovered:?}");
-    assert!(tokio::time::Instant::now() >= known + lease + margin(lease));
+    assert!(tokio::time::Instant::now() >= known + lease_and_margin(lease));
     assert_eq!(heir.outcome(of, stream).await, (Some(2), 25));
     drop(dead);
 }
@@ -1021,7 +1021,7 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
     assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
     let lease = Duration::from_secs(3);
-    assert!(fenced.elapsed() >= lease + margin(lease), "after {:?}", fenced.elapsed());
+    assert!(fenced.elapsed() >= lease_and_margin(lease), "after {:?}", fenced.elapsed());
     failover.shutdown().await;
 
     // The guard: nothing on this machine holds a lock of that device.

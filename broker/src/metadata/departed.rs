@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use wal::Incarnation;
 
 use super::ImageRef;
-use super::image::{BrokerInfo, Image, Life};
+use super::image::{BrokerInfo, Image, Life, lease_and_margin};
 use crate::machine;
 
 /// Who served as of some image, and who does not any more. Looks only ever at newer images.
@@ -30,6 +30,8 @@ pub(super) struct State {
     number: u64,
     /// And whether it has left already, but for closing: it is being emptied, and led nothing any more.
     serving: BTreeMap<Incarnation, bool>,
+    /// Of those that have not answered: since when. No more than there are lives.
+    challenged: BTreeMap<Incarnation, Instant>,
     /// By id, since when. No more than there are ids, and forgotten when the time is over.
     gone: BTreeMap<u32, Instant>,
 }
@@ -52,8 +54,8 @@ impl Departed {
         self.0.lock().look(now, image.number(), image);
     }
 
-    /// Those of them that are fenced and not recovered, oldest first, who died less than `within` ago; until when that is so. Without
-    /// those whose log cannot be read so soon.
+    /// Those of them that are fenced and not recovered, oldest first, whose logs could be read less than `within` ago, or soon; until
+    /// when that is so. Without those whose log could not be read within that time of the fence.
     pub fn unrecovered(&self, now: Instant, image: &Image, within: Duration) -> Vec<(Incarnation, Instant)> {
         self.0.lock().unrecovered(now, image, within)
     }
@@ -66,7 +68,13 @@ impl Departed {
 
 impl State {
     pub(super) fn new(listed_for: Duration) -> State {
-        State { listed_for, number: 0, serving: BTreeMap::new(), gone: BTreeMap::new() }
+        State {
+            listed_for,
+            number: 0,
+            serving: BTreeMap::new(),
+            challenged: BTreeMap::new(),
+            gone: BTreeMap::new(),
+        }
     }
 
     pub(super) fn look(&mut self, now: Instant, number: u64, image: &Image) {
@@ -84,6 +92,9 @@ impl State {
             }
         }
         self.serving = serving;
+        let challenged = image.lives().filter(|(_, life)| life.challenged.is_some());
+        let since = |life| (life, self.challenged.get(&life).copied().unwrap_or(now));
+        self.challenged = challenged.map(|(life, _)| since(life)).collect();
     }
 
     pub(super) fn listed<'a>(&self, now: Instant, image: &'a Image) -> Vec<(u32, &'a BrokerInfo)> {
@@ -99,8 +110,14 @@ impl State {
         within: Duration,
     ) -> Vec<(Incarnation, Instant)> {
         let until = |(life, known): (Incarnation, &Life)| {
-            let since = self.gone.get(&life.broker).filter(|_| is_read_at_once(image, life, known))?;
-            Some((life, *since + within.min(self.listed_for))).filter(|(_, until)| *until > now)
+            let gone = *self.gone.get(&life.broker)?;
+            let mut read = gone;
+            if !is_read_at_once(image, life, known) {
+                let lease_from = self.challenged.get(&life).copied().unwrap_or(gone);
+                read = read.max(lease_from + lease_and_margin(known.lease));
+            }
+            let until = (read + within).min(gone + self.listed_for);
+            Some((life, until)).filter(|_| read <= gone + within && until > now)
         };
         image.unrecovered().filter_map(until).collect()
     }

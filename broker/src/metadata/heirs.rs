@@ -13,10 +13,11 @@
 //!   gives it to him. A word that turns out wrong costs the client another question.
 //! - **W2** It is said under the leader epoch that the dead one had, so that no client has a reason to call what it hears later
 //!   the older news.
-//! - **W3** Only for `handover-expected-time` after the fence was seen, no longer than the dead one is listed (`departed`), and only by who
-//!   is not fenced himself and has a fresh view. Requests wait no longer than that either, all of a connection together: behind them wait
-//!   those for partitions that nothing has happened to, and what they hold is part of the memory for requests. Where it is known that
-//!   it takes longer, because a lease has to be waited out, nothing is said. A recovery that takes longer leaves the partition without a leader for
+//! - **W3** Only for `handover-expected-time` from when the dead one's log can be read, no longer than that one is listed (`departed`), and
+//!   only by who is not fenced himself and has a fresh view. That is from the fence on; where a lease has to be waited out, from its end, if
+//!   that is not further away from the fence than this time, and else nothing is said. Requests wait no longer than that either, all of
+//!   a connection together: behind them wait those for partitions that nothing has happened to, and what they hold is part of the memory for
+//!   requests. A recovery that takes longer leaves the partition without a leader for
 //!   clients, which is what people look for then.
 //! - **W4** Foretold once for each state of the metadata at most, and only where somebody asks.
 

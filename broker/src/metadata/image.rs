@@ -96,6 +96,12 @@ impl Life {
     }
 }
 
+/// How long whoever cannot tell otherwise waits until a lease is over (B1): on top of it what two clocks may disagree about in that
+/// time, a tenth of it, and a little.
+pub fn lease_and_margin(lease: Duration) -> Duration {
+    lease + lease / 10 + Duration::from_millis(50)
+}
+
 /// Partitions that name a broker as their leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Led {

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::super::command::Command;
 use super::super::departed::State;
+use super::super::image::lease_and_margin;
 use super::{Incarnation, Log, Registration};
 
 const LISTED: Duration = Duration::from_secs(5);
@@ -86,6 +87,31 @@ impl Log {
         self.apply(Command::OpenLeaderships { by }).unwrap();
         by
     }
+}
+
+/// W3 of `heirs`: the lease counts from the challenge, where that stood, and what is left of it is short.
+#[test]
+fn of_a_volume_whose_lease_is_nearly_over_it_is_foretold_until_a_while_behind_its_end() {
+    let mut log = Log::formatted();
+    let one = log.serving(1);
+    let two = log.serving_on(2, "block:///dev/wal", "m/1");
+    let mut observer = Observer::of(log);
+    let (start, within) = (observer.now, Duration::from_secs(1));
+    // The lease of these brokers.
+    let over = start + lease_and_margin(observer.log.image.life(two).unwrap().lease);
+    observer.apply(Command::Challenge { by: one, of: two });
+    observer.now = over - within;
+    let mut late = Observer { log: observer.log.clone(), state: State::new(LISTED), now: observer.now };
+    late.look();
+    observer.apply(Command::Fence { by: one, of: two });
+    let foretold =
+        |observer: &Observer| observer.state.unrecovered(observer.now, &observer.log.image, within);
+    assert_eq!(foretold(&observer), [(two, over + within)]);
+    observer.now = over + within;
+    assert_eq!(foretold(&observer), []);
+    // Who has seen the challenge only now expects it later than that.
+    late.apply(Command::Fence { by: one, of: two });
+    assert_eq!(foretold(&late), []);
 }
 
 /// W3 of `heirs`: a lease is waited out there.
