@@ -22,6 +22,8 @@
 //! - **R2** It commits the beginning of what a later recovery would find, by the same rules: no gaps, each record once. Its trim
 //!   point is the last batch that it read: the later recovery begins there, skips what is committed, and finds all that came after.
 //! - **R3** Where there is nothing to commit it commits nothing: a trim point that moves says that somebody gets on.
+//! - **R4** When the wait is over it reads no more. What it has read by then it commits, which is what the later recovery would begin
+//!   with; a store that is not available holds up both, and another recovery that went first ends it.
 //!
 //! **Memory.** A volume's records are held up to `recovery_bytes` plus one batch; slots one at a time.
 //!
@@ -33,8 +35,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use futures::StreamExt;
 use object_store::ObjectStore;
+use tokio::time::{Instant, timeout_at};
 use wal::{Incarnation, Medium, Origin, Position, Record, Recovered, Recovery, Vacated};
 
 use crate::backoff::Backoff;
@@ -81,7 +85,7 @@ pub async fn recover(
 /// beyond `from` (R1 to R3); nothing if `medium` is not for that. Otherwise like [`recover`], which is still to be called when `of` can
 /// acknowledge no more.
 ///
-/// Waits for an unavailable store as long as that takes: the caller knows how much time there is, and drops it then.
+/// Reads no more when it is `until`, and commits what it has read (R4).
 ///
 /// # Errors
 /// Why it has not come to an end. What was committed before stays, whatever it is.
@@ -91,13 +95,33 @@ pub async fn recover_early(
     metadata: Arc<dyn StreamMetadata>,
     medium: &dyn Medium,
     by: Incarnation,
-    of: Incarnation,
-    from: Position,
+    (of, from): (Incarnation, Position),
+    until: Instant,
 ) -> Result<(), Error> {
     if !medium.recovers_early() {
         return Ok(());
     }
-    Walk::new(config, store, metadata, by, of, from).run_early(medium).await
+    Walk::new(config, store, metadata, by, of, from).run_early(medium, until).await
+}
+
+/// A walk that ends when it is `until`, wherever it is (R4).
+struct Until {
+    recovery: Box<dyn Recovery>,
+    until: Instant,
+}
+
+#[async_trait]
+impl Recovery for Until {
+    async fn next(&mut self) -> Result<Option<Recovered>, wal::Error> {
+        if Instant::now() >= self.until {
+            return Ok(None);
+        }
+        timeout_at(self.until, self.recovery.next()).await.unwrap_or(Ok(None))
+    }
+
+    fn finish(self: Box<Self>) -> Vacated {
+        self.recovery.finish()
+    }
 }
 
 struct Walk<'a> {
@@ -169,9 +193,9 @@ impl<'a> Walk<'a> {
         Ok(self.commit(self.reached, true).await.map(|()| recovery.finish()))
     }
 
-    async fn run_early(&mut self, medium: &dyn Medium) -> Result<(), Error> {
-        let mut recovery = medium.recover(self.of, self.from).await?;
-        let walked = self.walk(recovery.as_mut()).await;
+    async fn run_early(&mut self, medium: &dyn Medium, until: Instant) -> Result<(), Error> {
+        let Ok(recovery) = timeout_at(until, medium.recover(self.of, self.from)).await else { return Ok(()) };
+        let walked = self.walk(&mut Until { recovery: recovery?, until }).await;
         if let Ok(Err(error)) = walked {
             return Err(error);
         }

@@ -24,7 +24,8 @@
 //!   dead life's commits and trims are rejected (O6), so it writes over nothing there, and a frame that is whole stays as it is: what
 //!   is committed is the beginning of what the recovery behind the lease would have found. That one starts where this one came to, and
 //!   finds whatever was acknowledged meanwhile. It alone says where the log ends, whether it is damaged, and that the
-//!   recovery is over: how the early one ended counts for nothing, and it ends with the lease at the latest.
+//!   recovery is over: how the early one ended counts for nothing. That one reads no more when the lease is over, and commits what
+//!   it has read, which would be the other's first step.
 //!
 //! **Crash.** A broker that dies in the middle of a recovery leaves it to the next in rank, which starts at the trim point
 //! of the last commit.

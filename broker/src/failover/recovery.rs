@@ -170,16 +170,16 @@ impl Recoverer {
         self.recover(of, medium).await
     }
 
-    /// F6. Whatever becomes of it, the recovery that counts comes behind it, and not later for it than at `until`.
+    /// F6. Whatever becomes of it, the recovery that counts comes behind it.
     async fn recover_early(&self, of: Incarnation, from: Position, until: Instant, medium: &dyn Medium) {
         let streams = self.metadata.clone() as Arc<dyn StreamMetadata>;
         let store = self.media.stores.data(Purpose::Recovery);
+        let left = (of, from);
         let early =
-            s3stream::recovery::recover_early(&self.engine, store, streams, medium, self.by, of, from);
+            s3stream::recovery::recover_early(&self.engine, store, streams, medium, self.by, left, until);
         let ended = tokio::select! {
             ended = early => ended,
             () = self.recovered_elsewhere(of) => return,
-            () = tokio::time::sleep_until(until) => return,
         };
         let to = self.metadata.image().life(of).map(|life| life.trim.0);
         match ended {

@@ -11,6 +11,7 @@ use s3stream::object::ObjectSlotCodec;
 use s3stream::record::{KIND_DATA, RecordMeta};
 use s3stream::recovery::{recover, recover_early};
 use s3stream::{Config, Error, StreamId, StreamMetadata};
+use tokio::time::Instant;
 use wal::memory::{MemoryMedium, Options};
 use wal::{AckRight, Append, Incarnation, Medium, Position, Record, Recovered, Recovery, Uri, Vacated, Wal};
 
@@ -328,12 +329,16 @@ impl Zombie {
 
     /// By itself, or on another medium.
     async fn early(&self, by: Incarnation, medium: &dyn Medium) -> Result<(), Error> {
+        self.early_until(by, medium, Instant::now() + Duration::from_secs(3600)).await
+    }
+
+    async fn early_until(&self, by: Incarnation, medium: &dyn Medium, until: Instant) -> Result<(), Error> {
         let world = &self.dead.world;
         world.metadata.fence(self.dead.of);
         let metadata: Arc<MemoryMetadata> = world.metadata.clone();
         let from = world.metadata.wal_trim(self.dead.of);
         let store = world.store.clone();
-        recover_early(&world.config, store, metadata, medium, by, self.dead.of, from).await
+        recover_early(&world.config, store, metadata, medium, by, (self.dead.of, from), until).await
     }
 
     fn committed(&self) -> u64 {
@@ -429,13 +434,14 @@ async fn an_early_recovery_commits_nothing_where_there_is_nothing() {
 struct Ending {
     inner: MemoryMedium,
     batches: usize,
-    error: wal::Error,
+    /// None: they do not end.
+    error: Option<wal::Error>,
 }
 
 struct EndingWalk {
     inner: Box<dyn Recovery>,
     left: usize,
-    error: wal::Error,
+    error: Option<wal::Error>,
 }
 
 #[async_trait]
@@ -467,7 +473,10 @@ impl Medium for Ending {
 impl Recovery for EndingWalk {
     async fn next(&mut self) -> Result<Option<Recovered>, wal::Error> {
         if self.left == 0 {
-            return Err(self.error.clone());
+            match &self.error {
+                Some(error) => return Err(error.clone()),
+                None => std::future::pending::<()>().await,
+            }
         }
         self.left -= 1;
         self.inner.next().await
@@ -486,11 +495,32 @@ async fn an_early_recovery_keeps_what_it_read_before_an_error() {
         for batches in [0, 1, 12] {
             let zombie = Zombie::new(small()).await;
             zombie.write(0..20).await;
-            let medium = Ending { inner: zombie.medium.clone(), batches, error: error.clone() };
+            let medium = Ending { inner: zombie.medium.clone(), batches, error: Some(error.clone()) };
             zombie.early(zombie.by, &medium).await.expect_err("an error");
             assert_eq!(zombie.committed(), batches as u64, "{error}");
             zombie.complete(20).await;
         }
+    }
+}
+
+/// R4: when the wait is over it reads no more, and what it has read by then is committed, however long that takes.
+#[tokio::test(start_paused = true)]
+async fn an_early_recovery_ends_with_the_wait_and_commits_what_it_read() {
+    for batches in [0, 1, 12] {
+        let zombie = Zombie::new(small()).await;
+        zombie.write(0..20).await;
+        let medium = Ending { inner: zombie.medium.clone(), batches, error: None };
+        zombie.dead.world.metadata.inject(Fault::Delay(Duration::from_secs(5)));
+        let until = Instant::now() + Duration::from_secs(1);
+        let early = zombie.early_until(zombie.by, &medium, until);
+        let ended = tokio::time::timeout(Duration::from_secs(600), early).await.expect("it ends");
+        ended.expect("its time is over");
+        assert_eq!(zombie.committed(), batches as u64);
+        zombie.dead.world.metadata.clear_faults();
+        // Too late for anything.
+        zombie.early_until(zombie.by, &zombie.medium, until).await.expect("its time is over");
+        assert_eq!(zombie.committed(), batches as u64);
+        zombie.complete(20).await;
     }
 }
 
@@ -543,6 +573,7 @@ async fn a_medium_that_recovery_seals_is_not_recovered_early() {
     world.metadata.fence(dead.of);
     let metadata: Arc<MemoryMetadata> = world.metadata.clone();
     let (medium, store) = (world.medium.as_ref(), world.store.clone());
-    recover_early(&world.config, store, metadata, medium, by, dead.of, Position(0)).await.expect("nothing");
+    let (left, until) = ((dead.of, Position(0)), Instant::now() + Duration::from_secs(3600));
+    recover_early(&world.config, store, metadata, medium, by, left, until).await.expect("nothing");
     assert_eq!((dead.ends(), world.metadata.commits()), (vec![0], 0));
 }
