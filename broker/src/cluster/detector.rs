@@ -26,8 +26,8 @@
 //!   or, once they were heard, found to refuse, which is proof of a network that works. Of two lives each may accuse. After
 //!   [`minority_patience`](Config::minority_patience) anybody may: perhaps most of them lost power at once, and nobody has
 //!   fenced this life meanwhile as a majority would have. See D9.
-//! - **D6** *Ailing.* A life that has been saying for longer than its lease, and for twice `silence`, that it cannot reach the
-//!   store is dead, for those who can reach it, while more than half of all lives are reached and well (or there are two). A life
+//! - **D6** *Ailing.* A life that has been saying for longer than its lease that it cannot reach the store, and that has not reached it
+//!   for four times `silence` (it says so when its lease is over), is dead, for those who can reach it, while more than half of all lives are reached and well (or there are two). A life
 //!   that is ailing itself accuses nobody, and one that has not been well for twice that time accuses nobody of ailing: where the
 //!   store is slow for everybody, all ail by turns, and each in its good moment would fence the others. A short lease is no reason to
 //!   be hasty: it ends with one answer of the store that is late.
@@ -404,7 +404,7 @@ impl Detector {
     /// D6.
     fn ails_for_too_long(&self, now: Duration, peer: &Peer) -> bool {
         let lives = self.peers.len() + 1;
-        let too_long = peer.member.lease.max(self.config.silence * 2);
+        let too_long = peer.member.lease.max((self.config.silence * 4).saturating_sub(peer.member.lease));
         let well = |peer: &Peer| self.is_heard(now, peer) && peer.ailing_since.is_none();
         let well = 1 + self.peers.values().filter(|peer| well(peer)).count();
         !self.ailing

@@ -21,7 +21,8 @@
 //!   one of them will recover it, and all of them will open partitions from it. Once for each life, as long as that is so; nothing
 //!   depends on it.
 //! - **C5** Whose lease somebody may have to wait out is challenged (N4 of `metadata::members`) by the first in rank as soon as its
-//!   address refuses, so that the lease runs out while it is found out whether it is dead. Once for each time that it begins to refuse.
+//!   address refuses, so that the lease runs out while it is found out whether it is dead. Not again before it has not refused for
+//!   a while: a challenge and its answer are two entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -65,8 +66,8 @@ pub struct Caretaker {
     fenced: BTreeMap<Incarnation, Fenced>,
     /// C4. Those that neither refuse nor are dead or fenced any more are forgotten.
     read_ahead: BTreeSet<Incarnation>,
-    /// C5. Those that do not refuse any more are forgotten.
-    refused: BTreeSet<Incarnation>,
+    /// C5: who was challenged from here, and was last seen to refuse then. Forgotten a pause later.
+    refused: BTreeMap<Incarnation, Duration>,
     /// The entries by which lives are challenged, and when this process first saw each.
     challenges: BTreeMap<Incarnation, (u64, Duration)>,
     due: Option<Duration>,
@@ -169,7 +170,7 @@ impl Caretaker {
             accused: BTreeMap::new(),
             fenced: BTreeMap::new(),
             read_ahead: BTreeSet::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             challenges: BTreeMap::new(),
             due: None,
         }
@@ -254,21 +255,24 @@ impl Caretaker {
     }
 
     /// Who is to be challenged now (C5).
-    pub fn challenges(&mut self, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
-        let refusing: BTreeSet<_> = verdicts.refusing().collect();
-        self.refused.retain(|of| refusing.contains(of));
+    pub fn challenges(&mut self, now: Duration, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
+        let pause = self.config.challenge_pause;
+        self.refused.retain(|_, last| now.saturating_sub(*last) < pause);
         let mut actions = Vec::new();
-        for of in refusing {
+        for of in verdicts.refusing() {
+            if let Some(last) = self.refused.get_mut(&of) {
+                *last = now;
+                continue;
+            }
             let Some(life) = image.life(of).filter(|life| !life.fenced) else { continue };
             if of != self.own
                 && image.is_live(self.own)
                 && life.opened
                 && life.challenged.is_none()
                 && life.has_volume()
-                && !self.refused.contains(&of)
                 && self.rank(of, image, verdicts).0 == 0
             {
-                self.refused.insert(of);
+                self.refused.insert(of, now);
                 actions.push(Action::Challenge { of });
             }
         }

@@ -58,7 +58,9 @@ use crate::tasks::Tasks;
 pub struct Config {
     /// How long the next in rank waits for the one before it to fence a dead life. Default 300 ms.
     pub fence_patience: Duration,
-    /// The same for a recovery that makes no progress. Default 5 s.
+    /// How long a broker that was challenged must not refuse connections before it is challenged again. Default 10 s.
+    pub challenge_pause: Duration,
+    /// How long the next in rank waits for a recovery that makes no progress. Default 5 s.
     pub recovery_patience: Duration,
     /// Recoveries at a time. Default 4.
     pub recoveries_max: usize,
@@ -77,6 +79,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             fence_patience: Duration::from_millis(300),
+            challenge_pause: Duration::from_secs(10),
             recovery_patience: Duration::from_secs(5),
             recoveries_max: 4,
             retry_pause: Duration::from_millis(500),
@@ -177,7 +180,7 @@ impl Actor {
             for action in self.caretaker.look(now, &image, &verdicts) {
                 self.begin(action, now);
             }
-            for action in self.caretaker.challenges(&image, &verdicts) {
+            for action in self.caretaker.challenges(now, &image, &verdicts) {
                 self.begin(action, now);
             }
             for (of, from) in self.caretaker.ahead(&image, &verdicts) {

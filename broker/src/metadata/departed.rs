@@ -30,8 +30,8 @@ pub(super) struct State {
     number: u64,
     /// And whether it has left already, but for closing: it is being emptied, and led nothing any more.
     serving: BTreeMap<Incarnation, bool>,
-    /// Of those that have not answered: since when. No more than there are lives.
-    challenged: BTreeMap<Incarnation, Instant>,
+    /// Of those that have not answered: the entry, and since when. No more than there are lives.
+    challenged: BTreeMap<Incarnation, (u64, Instant)>,
     /// By id, since when. No more than there are ids, and forgotten when the time is over.
     gone: BTreeMap<u32, Instant>,
 }
@@ -92,9 +92,12 @@ impl State {
             }
         }
         self.serving = serving;
-        let challenged = image.lives().filter(|(_, life)| life.challenged.is_some());
-        let since = |life| (life, self.challenged.get(&life).copied().unwrap_or(now));
-        self.challenged = challenged.map(|(life, _)| since(life)).collect();
+        let challenged = image.lives().filter_map(|(life, known)| Some((life, known.challenged?)));
+        let since = |(life, entry)| {
+            let known = self.challenged.get(&life).filter(|(known, _)| *known == entry);
+            (life, known.copied().unwrap_or((entry, now)))
+        };
+        self.challenged = challenged.map(since).collect();
     }
 
     pub(super) fn listed<'a>(&self, now: Instant, image: &'a Image) -> Vec<(u32, &'a BrokerInfo)> {
@@ -113,7 +116,7 @@ impl State {
             let gone = *self.gone.get(&life.broker)?;
             let mut read = gone;
             if !is_read_at_once(image, life, known) {
-                let lease_from = self.challenged.get(&life).copied().unwrap_or(gone);
+                let lease_from = self.challenged.get(&life).map_or(gone, |(_, since)| *since);
                 read = read.max(lease_from + lease_and_margin(known.lease));
             }
             let until = (read + within).min(gone + self.listed_for);

@@ -5,7 +5,7 @@
 //! the replica ends, nothing renews any more: the right is revoked at once instead of being left to run out.
 //!
 //! A view that shows a *challenge* (N4 of [`members`](super::members)) renews nothing either, and is answered: from the entry of the
-//! answer on it is as before. So whoever knows of a challenge that stood when the fence came knows that no read renewed
+//! answer on it is as before (not by who has given its right up, and is about to end). So whoever knows of a challenge that stood when the fence came knows that no read renewed
 //! anything that began later than he knew of the challenge: the lease counts from then.
 
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Lease {
                 return;
             }
             let challenged = is_challenged(&view.machine, self.incarnation);
-            if challenged && answering.is_terminated() {
+            if challenged && answering.is_terminated() && self.right.revoked().is_none() {
                 answering = self.answer().boxed().fuse();
             }
             if view.number >= polled.number && (!challenged || host::planted("renew-while-challenged")) {
@@ -70,7 +70,7 @@ impl Lease {
             }
             let alive = tokio::select! {
                 () = closing.cancelled() => return,
-                // Where it came to nothing it is tried again with the next poll.
+                // Where it came to nothing it is tried again.
                 () = &mut answering => true,
                 changed = polls.changed() => changed.is_ok(),
                 changed = applied.changed() => changed.is_ok(),
@@ -85,6 +85,7 @@ impl Lease {
     async fn answer(&self) {
         let command = Command::Answer { by: self.incarnation };
         match self.replica.propose(command.encode().into()).await {
+            Ok(applied) if applied.outcome.is_err() => {}
             Ok(_) => tracing::info!("another broker took this one for dead; it has answered that it lives"),
             Err(error) => {
                 tracing::warn!(%error, "another broker takes this one for dead, and cannot be answered");

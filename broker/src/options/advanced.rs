@@ -208,7 +208,7 @@ pub static ROWS: &[Definition] = &[
     row("metadata-verify-interval", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.metadata.log.verify_interval),
         "Metadata log: how often an idle broker verifies that the log's end is still there."),
     row("metadata-request-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.request_timeout),
-        "Metadata log: one answer of the store."),
+        "Metadata log: one answer of the store. The default is 2s with a block WAL and a bucket."),
     row("metadata-hedge-after", millis(10, 3_600_000), |bounds| Field::from(&mut bounds.metadata.log.hedge_after),
         "Metadata: a read that has taken so long gets a second one beside it. The default is 250ms with a block WAL and a bucket."),
     row("metadata-snapshot-timeout", TIMEOUT, |bounds| Field::from(&mut bounds.metadata.log.snapshot_timeout),
@@ -371,6 +371,8 @@ pub static ROWS: &[Definition] = &[
 
     row("failover-fence-patience", millis(10, 600_000), |bounds| Field::from(&mut bounds.failover.fence_patience),
         "Fail-over: how long each broker gives the one before it to fence a dead one."),
+    row("failover-challenge-pause", millis(100, 86_400_000), |bounds| Field::from(&mut bounds.failover.challenge_pause),
+        "Fail-over: how long a broker with a volume that was challenged, because its address refused connections, must not refuse any before it is challenged again."),
     row("failover-recovery-patience", millis(100, 3_600_000), |bounds| Field::from(&mut bounds.failover.recovery_patience),
         "Fail-over: how long each broker gives the one before it to recover a dead one's log, while nothing happens."),
     row("failover-recoveries", count(1, 64), |bounds| Field::from(&mut bounds.failover.recoveries_max),

@@ -245,6 +245,11 @@ impl Values {
         values
     }
 
+    /// Whether nobody has said anything of it, and it has a default.
+    pub(super) fn is_preset(&self, name: &str) -> bool {
+        self.winning.get(name).is_some_and(|value| value.preset)
+    }
+
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.winning.get(name).map(|value| value.text.as_str())
     }

@@ -49,8 +49,12 @@ impl Definition {
 
 /// Defaults of a broker with a volume beside a bucket. Others may have to wait for its lease when it has died, so the lease is
 /// short; and so it has to look at the metadata often, and not to wait long for one answer.
-pub const SHARED_VOLUME: [(&str, &str); 3] =
-    [("lease", "1s"), ("metadata-poll", "300ms"), ("metadata-hedge-after", "250ms")];
+pub const SHARED_VOLUME: [(&str, &str); 4] = [
+    ("lease", "1s"),
+    ("metadata-poll", "300ms"),
+    ("metadata-hedge-after", "250ms"),
+    ("metadata-request-timeout", "2s"),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
@@ -443,7 +447,7 @@ static ORDINARY: &[Definition] = &[
         Kind::Duration { min_ms: 100, max_ms: 60_000 },
         |bounds| Field::from(&mut bounds.metadata.log.poll_interval),
         "How often the store's metadata is looked at for changes: one GET each time. At most a third of lease. The default \
-         is 300ms with a block WAL and a bucket.",
+         is 300ms with a block WAL and a bucket. If it is given there, the other defaults are as for any other log.",
     ),
     bound(
         "drain-timeout",

@@ -36,15 +36,15 @@ fn a_volume_beside_a_bucket_has_a_short_lease_unless_another_is_given() {
     let metadata = |given: &[&[&str]]| options(&given.concat(), &[]).unwrap().bounds.metadata;
     let times = |given: &[&[&str]]| {
         let crate::metadata::Options { lease, log, .. } = metadata(given);
-        [lease, log.poll_interval, log.hedge_after].map(|time| time.as_millis())
+        [lease, log.poll_interval, log.hedge_after, log.request_timeout].map(|time| time.as_millis())
     };
-    assert_eq!(times(&[&bucket, &volume]), [1_000, 300, 250]);
+    assert_eq!(times(&[&bucket, &volume]), [1_000, 300, 250, 2_000]);
     for long in [&[&bucket[..]][..], &[&volume], &[]] {
-        assert_eq!(times(long), [3_000, 1_000, 500], "{long:?}");
+        assert_eq!(times(long), [3_000, 1_000, 500, 5_000], "{long:?}");
     }
-    let given = ["--lease", "4s", "--metadata-poll", "1s"];
-    assert_eq!(times(&[&bucket, &volume, &given]), [4_000, 1_000, 250]);
-    let error = options(&[&bucket[..], &volume, &given[2..]].concat(), &[]).unwrap_err().to_string();
+    assert_eq!(times(&[&bucket, &volume, &["--lease", "4s"]]), [4_000, 300, 250, 2_000]);
+    assert_eq!(times(&[&bucket, &volume, &["--metadata-poll", "1s"]]), [3_000, 1_000, 500, 5_000]);
+    let error = options(&["--lease", "1s"], &[]).unwrap_err().to_string();
     assert!(error.contains("a third of lease (1s)"), "{error}");
 }
 

@@ -483,7 +483,9 @@ impl<M: Machine> Actor<M> {
     /// A read that began at `began` found `state` to be the tail.
     fn renew(&mut self, began: Duration) {
         self.fresh = self.fresh.max(began);
-        self.poll_due = Instant::now() + self.log.config.poll_interval;
+        // From when it began: what took long has renewed little.
+        let age = self.clock.boottime().saturating_sub(began);
+        self.poll_due = Instant::now() + self.log.config.poll_interval.saturating_sub(age);
         self.polled.send_replace(Polled { began, number: self.state.number });
     }
 

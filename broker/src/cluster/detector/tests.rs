@@ -393,9 +393,9 @@ fn d6_a_short_lease_makes_nobody_hasty() {
     let mut bench = Bench::settled(3);
     let short = |broker| (life(broker), Member { open: true, lease: Duration::from_secs(1) });
     bench.detector.members(bench.now, [short(2), short(3)]);
-    bench.pass(3_000);
+    bench.pass(10_000);
     bench.beating.insert(2, Beat { ailing: true, ..beat(2, &[]) });
-    bench.pass(2_900);
+    bench.pass(4_900);
     assert_eq!(bench.of(2), Some((Why::Ailing, false)));
     bench.pass(500);
     assert_eq!(bench.of(2), Some((Why::Ailing, true)));
