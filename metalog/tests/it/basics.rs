@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use faults::{Fault, FaultStore, Operation, Rule};
-use metalog::{Applying, Config, Error, Issuer, Machine, Replica};
+use metalog::{Applying, Clock, Config, Error, Issuer, Machine, Replica};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
+use crate::clock::TestClock;
 use crate::journal::{Journal, command};
 
 async fn open(store: &Arc<dyn ObjectStore>, config: Config) -> Replica<Journal> {
@@ -281,6 +282,24 @@ async fn commands_that_fail_one_after_the_other_keep_nobody_from_polling() {
         polled.expect("a lease can be kept").expect("the replica lives");
     }
     proposing.iter().for_each(tokio::task::JoinHandle::abort);
+    replica.close().await;
+}
+
+/// It renewed as little as it took long.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_took_long_is_followed_by_a_poll_at_once() {
+    let faulty = Arc::new(FaultStore::in_memory(4));
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let (config, clock) = (Config::default(), TestClock::new());
+    let opening = Replica::open_with_clock(store, config.clone(), clock.clone(), Journal::default());
+    let replica: Replica<Journal> = opening.await.unwrap();
+    let long = config.poll_interval * 2;
+    faulty.add(Rule::new(Operation::Put, Fault::Delay(long)).under("meta/log").times(1));
+    replica.propose(command(0, 0)).await.unwrap();
+    let answered = clock.boottime();
+    let mut polls = replica.polls();
+    polls.wait_for(|polled| polled.began >= answered).await.unwrap();
+    assert!(clock.boottime() < answered + config.poll_interval / 2);
     replica.close().await;
 }
 
