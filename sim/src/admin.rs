@@ -29,6 +29,9 @@ const UNKNOWN_TOPIC: i16 = 3;
 /// How often something is tried that may come to nothing.
 const ATTEMPTS: usize = 6;
 
+/// How often a broker is asked that may not have heard of a deletion yet.
+const HEARD_OF_AFTER: usize = 30;
+
 /// Does this and that until the producers are to stop.
 pub async fn admin(shared: Arc<Shared>) {
     let mut client = shared.client();
@@ -171,14 +174,21 @@ pub async fn deleted_topics_are_gone(shared: &Shared, client: &mut Client) {
         let wanted = MetadataRequestTopic::default().with_name(Some(name(&topic)));
         let request =
             MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
-        let answer = loop {
-            match client.call_any(&request).await {
-                Ok(answer) => break answer,
-                Err(_) => sleep(PAUSE).await,
+        let mut seen = None;
+        for _ in 0..HEARD_OF_AFTER {
+            let answer = loop {
+                match client.call_any(&request).await {
+                    Ok(answer) => break answer,
+                    Err(_) => sleep(PAUSE).await,
+                }
+            };
+            seen = Some(answer.topics[0].error_code).filter(|code| *code != UNKNOWN_TOPIC);
+            if seen.is_none() {
+                break;
             }
-        };
-        let code = answer.topics[0].error_code;
-        if code != UNKNOWN_TOPIC {
+            sleep(PAUSE).await;
+        }
+        if let Some(code) = seen {
             shared.finding(format!("{topic} was deleted, and is there: {code}"));
         }
     }
