@@ -68,7 +68,7 @@ pub struct Caretaker {
     read_ahead: BTreeSet<Incarnation>,
     /// C5: who was challenged from here, and was last seen to refuse then. Forgotten a pause later.
     refused: BTreeMap<Incarnation, Duration>,
-    /// The entries by which lives are challenged, and when this process first saw each.
+    /// The entries by which lives are challenged, as of the last look, and when this process first saw each.
     challenges: BTreeMap<Incarnation, (u64, Duration)>,
     due: Option<Duration>,
 }
@@ -205,7 +205,8 @@ impl Caretaker {
         }
         let mut was = std::mem::take(&mut self.fenced);
         for (of, life) in image.unrecovered() {
-            let lease_from = self.lease_from(now, of, life);
+            // Only a challenge that stands ended the renewals before the fence.
+            let lease_from = self.challenges.get(&of).map_or(now, |(_, seen)| *seen);
             let begun = || Fenced { lease_from, trim: life.trim, moved: false, work: Work::new(now) };
             let mut fenced = was.remove(&of).unwrap_or_else(begun);
             let patience = self.config.recovery_patience;
@@ -239,19 +240,13 @@ impl Caretaker {
         actions
     }
 
+    /// A challenge that comes after an answer is another one.
     fn note_challenges(&mut self, now: Duration, image: &Image) {
         let mut was = std::mem::take(&mut self.challenges);
         for (of, entry) in image.lives().filter_map(|(of, life)| Some((of, life.challenged?))) {
             let seen = was.remove(&of).filter(|(known, _)| *known == entry);
             self.challenges.insert(of, seen.unwrap_or((entry, now)));
         }
-    }
-
-    /// From when the lease of a life counts whose fence this process sees now. Only a challenge that was never answered ended the
-    /// renewals before.
-    fn lease_from(&self, now: Duration, of: Incarnation, life: &Life) -> Duration {
-        let seen = self.challenges.get(&of).filter(|(entry, _)| life.challenged == Some(*entry));
-        seen.map_or(now, |(_, seen)| *seen)
     }
 
     /// Who is to be challenged now (C5).
