@@ -2,7 +2,8 @@
 //!
 //! What is written arrives after its link's latency, never before what was written to the same connection earlier. A link
 //! that is cut holds everything back, one way or both, as TCP's retransmissions would, and gives it out when it is
-//! mended: late, but in order. What nobody listens to is refused; what is powered off is silent.
+//! mended: late, but in order. What nobody listens to is refused, and so is what is sent through a link that refuses, as a firewall
+//! does; what is powered off is silent.
 //!
 //! - **N1** When a process dies its peers are told (reset) as soon as a link lets that through; when its machine lost power,
 //!   only once it has power again.
@@ -46,6 +47,7 @@ pub struct Network {
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub cut: bool,
+    pub refuses: bool,
     pub least: Duration,
     pub most: Duration,
 }
@@ -76,7 +78,7 @@ struct Direction {
 
 impl Network {
     pub fn new(machines: usize) -> Network {
-        let link = Link { cut: false, least: STEP, most: STEP + Duration::from_millis(2) };
+        let link = Link { cut: false, refuses: false, least: STEP, most: STEP + Duration::from_millis(2) };
         Network {
             links: vec![vec![link; machines]; machines],
             ways: BTreeMap::new(),
@@ -124,6 +126,22 @@ impl Inner {
         self.network.links[from][to].cut = cut;
         if !cut {
             self.release_all();
+        }
+    }
+
+    /// Makes a link refuse, or no more. What was connected through it is reset.
+    pub fn set_refusing(&mut self, from: MachineId, to: MachineId, refuses: bool) {
+        self.network.links[from][to].refuses = refuses;
+        if !refuses {
+            return;
+        }
+        let through = |way: &Direction| (way.from.machine, way.to.machine) == (from, to);
+        let ways = self.network.ways.iter().filter(|(_, way)| through(way));
+        for way in ways.flat_map(|(way, _)| [*way, *way ^ 1]).collect::<Vec<_>>() {
+            if let Some(direction) = self.network.ways.get_mut(&way) {
+                direction.reset_held = true;
+                self.release(way);
+            }
         }
     }
 
@@ -197,7 +215,8 @@ pub async fn connect(world: World, life: Life, to: SocketAddr) -> io::Result<sim
             let port = inner.network.next_port;
             inner.network.next_port = port.checked_add(1).unwrap_or(10_000);
             let way = inner.network.next * 2;
-            match inner.network.listeners.get_mut(&to) {
+            let refuses = inner.network.links[life.machine][target].refuses;
+            match inner.network.listeners.get_mut(&to).filter(|_| !refuses) {
                 None => None,
                 Some(listening) => {
                     inner.network.next += 1;

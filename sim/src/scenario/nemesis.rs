@@ -18,6 +18,7 @@ use crate::world::MachineId;
 /// What is to be undone, and when.
 pub(super) enum Undo {
     Links(Vec<(MachineId, MachineId)>),
+    Refusing(Vec<(MachineId, MachineId)>),
     Weather(MachineId),
     Delay(MachineId),
     Clock(MachineId),
@@ -67,8 +68,9 @@ impl Run {
 
     fn aimed(&mut self, machine: MachineId, at: &str) {
         self.world.note(format_args!("nemesis: aims at machine {machine}, {at}"));
-        let kinds = if self.brokers[machine].disk.is_some() { 10 } else { 7 };
+        let kinds = if self.brokers[machine].disk.is_some() { 11 } else { 7 };
         match self.random.random_range(0..kinds) {
+            10 => self.firewall(machine),
             7 => self.island(machine),
             8 => self.hang(machine),
             9 => {
@@ -93,11 +95,12 @@ impl Run {
         let machine = self.places[self.random.random_range(0..clients)];
         let now = self.now();
         let time = Duration::from_millis(self.random.random_range(300..6_000));
-        let kinds = if self.brokers[machine].disk.is_some() { 20 } else { 16 };
+        let kinds = if self.brokers[machine].disk.is_some() { 22 } else { 16 };
         match self.random.random_range(0..kinds) {
             16 => self.hang(machine),
             17 => self.fail(machine),
             18 | 19 => self.island(machine),
+            20 | 21 => self.firewall(machine),
             13 => self.minority(machine),
             0 | 1 => self.kill(machine, true),
             2 => self.kill(machine, false),
@@ -258,6 +261,23 @@ impl Run {
         self.count("island", &machine.to_string());
     }
 
+    /// A broker that is refused by the other brokers and refuses them, as if it were dead, and that reaches its clients, its log and the store,
+    /// but for what it writes there, which may be long on its way.
+    fn firewall(&mut self, machine: MachineId) {
+        let until = self.now() + Duration::from_millis(self.random.random_range(300..5_000));
+        let clients = self.plan.brokers;
+        let others = (0..=2 * clients).filter(|other| *other != machine && *other != clients);
+        let links: Vec<_> = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+        for (from, to) in &links {
+            self.world.lock().set_refusing(*from, *to, true);
+        }
+        self.undo.push((until, Undo::Refusing(links)));
+        self.count("firewall", &format!("{machine} until {until:?}"));
+        if self.random.random() {
+            self.delay(machine);
+        }
+    }
+
     /// A broker that was cut off together with the monitors: all other clients, brokers and the store are on the other side.
     fn minority(&mut self, machine: MachineId) {
         let until = self.now() + Duration::from_millis(self.random.random_range(3_000..20_000));
@@ -322,6 +342,11 @@ impl Run {
                 Undo::Links(links) => {
                     for (from, to) in links {
                         inner.set_cut(from, to, false);
+                    }
+                }
+                Undo::Refusing(links) => {
+                    for (from, to) in links {
+                        inner.set_refusing(from, to, false);
                     }
                 }
                 Undo::Weather(machine) => inner.bucket.weather[machine] = Weather::FAIR,
