@@ -19,6 +19,8 @@ use crate::world::MachineId;
 pub(super) enum Undo {
     Links(Vec<(MachineId, MachineId)>),
     Refusing(Vec<(MachineId, MachineId)>),
+    /// Until then the store is cut off.
+    CutStore(MachineId, Duration),
     Weather(MachineId),
     Delay(MachineId),
     Clock(MachineId),
@@ -261,8 +263,9 @@ impl Run {
         self.count("island", &machine.to_string());
     }
 
-    /// A broker that is refused by the other brokers and refuses them, as if it were dead, and that reaches its clients, its log and the store,
-    /// but for what it writes there, which may be long on its way.
+    /// A broker that is refused by the other brokers and refuses them, as if it were dead, and that reaches its clients, its log and the store;
+    /// but what it writes there may be long on its way, and when the others have challenged and fenced it, or nearly, it may
+    /// lose sight of the store altogether.
     fn firewall(&mut self, machine: MachineId) {
         let until = self.now() + Duration::from_millis(self.random.random_range(300..5_000));
         let clients = self.plan.brokers;
@@ -275,6 +278,9 @@ impl Run {
         self.count("firewall", &format!("{machine} until {until:?}"));
         if self.random.random() {
             self.delay(machine);
+            let blind = self.now() + Duration::from_millis(self.random.random_range(300..900));
+            let seeing = blind + Duration::from_millis(self.random.random_range(500..6_000));
+            self.undo.push((blind, Undo::CutStore(machine, seeing)));
         }
     }
 
@@ -347,6 +353,13 @@ impl Run {
                 Undo::Refusing(links) => {
                     for (from, to) in links {
                         inner.set_refusing(from, to, false);
+                    }
+                }
+                Undo::CutStore(machine, until) => {
+                    // Unless all is healed.
+                    if now != Duration::MAX {
+                        inner.bucket.weather[machine].cut = true;
+                        self.undo.push((until, Undo::Weather(machine)));
                     }
                 }
                 Undo::Weather(machine) => inner.bucket.weather[machine] = Weather::FAIR,

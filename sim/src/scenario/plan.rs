@@ -61,11 +61,14 @@ impl Plan {
                 },
             })
             .collect();
+        // A second is the default of volumes.
+        let lease_max = if random.random() { 1_500 } else { LEASE_MAX.as_millis() };
+        let lease_ms = random.random_range(1_000..lease_max);
         let upload_ms = random.random_range(1_000..5_000);
         let mut options = vec![
             "--store=s3://bucket/cluster".to_owned(),
             format!("--upload-interval={upload_ms}ms"),
-            format!("--lease={}ms", random.random_range(1_000..LEASE_MAX.as_millis())),
+            format!("--lease={lease_ms}ms"),
             "--metadata-poll=300ms".to_owned(),
             format!("--collect-delay={}s", random.random_range(5..20)),
             "--collect-interval=2s".to_owned(),
