@@ -41,7 +41,6 @@ pub const PLANTED: &[(&str, &str)] = &[
     ("stale-frame-accepted", "frames of earlier lives are taken for this one's (V3)"),
     ("early-proof", "frames claim that what lies before them is durable (V5)"),
     ("no-lease-wait", "a volume that its old host may write to is read at once (B1)"),
-    ("renew-while-challenged", "reads of the log renew the lease though a challenge stands (N4)"),
     ("early-pass-is-the-end", "what is read of a volume while its lease runs counts as all of it (B1)"),
     ("format-early", "a volume is formatted for its next owner while its old host may write to it (B1)"),
     ("stale-latest", "the latest offset is told without the right to (O4)"),

@@ -15,7 +15,7 @@
 //! - **N3** What a fenced incarnation owns stays its own until its recovery is complete (O2). The entry that completes it,
 //!   or that says that there is nothing to recover, also places what it owned (`place`).
 //! - **N4** *Challenges.* Who may be dead is challenged before it is fenced, where somebody may have to wait for its lease: from that
-//!   entry on no look at the log renews its right to acknowledge ([`lease`](super::lease)), until it answers. One that lives
+//!   entry on no look at the log renews its right to acknowledge (`lease`), until it answers. One that lives
 //!   answers long before its right is over, and loses nothing; of one that is dead the lease has begun to run out while
 //!   nobody was certain yet. A challenge that stands when the fence comes stands for good: it is from its entry on that the
 //!   lease counts then.
