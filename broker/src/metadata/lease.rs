@@ -5,8 +5,8 @@
 //! the replica ends, nothing renews any more: the right is revoked at once instead of being left to run out.
 //!
 //! A view that shows a *challenge* (N4 of [`members`](super::members)) renews nothing either, and is answered: from the entry of the
-//! answer on it is as before (not by who has given its right up, and is about to end). So whoever knows of a challenge that stood when the fence came knows that no read renewed
-//! anything that began later than he knew of the challenge: the lease counts from then.
+//! answer on it is as before (not by who has given its right up, and is about to end). So whoever knows of a challenge that stood when
+//! the fence came knows that no read renewed anything that began later than he knew of the challenge: the lease counts from then.
 
 use std::sync::Arc;
 use std::time::Duration;
