@@ -32,6 +32,7 @@ use wal::{Incarnation, Position};
 use super::Config;
 use crate::cluster::{Verdicts, Why};
 use crate::machine;
+use crate::metadata::challenges::Challenges;
 use crate::metadata::image::{Image, Life};
 
 /// What is to be begun.
@@ -68,8 +69,7 @@ pub struct Caretaker {
     read_ahead: BTreeSet<Incarnation>,
     /// C5: who was challenged from here, and was last seen to refuse then. Forgotten a pause later.
     refused: BTreeMap<Incarnation, Duration>,
-    /// The entries by which lives are challenged, as of the last look, and when this process first saw each.
-    challenges: BTreeMap<Incarnation, (u64, Duration)>,
+    challenges: Challenges<Duration>,
     due: Option<Duration>,
 }
 
@@ -171,7 +171,7 @@ impl Caretaker {
             fenced: BTreeMap::new(),
             read_ahead: BTreeSet::new(),
             refused: BTreeMap::new(),
-            challenges: BTreeMap::new(),
+            challenges: Challenges::default(),
             due: None,
         }
     }
@@ -180,7 +180,7 @@ impl Caretaker {
     pub fn look(&mut self, now: Duration, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
         let mut actions = Vec::new();
         self.due = None;
-        self.note_challenges(now, image);
+        self.challenges.look(now, image);
         if !image.is_live(self.own) {
             // F1. The process is about to end.
             return actions;
@@ -206,7 +206,7 @@ impl Caretaker {
         let mut was = std::mem::take(&mut self.fenced);
         for (of, life) in image.unrecovered() {
             // Only a challenge that stands ended the renewals before the fence.
-            let lease_from = self.challenges.get(&of).map_or(now, |(_, seen)| *seen);
+            let lease_from = self.challenges.since(of).unwrap_or(now);
             let begun = || Fenced { lease_from, trim: life.trim, moved: false, work: Work::new(now) };
             let mut fenced = was.remove(&of).unwrap_or_else(begun);
             let patience = self.config.recovery_patience;
@@ -238,15 +238,6 @@ impl Caretaker {
             self.fenced.insert(of, fenced);
         }
         actions
-    }
-
-    /// A challenge that comes after an answer is another one.
-    fn note_challenges(&mut self, now: Duration, image: &Image) {
-        let mut was = std::mem::take(&mut self.challenges);
-        for (of, entry) in image.lives().filter_map(|(of, life)| Some((of, life.challenged?))) {
-            let seen = was.remove(&of).filter(|(known, _)| *known == entry);
-            self.challenges.insert(of, seen.unwrap_or((entry, now)));
-        }
     }
 
     /// Who is to be challenged now (C5).

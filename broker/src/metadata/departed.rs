@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use wal::Incarnation;
 
 use super::ImageRef;
+use super::challenges::Challenges;
 use super::image::{BrokerInfo, Image, Life, lease_and_margin};
 use crate::machine;
 
@@ -30,8 +31,7 @@ pub(super) struct State {
     number: u64,
     /// And whether it has left already, but for closing: it is being emptied, and led nothing any more.
     serving: BTreeMap<Incarnation, bool>,
-    /// Of those that have not answered: the entry, and since when. No more than there are lives.
-    challenged: BTreeMap<Incarnation, (u64, Instant)>,
+    challenges: Challenges<Instant>,
     /// By id, since when. No more than there are ids, and forgotten when the time is over.
     gone: BTreeMap<u32, Instant>,
 }
@@ -72,7 +72,7 @@ impl State {
             listed_for,
             number: 0,
             serving: BTreeMap::new(),
-            challenged: BTreeMap::new(),
+            challenges: Challenges::default(),
             gone: BTreeMap::new(),
         }
     }
@@ -92,12 +92,7 @@ impl State {
             }
         }
         self.serving = serving;
-        let challenged = image.lives().filter_map(|(life, known)| Some((life, known.challenged?)));
-        let since = |(life, entry)| {
-            let known = self.challenged.get(&life).filter(|(known, _)| *known == entry);
-            (life, known.copied().unwrap_or((entry, now)))
-        };
-        self.challenged = challenged.map(since).collect();
+        self.challenges.look(now, image);
     }
 
     pub(super) fn listed<'a>(&self, now: Instant, image: &'a Image) -> Vec<(u32, &'a BrokerInfo)> {
@@ -116,7 +111,7 @@ impl State {
             let gone = *self.gone.get(&life.broker)?;
             let mut read = gone;
             if !is_read_at_once(image, life, known) {
-                let lease_from = self.challenged.get(&life).map_or(gone, |(_, since)| *since);
+                let lease_from = self.challenges.since(life).unwrap_or(gone);
                 read = read.max(lease_from + lease_and_margin(known.lease));
             }
             let until = (read + within).min(gone + self.listed_for);

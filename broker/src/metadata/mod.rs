@@ -20,10 +20,11 @@
 //! # Crash
 //! The next registration of the same broker fences this one and is told what to recover.
 //!
-//! Reading order: [`image`], [`command`], [`apply`], [`members`], `place`, [`moves`], `alter`, [`snapshot`], then this file, `lease`, [`streams`].
+//! Reading order: [`image`], [`command`], [`apply`], [`members`], `place`, [`moves`], `alter`, [`snapshot`], then this file, `lease`, [`challenges`], [`streams`].
 
 mod alter;
 pub mod apply;
+pub mod challenges;
 pub mod cluster_id;
 pub mod codec;
 mod collect;
