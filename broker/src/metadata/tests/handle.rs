@@ -44,6 +44,14 @@ async fn serving<S: ObjectStore>(store: &Arc<S>) -> Arc<Metadata> {
     metadata
 }
 
+/// One that serves, with its right to acknowledge.
+async fn leased<S: ObjectStore>(store: &Arc<S>) -> (Arc<Metadata>, Arc<AckRight>) {
+    let (metadata, right) = (serving(store).await, Arc::new(AckRight::leased()));
+    metadata.keep_lease(right.clone()).unwrap();
+    right.granted().await.unwrap();
+    (metadata, right)
+}
+
 fn spec(name: &str) -> TopicSpec {
     TopicSpec { name: name.into(), partitions: 1, configs: Vec::new(), leaders: Vec::new() }
 }
@@ -188,10 +196,7 @@ async fn the_right_is_renewed_by_polls_and_revoked_by_a_fence() {
 #[tokio::test(start_paused = true)]
 async fn a_challenge_is_answered() {
     let store = Arc::new(InMemory::new());
-    let (one, other) = (serving(&store).await, open(&store).await);
-    let right = Arc::new(AckRight::leased());
-    one.keep_lease(right.clone()).unwrap();
-    right.granted().await.unwrap();
+    let ((one, right), other) = (leased(&store).await, open(&store).await);
     registered_as(&other, 2).await;
     other.challenge(one.incarnation().unwrap()).await.unwrap();
     assert!(is_challenged(&other, &one));
@@ -212,10 +217,7 @@ async fn a_challenge_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn while_a_challenge_stands_nothing_is_renewed() {
     let store = Arc::new(FaultStore::in_memory(1));
-    let (one, other) = (serving(&store).await, open(&store).await);
-    let right = Arc::new(AckRight::leased());
-    one.keep_lease(right.clone()).unwrap();
-    right.granted().await.unwrap();
+    let ((one, right), other) = (leased(&store).await, open(&store).await);
     registered_as(&other, 2).await;
     other.challenge(one.incarnation().unwrap()).await.unwrap();
     store.add(Rule::new(Operation::Put, Fault::Refuse));
@@ -248,10 +250,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 #[tokio::test(start_paused = true)]
 async fn the_right_is_revoked_when_the_replica_ends() {
-    let metadata = serving(&Arc::new(InMemory::new())).await;
-    let right = Arc::new(AckRight::leased());
-    metadata.keep_lease(right.clone()).unwrap();
-    right.granted().await.unwrap();
+    let (metadata, right) = leased(&Arc::new(InMemory::new())).await;
     metadata.replica.close().await;
     until("the revocation", || right.revoked().is_some()).await;
     assert!(matches!(metadata.failed().await, Error::Failed(_)));
