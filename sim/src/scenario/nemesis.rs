@@ -251,12 +251,17 @@ impl Run {
         }
     }
 
+    /// Both ways, between a machine and all on which other brokers run, or may.
+    fn links_to_brokers(&self, machine: MachineId) -> Vec<(MachineId, MachineId)> {
+        let clients = self.plan.brokers;
+        let others = (0..=2 * clients).filter(|other| *other != machine && *other != clients);
+        others.flat_map(|other| [(machine, other), (other, machine)]).collect()
+    }
+
     /// A broker that reaches its clients and its log, and neither the store nor the other brokers.
     fn island(&mut self, machine: MachineId) {
         let until = self.now() + Duration::from_millis(self.random.random_range(1_000..9_000));
-        let clients = self.plan.brokers;
-        let others = (0..=2 * clients).filter(|other| *other != machine && *other != clients);
-        let links = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+        let links = self.links_to_brokers(machine);
         self.cut(links, until);
         self.world.lock().bucket.weather[machine].cut = true;
         self.undo.push((until, Undo::Weather(machine)));
@@ -268,9 +273,7 @@ impl Run {
     /// lose sight of the store altogether.
     fn firewall(&mut self, machine: MachineId) {
         let until = self.now() + Duration::from_millis(self.random.random_range(300..5_000));
-        let clients = self.plan.brokers;
-        let others = (0..=2 * clients).filter(|other| *other != machine && *other != clients);
-        let links: Vec<_> = others.flat_map(|other| [(machine, other), (other, machine)]).collect();
+        let links = self.links_to_brokers(machine);
         for (from, to) in &links {
             self.world.lock().set_refusing(*from, *to, true);
         }
