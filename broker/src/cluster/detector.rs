@@ -27,10 +27,10 @@
 //!   [`minority_patience`](Config::minority_patience) anybody may: perhaps most of them lost power at once, and nobody has
 //!   fenced this life meanwhile as a majority would have. See D9.
 //! - **D6** *Ailing.* A life that has been saying for longer than its lease that it cannot reach the store, and that has not reached it
-//!   for four times `silence` (it says so when its lease is over), is dead, for those who can reach it, while more than half of all lives are reached and well (or there are two). A life
-//!   that is ailing itself accuses nobody, and one that has not been well for twice that time accuses nobody of ailing: where the
-//!   store is slow for everybody, all ail by turns, and each in its good moment would fence the others. A short lease is no reason to
-//!   be hasty: it ends with one answer of the store that is late.
+//!   for four times `silence` (it says so when its lease is over), is dead, for those who can reach it, while more than half of
+//!   all lives are reached and well (or there are two). A life that is ailing itself accuses nobody, and one that has not been well
+//!   for twice that time accuses nobody of ailing: where the store is slow for everybody, all ail by turns, and each in its good
+//!   moment would fence the others. A short lease is no reason to be hasty: it ends with one answer of the store that is late.
 //! - **D7** *Own pauses.* Time in which this process did not run is no silence of others. After a gap between two ticks of
 //!   more than half of `silence` everybody gets a whole new `silence`, and refusals are counted anew; until then this life
 //!   calls itself blind.

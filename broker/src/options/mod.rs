@@ -119,10 +119,10 @@ impl Options {
                     .fault("wal", format!("{other:?} is neither object nor block:///PATH[?capacity=SIZE]")));
             }
         };
-        // Only there is a lease that others may have to wait out.
-        let shared = matches!((&store, &wal), (Location::Bucket { .. }, WalChoice::Block(_)));
-        // Who says how often the store is to be looked at need not know that the lease would be shorter than three looks.
-        let shared = shared && values.is_preset("metadata-poll");
+        // Only there is a lease that others may have to wait out. Who says how often the store is to be looked at need not know that
+        // the lease would be shorter than three looks.
+        let shared = matches!((&store, &wal), (Location::Bucket { .. }, WalChoice::Block(_)))
+            && values.is_preset("metadata-poll");
         let values = &values.with_presets(if shared { &table::SHARED_VOLUME } else { &[] });
         let mut bounds = Bounds::from_values(values)?;
         bounds.block_wal.reservation = values.parsed("wal-reservation", value::parse_reservation)?;
