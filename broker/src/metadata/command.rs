@@ -397,7 +397,7 @@ impl Command {
                 to.u8(if of_epoch { tag::HAND_OVER_OF_EPOCH } else { tag::HAND_OVER });
                 to.incarnation(*by);
                 to.count(moves.len());
-                moves.iter().for_each(|handed| write_handed(&mut to, handed));
+                moves.iter().for_each(|handed| write_handed(&mut to, handed, of_epoch));
             }
             Command::Reassign { by, moves } => {
                 to.u8(tag::REASSIGN);
@@ -508,10 +508,15 @@ impl Command {
                 by: from.incarnation()?,
                 moves: from.list(HANDED_BYTES_MIN, |from| read_handed(from, false))?,
             },
-            tag::HAND_OVER_OF_EPOCH => Command::HandOver {
-                by: from.incarnation()?,
-                moves: from.list(HANDED_BYTES_MIN + 5, |from| read_handed(from, true))?,
-            },
+            tag::HAND_OVER_OF_EPOCH => {
+                let by = from.incarnation()?;
+                let moves = from.list(HANDED_BYTES_MIN + 5, |from| read_handed(from, true))?;
+                // Nobody wrote it, and it would have two forms.
+                if moves.is_empty() {
+                    return Err(from.malformed("a hand-over of nothing under leader epochs"));
+                }
+                Command::HandOver { by, moves }
+            }
             tag::REASSIGN => Command::Reassign {
                 by: from.incarnation()?,
                 moves: from.list(21, |from| {
@@ -613,8 +618,9 @@ const HANDED_BYTES_MIN: usize = 40;
 const KEPT_BYTES: usize = 40;
 
 /// # Panics
-/// If there is a note and no leader epoch.
-fn write_handed(to: &mut Writer, handed: &Handed) {
+/// If the leader epoch is missing, or there and the command has no place for it; if there is a note and no leader epoch.
+fn write_handed(to: &mut Writer, handed: &Handed, of_epoch: bool) {
+    assert_eq!(handed.leader_epoch.is_some(), of_epoch, "one command names the leader epochs of all or of none");
     to.uuid(handed.topic);
     to.u32(handed.partition);
     to.u32(handed.to);
