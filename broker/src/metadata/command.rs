@@ -620,7 +620,11 @@ const KEPT_BYTES: usize = 40;
 /// # Panics
 /// If the leader epoch is missing, or there and the command has no place for it; if there is a note and no leader epoch.
 fn write_handed(to: &mut Writer, handed: &Handed, of_epoch: bool) {
-    assert_eq!(handed.leader_epoch.is_some(), of_epoch, "one command names the leader epochs of all or of none");
+    assert_eq!(
+        handed.leader_epoch.is_some(),
+        of_epoch,
+        "one command names the leader epochs of all or of none"
+    );
     to.uuid(handed.topic);
     to.u32(handed.partition);
     to.u32(handed.to);
