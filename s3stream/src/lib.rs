@@ -32,7 +32,7 @@
 //! # How to use it
 //!
 //! ```text
-//! recovery::recover(..)            for each fenced incarnation: its WAL becomes committed objects
+//! recovery::recover(left, ..)      for each fenced incarnation: its WAL becomes committed objects
 //! medium.open(..), Storage::start  the engine of this incarnation
 //! storage.open_stream(id, listener)
 //! storage.admit(bytes).await       back-pressure, before the order is fixed

@@ -51,22 +51,28 @@ use crate::upload::plan::{StreamRecords, plan};
 use crate::upload::put::put;
 use crate::{Config, Error, ObjectId, StreamId, StreamMetadata, StreamRecord};
 
-/// Recovers what the fenced incarnation `of` left in `medium` at and beyond `from`, its trim point by the metadata. By then
-/// `metadata` shows the fence, and `from` was read there (O1). `by` is the recoverer. On success the recovery is complete in the metadata: streams of `of` can be opened, and the
-/// medium can be opened for a new owner.
+/// What a fenced incarnation left, and what it is recovered with.
+#[derive(Clone)]
+pub struct Left<'a> {
+    pub config: &'a Config,
+    pub store: Arc<dyn ObjectStore>,
+    /// Shows the fence already (O1).
+    pub metadata: Arc<dyn StreamMetadata>,
+    /// The recoverer.
+    pub by: Incarnation,
+    pub of: Incarnation,
+    /// The trim point of `of`, read from `metadata` when that showed the fence (O1).
+    pub from: Position,
+}
+
+/// Recovers what was left in `medium` at and beyond the trim point. On success the recovery is complete in the metadata: the
+/// streams of the dead incarnation can be opened, and the medium can be opened for a new owner.
 ///
+/// # Errors
 /// [`Error::Unavailable`]: read the metadata again and call again. [`Error::Corrupt`]: needs an operator.
-pub async fn recover(
-    config: &Config,
-    store: Arc<dyn ObjectStore>,
-    metadata: Arc<dyn StreamMetadata>,
-    medium: &dyn Medium,
-    by: Incarnation,
-    of: Incarnation,
-    from: Position,
-) -> Result<Vacated, Error> {
-    let mut walk = Walk::new(config, store, metadata, by, of, from);
-    let mut backoff = Backoff::new(config);
+pub async fn recover(left: Left<'_>, medium: &dyn Medium) -> Result<Vacated, Error> {
+    let mut backoff = Backoff::new(left.config);
+    let mut walk = Walk::new(left);
     loop {
         match walk.run(medium).await {
             Err(wal::Error::Unavailable(reason)) => {
@@ -81,27 +87,18 @@ pub async fn recover(
     }
 }
 
-/// Recovers ahead of time what the fenced incarnation `of`, which may still write and acknowledge, has left so far in `medium` at and
-/// beyond `from` (R1 to R3); nothing if `medium` is not for that. Otherwise like [`recover`], which is still to be called when `of` can
-/// acknowledge no more.
+/// Recovers ahead of time what an incarnation that may still write and acknowledge has left so far (R1 to R3); nothing if `medium`
+/// is not for that. Otherwise like [`recover`], which is still to be called when it can acknowledge no more.
 ///
 /// Reads no more when it is `until`, and commits what it has read (R4).
 ///
 /// # Errors
 /// Why it has not come to an end. What was committed before stays, whatever it is.
-pub async fn recover_early(
-    config: &Config,
-    store: Arc<dyn ObjectStore>,
-    metadata: Arc<dyn StreamMetadata>,
-    medium: &dyn Medium,
-    by: Incarnation,
-    (of, from): (Incarnation, Position),
-    until: Instant,
-) -> Result<(), Error> {
+pub async fn recover_early(left: Left<'_>, medium: &dyn Medium, until: Instant) -> Result<(), Error> {
     if !medium.recovers_early() {
         return Ok(());
     }
-    Walk::new(config, store, metadata, by, of, from).run_early(medium, until).await
+    Walk::new(left).run_early(medium, until).await
 }
 
 /// A walk that ends when it is `until`, wherever it is (R4).
@@ -125,13 +122,8 @@ impl Recovery for Until {
 }
 
 struct Walk<'a> {
-    config: &'a Config,
-    store: Arc<dyn ObjectStore>,
-    metadata: Arc<dyn StreamMetadata>,
-    by: Incarnation,
-    of: Incarnation,
-    /// The trim point after the last commit.
-    from: Position,
+    /// From the trim point after the last commit.
+    left: Left<'a>,
     /// The last batch that was gathered, or where the walk begins.
     reached: Position,
     counter: AtomicU64,
@@ -158,25 +150,13 @@ impl Gathered {
 }
 
 impl<'a> Walk<'a> {
-    fn new(
-        config: &'a Config,
-        store: Arc<dyn ObjectStore>,
-        metadata: Arc<dyn StreamMetadata>,
-        by: Incarnation,
-        of: Incarnation,
-        from: Position,
-    ) -> Walk<'a> {
+    fn new(left: Left<'a>) -> Walk<'a> {
         // The upper half of the numbers belongs to recoveries, the engine of the same incarnation counts in the lower.
         // Another recovery of this incarnation takes other numbers; were it not so, a create would not overwrite anything.
         let counter = COUNTER_OF_RECOVERY | u64::from(rand::random::<u32>() >> 1) << 32;
         Walk {
-            config,
-            store,
-            metadata,
-            by,
-            of,
-            from,
-            reached: from,
+            reached: left.from,
+            left,
             counter: AtomicU64::new(counter),
             expected: HashMap::new(),
             gathered: Gathered::default(),
@@ -186,7 +166,7 @@ impl<'a> Walk<'a> {
     /// The outer error is the WAL's and may be worth another try, the inner one is final.
     async fn run(&mut self, medium: &dyn Medium) -> Result<Result<Vacated, Error>, wal::Error> {
         let planted = u64::from(host::planted("recover-behind-the-trim-point"));
-        let mut recovery = medium.recover(self.of, Position(self.from.0 + planted)).await?;
+        let mut recovery = medium.recover(self.left.of, Position(self.left.from.0 + planted)).await?;
         if let Err(error) = self.walk(recovery.as_mut()).await? {
             return Ok(Err(error));
         }
@@ -194,7 +174,9 @@ impl<'a> Walk<'a> {
     }
 
     async fn run_early(&mut self, medium: &dyn Medium, until: Instant) -> Result<(), Error> {
-        let Ok(recovery) = timeout_at(until, medium.recover(self.of, self.from)).await else { return Ok(()) };
+        let Ok(recovery) = timeout_at(until, medium.recover(self.left.of, self.left.from)).await else {
+            return Ok(());
+        };
         let walked = self.walk(&mut Until { recovery: recovery?, until }).await;
         if let Ok(Err(error)) = walked {
             return Err(error);
@@ -209,11 +191,11 @@ impl<'a> Walk<'a> {
 
     /// Gathers what there is, and commits as often as that is enough for a commit. The outer error is the WAL's.
     async fn walk(&mut self, recovery: &mut dyn Recovery) -> Result<Result<(), Error>, wal::Error> {
-        self.reached = self.from;
+        self.reached = self.left.from;
         while let Some(batch) = recovery.next().await? {
             if batch.position < self.reached {
                 let at = batch.position;
-                return Ok(Err(Error::Corrupt(format!("{:?}: recovery went back to {at:?}", self.of))));
+                return Ok(Err(Error::Corrupt(format!("{:?}: recovery went back to {at:?}", self.left.of))));
             }
             // Everything before this batch has been gathered: that is how far a commit may trim.
             if self.is_full()
@@ -230,8 +212,8 @@ impl<'a> Walk<'a> {
     }
 
     fn is_full(&self) -> bool {
-        self.gathered.bytes >= self.config.recovery_bytes
-            || self.gathered.parts >= self.config.commit_parts_max
+        self.gathered.bytes >= self.left.config.recovery_bytes
+            || self.gathered.parts >= self.left.config.commit_parts_max
     }
 
     async fn gather(&mut self, batch: Recovered) -> Result<(), Error> {
@@ -279,7 +261,7 @@ impl<'a> Walk<'a> {
     /// The record's meta if it is to be kept, `None` if its stream has it already or is gone.
     fn next_of_stream(&mut self, position: Position, record: &Record) -> Result<Option<RecordMeta>, Error> {
         let corrupt = |detail: String| {
-            Err(Error::Corrupt(format!("write-ahead log of {:?} at {}: {detail}", self.of, position.0)))
+            Err(Error::Corrupt(format!("write-ahead log of {:?} at {}: {detail}", self.left.of, position.0)))
         };
         let Some(meta) = RecordMeta::decode(&record.meta).filter(|_| record.kind == KIND_DATA) else {
             return corrupt(format!("a record of kind {} that this build does not know", record.kind));
@@ -287,15 +269,15 @@ impl<'a> Walk<'a> {
         let expected = self.expected.entry(meta.stream).or_insert_with(|| {
             // The view holds the fence, so nothing of `of` itself comes behind it; what another recoverer commits
             // meanwhile makes ours a conflict.
-            let view = self.metadata.stream(meta.stream)?;
-            if view.owner == Some(self.of) {
+            let view = self.left.metadata.stream(meta.stream)?;
+            if view.owner == Some(self.left.of) {
                 return Some(view.committed_end);
             }
             // It was handed over, with all that it held: to insist on more would never be accepted, and hold up everything else.
             if meta.end > view.committed_end {
                 tracing::error!(
                     stream = meta.stream.0,
-                    of = ?self.of,
+                    of = ?self.left.of,
                     owner = ?view.owner,
                     base = meta.base,
                     committed_end = view.committed_end,
@@ -317,11 +299,11 @@ impl<'a> Walk<'a> {
     }
 
     fn adopt(&mut self, position: Position, origin: &Origin, parts: Vec<StreamPart>) -> Result<(), Error> {
-        let id = ObjectId::Slot { owner: self.of, slot: position.0 };
+        let id = ObjectId::Slot { owner: self.left.of, slot: position.0 };
         if object_key(id) != origin.key {
             return Err(Error::Corrupt(format!(
                 "slot {} of {:?} lies at {}",
-                position.0, self.of, origin.key
+                position.0, self.left.of, origin.key
             )));
         }
         self.gathered.parts += parts.len();
@@ -333,21 +315,21 @@ impl<'a> Walk<'a> {
         let gathered = std::mem::take(&mut self.gathered);
         let mut objects = gathered.slots;
         let contents: Vec<StreamRecords> = gathered.contents.into_values().collect();
-        let (by, counter) = (self.by, &self.counter);
+        let (by, counter) = (self.left.by, &self.counter);
         let next_id = || ObjectId::Data { owner: by, counter: counter.fetch_add(1, Ordering::Relaxed) };
-        let puts = plan(contents, self.config)
+        let puts = plan(contents, self.left.config)
             .into_iter()
-            .map(|contents| put(self.config, self.store.as_ref(), &next_id, contents));
+            .map(|contents| put(self.left.config, self.left.store.as_ref(), &next_id, contents));
         let written: Vec<NewObject> =
-            futures::stream::iter(puts).buffered(self.config.puts_in_flight_max).collect().await;
+            futures::stream::iter(puts).buffered(self.left.config.puts_in_flight_max).collect().await;
         objects.extend(written);
-        let mut entries = split(objects, self.config.commit_parts_max);
+        let mut entries = split(objects, self.left.config.commit_parts_max);
         let final_entry = entries.pop().unwrap_or_default();
         for objects in entries {
-            self.commit_entry(objects, self.from, false).await?;
+            self.commit_entry(objects, self.left.from, false).await?;
         }
         self.commit_entry(final_entry, wal_trim, last).await?;
-        self.from = wal_trim;
+        self.left.from = wal_trim;
         Ok(())
     }
 
@@ -357,11 +339,14 @@ impl<'a> Walk<'a> {
         wal_trim: Position,
         last: bool,
     ) -> Result<(), Error> {
-        let commit = Commit { owner: self.of, objects, wal_trim };
-        let mut backoff = Backoff::new(self.config);
+        let commit = Commit { owner: self.left.of, objects, wal_trim };
+        let mut backoff = Backoff::new(self.left.config);
         loop {
-            let attempt =
-                self.metadata.commit_recovered(self.by, self.of, self.from, commit.clone(), last).await;
+            let attempt = self
+                .left
+                .metadata
+                .commit_recovered(self.left.by, self.left.of, self.left.from, commit.clone(), last)
+                .await;
             match attempt {
                 Ok(()) => return Ok(()),
                 Err(metadata::Error::Fenced(reason)) => return Err(Error::Fenced(reason)),
@@ -394,9 +379,9 @@ impl<'a> Walk<'a> {
     /// recoverer has done it. That the objects are named says nothing of the recovery: slots bear the same names for every
     /// recoverer, and one that died may have adopted them and not come to the end.
     fn is_done(&self, commit: &Commit, last: bool) -> bool {
-        match self.metadata.recovered_to(self.of) {
+        match self.left.metadata.recovered_to(self.left.of) {
             None => true,
-            Some(trim) => !last && trim == commit.wal_trim && is_applied(self.metadata.as_ref(), commit),
+            Some(trim) => !last && trim == commit.wal_trim && is_applied(self.left.metadata.as_ref(), commit),
         }
     }
 }

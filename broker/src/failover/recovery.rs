@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use s3stream::StreamMetadata;
+use s3stream::recovery::{self, Left};
 use tokio::time::Instant;
 use wal::uri::Target;
 use wal::{Incarnation, Medium, Position, Uri, Vacated};
@@ -132,6 +132,11 @@ impl Recoverer {
         self.recover_leased(of, known, &*medium).await
     }
 
+    fn left(&self, of: Incarnation, from: Position) -> Left<'_> {
+        let store = self.media.stores.data(Purpose::Recovery);
+        Left { config: &self.engine, store, metadata: self.metadata.clone(), by: self.by, of, from }
+    }
+
     /// Resolves when nothing of the life `of` is left to recover.
     async fn recovered_elsewhere(&self, of: Incarnation) {
         let mut changed = self.metadata.changed();
@@ -172,13 +177,8 @@ impl Recoverer {
 
     /// F6. Whatever becomes of it, the recovery that counts comes behind it.
     async fn recover_early(&self, of: Incarnation, from: Position, until: Instant, medium: &dyn Medium) {
-        let streams = self.metadata.clone() as Arc<dyn StreamMetadata>;
-        let store = self.media.stores.data(Purpose::Recovery);
-        let left = (of, from);
-        let early =
-            s3stream::recovery::recover_early(&self.engine, store, streams, medium, self.by, left, until);
         let ended = tokio::select! {
-            ended = early => ended,
+            ended = recovery::recover_early(self.left(of, from), medium, until) => ended,
             () = self.recovered_elsewhere(of) => return,
         };
         let to = self.metadata.image().life(of).map(|life| life.trim.0);
@@ -219,10 +219,8 @@ impl Recoverer {
                 from = life.trim.0,
                 "recovering what it left in {uri}"
             );
-            let streams = self.metadata.clone() as Arc<dyn StreamMetadata>;
-            let store = self.media.stores.data(Purpose::Recovery);
-            let (by, from) = (self.by, life.trim);
-            match s3stream::recovery::recover(&self.engine, store, streams, medium, by, of, from).await {
+            let from = life.trim;
+            match recovery::recover(self.left(of, from), medium).await {
                 Ok(vacated) => return Ok(Recovered::Here { vacated, took: began.elapsed() }),
                 Err(s3stream::Error::Unavailable(reason)) => {
                     starts = if starts.0 == from { (from, starts.1 + 1) } else { (from, 1) };

@@ -190,10 +190,10 @@ struct Lost {
 impl Lost {
     async fn recover(self, cluster: &Cluster) {
         let Lost { of, disk, metadata } = self;
-        let (config, trim) = (s3stream::Config::default(), metadata.image().life(of).unwrap().trim);
-        let own = metadata.incarnation().unwrap();
-        let recovered = s3stream::recovery::recover(&config, disk.store, metadata, &disk.wal, own, of, trim);
-        within(recovered).await.unwrap();
+        let (config, from) = (s3stream::Config::default(), metadata.image().life(of).unwrap().trim);
+        let by = metadata.incarnation().unwrap();
+        let left = s3stream::recovery::Left { config: &config, store: disk.store, metadata, by, of, from };
+        within(s3stream::recovery::recover(left, &disk.wal)).await.unwrap();
         cluster.refresh().await;
     }
 }

@@ -127,17 +127,15 @@ impl TestBroker {
         let storage_config = s3stream::Config::default();
         let mut vacated = Vacated::new_medium();
         for previous in registered.previous.into_iter().filter(|of| of.incarnation.broker == disk.node) {
-            vacated = s3stream::recovery::recover(
-                &storage_config,
-                store.clone(),
-                streams.clone(),
-                &disk.wal,
+            let left = s3stream::recovery::Left {
+                config: &storage_config,
+                store: store.clone(),
+                metadata: streams.clone(),
                 by,
-                previous.incarnation,
-                previous.trim,
-            )
-            .await
-            .expect("recover");
+                of: previous.incarnation,
+                from: previous.trim,
+            };
+            vacated = s3stream::recovery::recover(left, &disk.wal).await.expect("recover");
         }
         let right = Arc::new(AckRight::unlimited());
         let wal = disk.wal.open(by, vacated, right.clone()).await.expect("open the WAL");

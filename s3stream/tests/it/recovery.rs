@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::ObjectStore;
-use s3stream::metadata::memory::{Fault, MemoryMetadata};
+use s3stream::metadata::memory::Fault;
 use s3stream::object::ObjectSlotCodec;
 use s3stream::record::{KIND_DATA, RecordMeta};
-use s3stream::recovery::{recover, recover_early};
+use s3stream::recovery::{Left, recover, recover_early};
 use s3stream::{Config, Error, StreamId, StreamMetadata};
 use tokio::time::Instant;
 use wal::memory::{MemoryMedium, Options};
@@ -59,9 +59,7 @@ impl Dead {
     async fn recover(&self, by: Incarnation) -> Result<Vacated, Error> {
         self.world.metadata.fence(self.of);
         let from = self.world.metadata.wal_trim(self.of);
-        let world = &self.world;
-        let metadata: Arc<MemoryMetadata> = world.metadata.clone();
-        recover(&world.config, world.store.clone(), metadata, world.medium.as_ref(), by, self.of, from).await
+        recover(self.world.left(by, self.of, from), self.world.medium.as_ref()).await
     }
 
     fn ends(&self) -> Vec<u64> {
@@ -249,7 +247,10 @@ async fn what_another_recoverer_adopted_does_not_make_a_recovery_complete() {
     let recover_by = |by, commit_parts_max| {
         let (metadata, store, medium) = (world.metadata.clone(), world.store.clone(), world.medium.clone());
         let config = Config { commit_parts_max, ..world.config.clone() };
-        async move { recover(&config, store, metadata, medium.as_ref(), by, of, Position(0)).await }
+        async move {
+            let left = Left { config: &config, store, metadata, by, of, from: Position(0) };
+            recover(left, medium.as_ref()).await
+        }
     };
     // It has walked to the end, and its only commit is late.
     world.metadata.inject(Fault::Delay(Duration::from_secs(600)));
@@ -335,10 +336,8 @@ impl Zombie {
     async fn early_until(&self, by: Incarnation, medium: &dyn Medium, until: Instant) -> Result<(), Error> {
         let world = &self.dead.world;
         world.metadata.fence(self.dead.of);
-        let metadata: Arc<MemoryMetadata> = world.metadata.clone();
         let from = world.metadata.wal_trim(self.dead.of);
-        let store = world.store.clone();
-        recover_early(&world.config, store, metadata, medium, by, (self.dead.of, from), until).await
+        recover_early(world.left(by, self.dead.of, from), medium, until).await
     }
 
     fn committed(&self) -> u64 {
@@ -571,9 +570,7 @@ async fn a_medium_that_recovery_seals_is_not_recovered_early() {
     let world = &dead.world;
     let by = world.metadata.register(2);
     world.metadata.fence(dead.of);
-    let metadata: Arc<MemoryMetadata> = world.metadata.clone();
-    let (medium, store) = (world.medium.as_ref(), world.store.clone());
-    let (left, until) = ((dead.of, Position(0)), Instant::now() + Duration::from_secs(3600));
-    recover_early(&world.config, store, metadata, medium, by, left, until).await.expect("nothing");
+    let (left, until) = (world.left(by, dead.of, Position(0)), Instant::now() + Duration::from_secs(3600));
+    recover_early(left, world.medium.as_ref(), until).await.expect("nothing");
     assert_eq!((dead.ends(), world.metadata.commits()), (vec![0], 0));
 }

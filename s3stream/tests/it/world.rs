@@ -7,10 +7,10 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use s3stream::metadata::memory::MemoryMetadata;
-use s3stream::recovery::recover;
+use s3stream::recovery::{Left, recover};
 use s3stream::{Config, Error, Storage, Stores, Stream, StreamId, StreamRecord, compaction};
 use wal::memory::{MemoryMedium, Options};
-use wal::{AckRight, Incarnation, Medium, Vacated};
+use wal::{AckRight, Incarnation, Medium, Position, Vacated};
 
 /// Small sizes, so that few bytes reach every limit.
 pub fn small() -> Config {
@@ -106,20 +106,17 @@ impl World {
         Ok(Broker { owner, storage, streams })
     }
 
+    /// What `of` left from its trim point `from` on, to be recovered by `by`.
+    pub fn left(&self, by: Incarnation, of: Incarnation, from: Position) -> Left<'_> {
+        let (store, metadata) = (self.store.clone(), self.metadata.clone());
+        Left { config: &self.config, store, metadata, by, of, from }
+    }
+
     /// Recovers every incarnation that needs it.
     pub async fn recover(&self, by: Incarnation) -> Result<Vacated, Error> {
         let mut vacated = None;
         for (of, from) in self.metadata.unrecovered() {
-            let recovered = recover(
-                &self.config,
-                self.store.clone(),
-                self.metadata.clone(),
-                self.medium.as_ref(),
-                by,
-                of,
-                from,
-            );
-            vacated = Some(recovered.await?);
+            vacated = Some(recover(self.left(by, of, from), self.medium.as_ref()).await?);
         }
         Ok(vacated.unwrap_or_else(Vacated::nothing_left))
     }

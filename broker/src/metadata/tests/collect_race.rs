@@ -101,15 +101,15 @@ impl World {
         let mut vacated = Vacated::new_medium();
         for previous in registered.previous {
             let (of, from) = (previous.incarnation, previous.trim);
-            let recovered = s3stream::recovery::recover(
-                &engine,
-                store.clone(),
-                streams.clone(),
-                &self.medium,
+            let left = s3stream::recovery::Left {
+                config: &engine,
+                store: store.clone(),
+                metadata: streams.clone(),
                 by,
                 of,
                 from,
-            );
+            };
+            let recovered = s3stream::recovery::recover(left, &self.medium);
             vacated = recovered.await.expect("what was left can be recovered");
         }
         let right = Arc::new(AckRight::unlimited());
