@@ -4,9 +4,10 @@
 //! more than `SNAPPY_EXPANSION_MAX` times, and one that claims to, or to go beyond the caller's limit, is refused before
 //! anything is allocated.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Chain, Read};
 
 use bytes::Buf;
+use lz4_flex::frame::FrameDecoder;
 
 use super::batch::Codec;
 
@@ -38,10 +39,46 @@ pub fn decompressed<T>(
         Codec::Lz4 if payload.len() >= LZ4_MAGIC.len() && !payload.starts_with(LZ4_MAGIC) => {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no LZ4 frame"));
         }
-        Codec::Lz4 => with(&mut BufReader::new(lz4_flex::frame::FrameDecoder::new(payload))),
+        Codec::Lz4 => with(&mut BufReader::new(Lz4::new(payload))),
         Codec::Zstd => with(&mut BufReader::new(zstd::stream::read::Decoder::with_buffer(payload)?)),
         Codec::Snappy => with(&mut BufReader::new(Snappy::new(payload, limit_bytes)?)),
     })
+}
+
+/// One LZ4 frame, whole, and nothing behind it.
+///
+/// The decoder takes a frame that was cut between blocks for a whole one, and what it reports as the end may be an empty block,
+/// or the end of one frame of several: who asks again gets more.
+struct Lz4<'a> {
+    decoder: FrameDecoder<Chain<&'a [u8], &'a [u8]>>,
+    ended: bool,
+}
+
+/// Put behind the payload: the decoder needs it for the end of a frame that has none of its own.
+const LZ4_END_MARK: &[u8] = &[0; 4];
+
+impl<'a> Lz4<'a> {
+    fn new(payload: &'a [u8]) -> Lz4<'a> {
+        Lz4 { decoder: FrameDecoder::new(Read::chain(payload, LZ4_END_MARK)), ended: false }
+    }
+}
+
+impl Read for Lz4<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.ended || into.is_empty() {
+            return Ok(0);
+        }
+        let count = self.decoder.read(into)?;
+        if count == 0 {
+            let invalid = |detail| io::Error::new(io::ErrorKind::InvalidData, detail);
+            match self.decoder.get_ref().get_ref() {
+                ([], rest) if rest.len() == LZ4_END_MARK.len() => self.ended = true,
+                ([], _) => return Err(invalid("an LZ4 frame is cut short")),
+                _ => return Err(invalid("an LZ4 frame has an empty block, or bytes behind it")),
+            }
+        }
+        Ok(count)
+    }
 }
 
 /// Raw snappy or the xerial framing.
@@ -160,6 +197,23 @@ mod tests {
     fn an_lz4_frame_of_the_oldest_format_is_refused_before_allocation() {
         let refused = whole(Codec::Lz4, b"\x02\x21\x4c\x18\x01\0\0\0\0").unwrap_err().to_string();
         assert!(refused.contains("no LZ4 frame"), "{refused}");
+    }
+
+    #[test]
+    fn of_lz4_one_whole_frame_is_taken_and_nothing_behind_it() {
+        let text = b"lz4 lz4 lz4".repeat(20_000);
+        let frame = testing::compress(Codec::Lz4, &text);
+        assert_eq!(whole(Codec::Lz4, &frame).unwrap(), text);
+        let refused = |payload: &[u8]| whole(Codec::Lz4, payload).unwrap_err().to_string();
+        let without_end = &frame[..frame.len() - LZ4_END_MARK.len()];
+        assert!(refused(without_end).contains("cut short"));
+        let empty_block = [without_end, &[1, 0, 0, 0, 0], LZ4_END_MARK].concat();
+        for longer in [[&frame[..], &[0]].concat(), frame.repeat(2), empty_block] {
+            assert!(refused(&longer).contains("bytes behind it"));
+        }
+        for cut in 0..frame.len() {
+            assert!(whole(Codec::Lz4, &frame[..cut]).is_err(), "{cut} of {} bytes", frame.len());
+        }
     }
 
     proptest! {
