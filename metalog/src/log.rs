@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::entry::{ENTRY_BYTES_LIMIT, Entry, HEADER_BYTES, Header, Nonce};
-use crate::{Config, Error};
+use crate::{Clock, Config, Error};
 
 /// How often an object that does not decode is read again before it counts as damaged: a transfer may have been cut.
 const REREADS: u32 = 4;
@@ -96,7 +96,14 @@ pub(crate) struct Listed {
 impl Log {
     /// Creates `entry`'s number, or learns who owns it. Errors are [`Error::Unknown`] and [`Error::Corrupt`]; after
     /// either the create may still take effect.
-    pub async fn create(&self, entry: &Entry) -> Result<Created, Error> {
+    ///
+    /// Each time that nobody was found to own it, `free` is told when that read began, by `clock`.
+    pub async fn create(
+        &self,
+        entry: &Entry,
+        clock: &dyn Clock,
+        mut free: impl FnMut(Duration) + Send,
+    ) -> Result<Created, Error> {
         let path = entry_path(entry.number);
         let payload = PutPayload::from(entry.encode());
         let mut pauses = self.pauses();
@@ -107,13 +114,17 @@ impl Log {
                 Err(refusal) => refusal,
             };
             debug!(%path, %refusal, "a create did not plainly succeed; reading it back");
+            let began = clock.boottime();
             match self.read_until(entry.number, &mut pauses).await {
                 Ok(Some(found)) if found.nonce != entry.nonce => return Ok(Created::Lost(found)),
                 Ok(Some(found)) if found == *entry => return Ok(Created::Won),
                 Ok(Some(_)) => {
                     return Err(corrupt(&path, "another entry carries the nonce of this replica's own"));
                 }
-                Ok(None) => missed += 1,
+                Ok(None) => {
+                    missed += 1;
+                    free(began);
+                }
                 Err(Error::Unavailable(detail)) => return Err(Error::Unknown(detail)),
                 Err(error) => return Err(error),
             }

@@ -372,8 +372,9 @@ impl<M: Machine> Actor<M> {
             commands: batch.iter().map(|proposal| proposal.command.clone()).collect(),
         };
         self.tell_early(&entry, &mut batch);
-        let began = self.clock.boottime();
-        match self.log.create(&entry).await {
+        let (log, clock) = (self.log.clone(), self.clock.clone());
+        let began = clock.boottime();
+        match log.create(&entry, &*clock, |began| self.found_tail(began)).await {
             Ok(Created::Won) => {
                 self.losses = 0;
                 self.won(entry, batch, began).await
@@ -398,6 +399,13 @@ impl<M: Machine> Actor<M> {
                 fail(batch, &unknown(&error));
                 end_if_corrupt(Err(error))
             }
+        }
+    }
+
+    /// A create that has not succeeded yet found its number free: what a poll would have found.
+    fn found_tail(&mut self, began: Duration) {
+        if self.is_believed() {
+            self.renew(began);
         }
     }
 
@@ -482,11 +490,12 @@ impl<M: Machine> Actor<M> {
 
     /// A read that began at `began` found `state` to be the tail.
     fn renew(&mut self, began: Duration) {
+        // A create began before the reads that found its number free.
         self.fresh = self.fresh.max(began);
         // From when it began: what took long has renewed little.
-        let age = self.clock.boottime().saturating_sub(began);
+        let age = self.clock.boottime().saturating_sub(self.fresh);
         self.poll_due = Instant::now() + self.log.config.poll_interval.saturating_sub(age);
-        self.polled.send_replace(Polled { began, number: self.state.number });
+        self.polled.send_replace(Polled { began: self.fresh, number: self.state.number });
     }
 
     fn is_too_old(&self) -> bool {

@@ -303,6 +303,37 @@ async fn a_commit_that_took_long_is_followed_by_a_poll_at_once() {
     replica.close().await;
 }
 
+/// Its reads find the number free, and nothing else is read meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_create_that_the_store_refuses_is_a_look_at_the_tail_each_time() {
+    let faulty = Arc::new(FaultStore::in_memory(5));
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let config = Config { retry_pause_max: Duration::from_millis(100), ..Config::default() };
+    let (lease, verify_interval, clock) = (config.poll_interval, config.verify_interval, TestClock::new());
+    let opening = Replica::open_with_clock(store, config, clock.clone(), Journal::default());
+    let replica: Replica<Journal> = opening.await.unwrap();
+    faulty.add(Rule::new(Operation::Put, Fault::Refuse).under("meta/log"));
+    let proposed = tokio::spawn({
+        let replica = replica.clone();
+        async move { replica.propose(command(0, 0)).await }
+    });
+    let mut polls = replica.polls();
+    for _ in 0..20 {
+        let from = clock.boottime();
+        let polled = tokio::time::timeout(lease, polls.wait_for(|polled| polled.began > from)).await;
+        polled.expect("a lease can be kept").expect("the replica lives");
+        tokio::time::sleep(lease / 4).await;
+    }
+    // From where the view's own last entry has to be looked at again, since it may have been deleted (L5), they prove nothing.
+    clock.add(verify_interval);
+    let from = clock.boottime();
+    let polled = tokio::time::timeout(lease * 5, polls.wait_for(|polled| polled.began >= from)).await;
+    assert!(polled.is_err(), "{polled:?}");
+    faulty.heal();
+    assert_eq!(proposed.await.unwrap().expect("committed").number, 1);
+    replica.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_log_is_read_many_entries_at_a_time() {
     let store: Arc<dyn ObjectStore> = late();
