@@ -152,7 +152,7 @@ In words:
 | `acks` of any other value | INVALID_REQUIRED_ACKS (21) |
 | replication factor of a new topic | accepted whatever it is from 1 on, and told back; -1 gives `default.replication.factor`, 1. The store keeps the copies; Metadata names one replica |
 | `min.insync.replicas` | kept, without effect |
-| `compression.type` of a topic | `producer` keeps batches byte for byte as they were sent; any other value makes the broker compress them anew. none, gzip, snappy, lz4 and zstd are understood; `compression.lz4.level` has no effect |
+| `compression.type` of a topic | `producer` keeps batches byte for byte as they were sent; any other value makes the broker compress them anew. none, gzip, snappy, lz4 and zstd are understood; `compression.lz4.level` has no effect. An LZ4 batch must be one whole frame: Kafka overlooks bytes behind it, here it is CORRUPT_MESSAGE (2) |
 | writing to `__consumer_offsets` | INVALID_TOPIC_EXCEPTION (17), as in Kafka |
 | a config that does nothing here | accepted, kept and shown; [config-kafka.md](config-kafka.md) says which |
 | a config that Kafka does not know | INVALID_CONFIG (40) |
