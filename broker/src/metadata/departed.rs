@@ -16,9 +16,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use wal::Incarnation;
 
-use super::ImageRef;
 use super::challenges::Challenges;
 use super::image::{BrokerInfo, Image, Life, lease_and_margin};
+use super::{ImageRef, Metadata};
 use crate::machine;
 
 /// Who served as of some image, and who does not any more. Looks only ever at newer images.
@@ -63,6 +63,19 @@ impl Departed {
     /// By id.
     pub fn listed<'a>(&self, now: Instant, image: &'a Image) -> Vec<(u32, &'a BrokerInfo)> {
         self.0.lock().listed(now, image)
+    }
+}
+
+impl Metadata {
+    /// Looks who has died since it was called last.
+    pub fn note_departures(&self, image: &ImageRef) {
+        self.departed.look(Instant::now(), image);
+    }
+
+    /// Where brokers were that died a moment ago, by id: clients are still told.
+    pub fn departed<'a>(&self, image: &'a ImageRef) -> Vec<(u32, &'a BrokerInfo)> {
+        self.note_departures(image);
+        self.departed.listed(Instant::now(), image)
     }
 }
 

@@ -23,6 +23,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use uuid::Uuid;
 use wal::Incarnation;
 
 use super::image::Image;
+use super::{ImageRef, Metadata};
 
 /// Who will lead what, and until when that is said.
 #[derive(Debug, Default)]
@@ -62,5 +64,14 @@ impl Foretold {
             *last = Arc::new(Heirs { number, lives, brokers: image.heirs(&fenced) });
         }
         last.clone()
+    }
+}
+
+impl Metadata {
+    /// Who will lead what those left that died less than `within` ago and are not recovered yet ([`heirs`](self)).
+    pub fn heirs(&self, image: &ImageRef, within: Duration) -> Arc<Heirs> {
+        self.note_departures(image);
+        let lives = self.departed.unrecovered(Instant::now(), image, within);
+        self.foretold.of(image.number(), image, lives)
     }
 }

@@ -20,7 +20,8 @@
 //! # Crash
 //! The next registration of the same broker fences this one and is told what to recover.
 //!
-//! Reading order: [`image`], [`command`], [`apply`], [`members`], `place`, [`moves`], `alter`, [`snapshot`], then this file, `lease`, [`challenges`], [`streams`].
+//! Reading order: [`image`], [`command`], [`apply`], [`members`], `place`, [`moves`], `alter`, [`snapshot`], then this file, `topics`,
+//! `handing`, `lease`, [`challenges`], [`streams`].
 
 mod alter;
 pub mod apply;
@@ -30,6 +31,8 @@ pub mod codec;
 mod collect;
 pub mod command;
 mod departed;
+mod error;
+mod handing;
 pub mod heirs;
 pub mod image;
 mod lease;
@@ -45,9 +48,10 @@ pub mod snapshot;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+mod topics;
 pub mod volumes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -55,7 +59,7 @@ use std::time::Duration;
 use metalog::{Applying, Machine, Replica, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -63,18 +67,19 @@ use wal::{AckRight, Incarnation};
 
 pub use alter::{GrowRejection, check_growth};
 pub use apply::{Registered, TopicRejection, Unrecovered};
+pub use error::Error;
+pub use handing::{Early, HandingTo, MOVES_PER_COMMAND_MAX};
 pub use image::{Image, Topic};
 pub use moves::MoveRejection;
 pub use note_hash::NoteHash;
 pub use rider::Riding;
+pub use topics::{CreatePartitionsError, CreateTopicError, TopicSpec};
 
 use apply::{At, Outcome, PRODUCER_IDS_PER_COMMAND_MAX, Rejection};
-use command::{
-    Claiming, Command, FORMAT_VERSION, GrownTopic, Handed, Kept, NewTopic, Reassigned, Registration,
-};
+use command::{Claiming, Command, FORMAT_VERSION, Registration};
 use departed::Departed;
-use heirs::{Foretold, Heirs};
-use image::{BrokerInfo, Config, Listener};
+use heirs::Foretold;
+use image::{Config, Listener};
 use lease::{Lease, standing};
 
 use crate::clocks::{Clocks, Skews};
@@ -141,75 +146,6 @@ impl Options {
     }
 }
 
-/// By what the caller does about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Stop for good: another incarnation took over.
-    #[error("fenced: {0}")]
-    Fenced(String),
-    /// Read the image again and start over.
-    #[error("conflict: {0}")]
-    Conflict(String),
-    /// Not acceptable, now or later.
-    #[error("{0}")]
-    Refused(String),
-    /// Nothing was changed; trying again later makes sense.
-    #[error("metadata unavailable: {0}")]
-    Unavailable(String),
-    /// It may have been changed, or may be yet.
-    #[error("outcome unknown: {0}")]
-    Unknown(String),
-    /// The log cannot be followed any further, or was closed: stop.
-    #[error("metadata failed: {0}")]
-    Failed(String),
-}
-
-impl From<metalog::Error> for Error {
-    fn from(error: metalog::Error) -> Self {
-        let reason = error.to_string();
-        match error {
-            metalog::Error::Unavailable(_) => Error::Unavailable(reason),
-            metalog::Error::Unknown(_) => Error::Unknown(reason),
-            metalog::Error::TooLarge { .. } | metalog::Error::Invalid(_) => Error::Refused(reason),
-            metalog::Error::Corrupt { .. } | metalog::Error::Closed | metalog::Error::Failed(_) => {
-                Error::Failed(reason)
-            }
-        }
-    }
-}
-
-impl From<Rejection> for Error {
-    fn from(rejection: Rejection) -> Self {
-        let reason = rejection.to_string();
-        match rejection {
-            Rejection::Fenced(_) => Error::Fenced(reason),
-            Rejection::Conflict(_) => Error::Conflict(reason),
-            Rejection::Invalid(_) | Rejection::NotFormatted | Rejection::AlreadyFormatted(_) => {
-                Error::Refused(reason)
-            }
-            Rejection::Halted(_) => Error::Failed(reason),
-        }
-    }
-}
-
-/// Why one topic was not created.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CreateTopicError {
-    #[error(transparent)]
-    Rejected(#[from] TopicRejection),
-    #[error(transparent)]
-    Metadata(#[from] Error),
-}
-
-/// Why one topic got no more partitions.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CreatePartitionsError {
-    #[error(transparent)]
-    Rejected(#[from] GrowRejection),
-    #[error(transparent)]
-    Metadata(#[from] Error),
-}
-
 /// What a broker says of itself when it starts.
 #[derive(Clone, Debug)]
 pub struct Registering<'a> {
@@ -223,17 +159,6 @@ pub struct Registering<'a> {
     pub replaces: Option<u64>,
     /// Of a volume that other hosts may reach.
     pub claim: Option<Claiming>,
-}
-
-/// A topic to be created. Its configs are validated already
-/// ([`validate_topic`](crate::config::validate_topic)); by name, ascending.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicSpec {
-    pub name: Arc<str>,
-    pub partitions: u32,
-    pub configs: Vec<Config>,
-    /// The leader of each partition; empty: where there is least.
-    pub leaders: Vec<u32>,
 }
 
 /// The state as of one entry of the log.
@@ -328,24 +253,6 @@ impl Metadata {
         }
     }
 
-    /// Looks who has died since it was called last.
-    pub fn note_departures(&self, image: &ImageRef) {
-        self.departed.look(Instant::now(), image);
-    }
-
-    /// Where brokers were that died a moment ago, by id: clients are still told.
-    pub fn departed<'a>(&self, image: &'a ImageRef) -> Vec<(u32, &'a BrokerInfo)> {
-        self.note_departures(image);
-        self.departed.listed(Instant::now(), image)
-    }
-
-    /// Who will lead what those left that died less than `within` ago and are not recovered yet ([`heirs`]).
-    pub fn heirs(&self, image: &ImageRef, within: Duration) -> Arc<Heirs> {
-        self.note_departures(image);
-        let lives = self.departed.unrecovered(Instant::now(), image, within);
-        self.foretold.of(image.number(), image, lives)
-    }
-
     /// The state as of now. Wait-free; take it once per request.
     pub fn image(&self) -> ImageRef {
         ImageRef(self.view())
@@ -380,50 +287,10 @@ impl Metadata {
         self.replica.hint(number);
     }
 
-    /// Whether another broker is about to hand partitions to this one: their entry is looked for as long as it is so, and for a
-    /// bounded time. Renews nothing.
-    pub fn expect(&self, expecting: bool) {
-        self.replica.expect(expecting);
-        self.expecting.send_if_modified(|known| std::mem::replace(known, expecting) != expecting);
-    }
-
-    /// Resolves with the next entry while partitions are expected, or an entry was said to be there when they were expected last
-    /// that is not known yet; and with `false` when that is not so (any more). Whoever asks again for what came gives the same
-    /// `awaited`: entries that are said to be there later are not waited for.
-    pub async fn expected(&self, known: &ImageRef, awaited: &mut Option<u64>) -> bool {
-        let (mut expecting, mut applied) = (self.expecting.subscribe(), self.changed());
-        let mut hinted = self.replica.hinted();
-        loop {
-            if *applied.borrow_and_update() > known.number() {
-                return true;
-            }
-            if *expecting.borrow_and_update() {
-                *awaited = None;
-            } else {
-                // Whoever has written the entry says at once that it is there and that nothing is on its way.
-                let hinted = *hinted.borrow_and_update();
-                // One that is not there is forgotten.
-                if hinted.min(*awaited.get_or_insert(hinted)) <= known.number() {
-                    return false;
-                }
-            }
-            tokio::select! {
-                changed = expecting.changed() => if changed.is_err() { return false },
-                changed = applied.changed() => if changed.is_err() { return false },
-                changed = hinted.changed() => if changed.is_err() { return false },
-            }
-        }
-    }
-
     /// Resolves with the next entry; with `false` if there will be none.
     pub async fn beyond(&self, known: &ImageRef) -> bool {
         let mut applied = self.changed();
         applied.wait_for(|number| *number > known.number()).await.is_ok()
-    }
-
-    /// Brokers that are about to get partitions from this one, with what is on its way to the log. Changes wake it.
-    pub fn handing(&self) -> watch::Receiver<BTreeMap<u32, usize>> {
-        self.handing.subscribe()
     }
 
     /// This broker's life, once registered.
@@ -503,81 +370,6 @@ impl Metadata {
         self.propose(&Command::OpenLeaderships { by }).await.map(drop)
     }
 
-    /// In the order of `topics`.
-    ///
-    /// # Panics
-    /// If a name or config was not validated and is longer than can be encoded.
-    pub async fn create_topics(&self, topics: Vec<TopicSpec>) -> Vec<Result<Arc<Topic>, CreateTopicError>> {
-        let by = match self.registered() {
-            Ok(by) => by,
-            Err(error) => return topics.iter().map(|_| Err(error.clone().into())).collect(),
-        };
-        let mut results = Vec::with_capacity(topics.len());
-        let mut waiting = topics.into_iter().map(new_topic).peekable();
-        while waiting.peek().is_some() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while let Some(topic) = waiting.next_if(|next| bytes == 0 || bytes + size(next) <= BATCH_BYTES) {
-                bytes += size(&topic);
-                batch.push(topic);
-            }
-            let count = batch.len();
-            match self.propose(&Command::CreateTopics { by, topics: batch }).await {
-                Ok(Outcome::Created(created)) => {
-                    results.extend(created.into_iter().map(|result| result.map_err(CreateTopicError::from)));
-                }
-                Ok(other) => unreachable!("a creation of topics had the outcome {other:?}"),
-                Err(error) => results.extend((0..count).map(|_| Err(error.clone().into()))),
-            }
-        }
-        results
-    }
-
-    /// In the order of `topics`; `false` where there was none with this id (any more).
-    pub async fn delete_topics(&self, topics: Vec<Uuid>) -> Result<Vec<bool>, Error> {
-        let by = self.registered()?;
-        let mut results = Vec::with_capacity(topics.len());
-        for batch in topics.chunks(BATCH_BYTES / 16) {
-            match self.propose(&Command::DeleteTopics { by, topics: batch.to_vec() }).await? {
-                Outcome::Deleted(deleted) => results.extend(deleted),
-                other => unreachable!("a deletion of topics had the outcome {other:?}"),
-            }
-        }
-        Ok(results)
-    }
-
-    /// Gives topics more partitions. In the order of `topics`.
-    pub async fn create_partitions(
-        &self,
-        topics: Vec<GrownTopic>,
-    ) -> Vec<Result<Arc<Topic>, CreatePartitionsError>> {
-        let by = match self.registered() {
-            Ok(by) => by,
-            Err(error) => return topics.iter().map(|_| Err(error.clone().into())).collect(),
-        };
-        let mut results = Vec::with_capacity(topics.len());
-        let mut waiting = topics.into_iter().peekable();
-        while waiting.peek().is_some() {
-            let mut batch: Vec<GrownTopic> = Vec::new();
-            let mut bytes = 0;
-            let size = |topic: &GrownTopic| 24 + 4 * topic.leaders.len();
-            while let Some(topic) = waiting.next_if(|next| bytes == 0 || bytes + size(next) <= BATCH_BYTES) {
-                bytes += size(&topic);
-                batch.push(topic);
-            }
-            let count = batch.len();
-            match self.propose(&Command::CreatePartitions { by, topics: batch }).await {
-                Ok(Outcome::Grown(grown)) => {
-                    results
-                        .extend(grown.into_iter().map(|result| result.map_err(CreatePartitionsError::from)));
-                }
-                Ok(other) => unreachable!("a creation of partitions had the outcome {other:?}"),
-                Err(error) => results.extend((0..count).map(|_| Err(error.clone().into()))),
-            }
-        }
-        results
-    }
-
     /// Takes `of` for dead (N2). Accepted as well if it was fenced already, or forgotten.
     pub async fn fence(&self, of: Incarnation) -> Result<(), Error> {
         let by = self.registered()?;
@@ -604,41 +396,6 @@ impl Metadata {
         self.propose(&Command::CommitRecovered { by, of, from, commit, last: true }).await.map(drop)
     }
 
-    /// Gives partitions of this broker away (H1 to H4). In the order of `moves`, which are at most
-    /// [`MOVES_PER_COMMAND_MAX`]. `early` is told which of them will have gone when the entry is sent, before it is known that it
-    /// is written, and counts; nothing but advice may follow from it.
-    pub async fn hand_over(
-        &self,
-        moves: Vec<Handed>,
-        early: Early,
-    ) -> Result<Vec<Result<(), MoveRejection>>, Error> {
-        let by = self.registered()?;
-        let command = Command::HandOver { by, moves };
-        moved(self.proposed(self.replica.propose_early(command.encode().into(), early).await)?)
-    }
-
-    /// As long as it is kept, brokers `to` are told that partitions are on their way to them.
-    pub fn handing_to(&self, to: impl IntoIterator<Item = u32>) -> HandingTo<'_> {
-        HandingTo::begin(&self.handing, to.into_iter().collect())
-    }
-
-    /// Goes on leading partitions of this broker under leader epochs that no client was told of (H5). In the order of `kept`,
-    /// which are at most [`MOVES_PER_COMMAND_MAX`].
-    pub async fn keep_leaderships(&self, kept: Vec<Kept>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
-        let by = self.registered()?;
-        moved(self.propose(&Command::KeepLeaderships { by, kept }).await?)
-    }
-
-    /// Says where partitions are to move, or that they are not to. In the order of `moves`.
-    pub async fn reassign(&self, moves: Vec<Reassigned>) -> Result<Vec<Result<(), MoveRejection>>, Error> {
-        let by = self.registered()?;
-        let mut results = Vec::with_capacity(moves.len());
-        for batch in moves.chunks(MOVES_PER_COMMAND_MAX) {
-            results.extend(moved(self.propose(&Command::Reassign { by, moves: batch.to_vec() }).await?)?);
-        }
-        Ok(results)
-    }
-
     /// Replaces the configs of a topic, which are validated already; by name, ascending. [`Error::Conflict`] if they are
     /// not `was` (any more), or the topic is gone.
     pub async fn set_topic_configs(
@@ -660,32 +417,6 @@ impl Metadata {
     ) -> Result<(), Error> {
         let by = self.registered()?;
         self.propose(&Command::SetBrokerConfigs { by, broker, was, shall }).await.map(drop)
-    }
-
-    /// One of the broker's own topics, created if it is not there: compacted, with `partitions` partitions.
-    pub async fn ensure_internal_topic(
-        &self,
-        name: &str,
-        partitions: u32,
-    ) -> Result<Arc<Topic>, CreateTopicError> {
-        if let Some(topic) = self.image().topic_named(name) {
-            return Ok(topic.clone());
-        }
-        let configs = ["cleanup.policy", "compression.type", "segment.bytes"]
-            .into_iter()
-            .zip(["compact", "producer", "104857600"])
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
-        let spec = TopicSpec { name: name.into(), partitions, configs, leaders: Vec::new() };
-        match self.create_topics(vec![spec]).await.remove(0) {
-            // Created by a concurrent call.
-            Err(CreateTopicError::Rejected(TopicRejection::Exists(_))) => {
-                let image = self.image();
-                let topic = image.topic_named(name).cloned();
-                topic.ok_or_else(|| Error::Conflict(format!("{name} was deleted at once")).into())
-            }
-            result => result,
-        }
     }
 
     /// Takes `count` producer ids from the log; they are never given out again.
@@ -761,61 +492,4 @@ impl Metadata {
             (None, _) => Ok(()),
         }
     }
-}
-
-fn moved(outcome: Outcome) -> Result<Vec<Result<(), MoveRejection>>, Error> {
-    match outcome {
-        Outcome::Moved(results) => Ok(results),
-        other => unreachable!("a move of partitions had the outcome {other:?}"),
-    }
-}
-
-/// Told what a hand-over will have done, early ([`Metadata::hand_over`]).
-pub type Early = oneshot::Sender<Result<Outcome, Rejection>>;
-
-/// While it lives, brokers are told that partitions are on their way to them ([`Metadata::handing_to`]).
-#[must_use = "dropping it says that nothing is on its way any more"]
-pub struct HandingTo<'a> {
-    all: &'a watch::Sender<BTreeMap<u32, usize>>,
-    to: BTreeSet<u32>,
-}
-
-impl<'a> HandingTo<'a> {
-    fn begin(all: &'a watch::Sender<BTreeMap<u32, usize>>, to: BTreeSet<u32>) -> HandingTo<'a> {
-        all.send_modify(|all| to.iter().for_each(|to| *all.entry(*to).or_default() += 1));
-        HandingTo { all, to }
-    }
-}
-
-impl Drop for HandingTo<'_> {
-    fn drop(&mut self) {
-        self.all.send_modify(|all| {
-            for to in &self.to {
-                let left = all.get(to).map_or(0, |count| count - 1);
-                if left == 0 {
-                    all.remove(to)
-                } else {
-                    all.insert(*to, left)
-                };
-            }
-        });
-    }
-}
-
-/// Partitions that one command moves at most; far below what an entry takes.
-pub const MOVES_PER_COMMAND_MAX: usize = 4_000;
-
-/// Bytes of topics in one command; far below what an entry takes.
-const BATCH_BYTES: usize = 256 << 10;
-
-fn new_topic(spec: TopicSpec) -> NewTopic {
-    let TopicSpec { name, partitions, configs, leaders } = spec;
-    NewTopic { id: cluster_id::random_uuid(), name, partitions, configs, leaders }
-}
-
-/// About what it takes in a command.
-fn size(topic: &NewTopic) -> usize {
-    64 + topic.name.len()
-        + 4 * topic.leaders.len()
-        + topic.configs.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>()
 }

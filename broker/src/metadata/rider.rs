@@ -12,8 +12,9 @@ use s3stream::metadata::Commit;
 use tokio::sync::oneshot;
 
 use super::command::{Command, Handed};
+use super::handing::moved;
 use super::streams::carried_out;
-use super::{Early, Error, Metadata, MoveRejection, moved};
+use super::{Early, Error, Metadata, MoveRejection};
 
 /// What became of each partition of a hand-over.
 pub type Moved = Result<Vec<Result<(), MoveRejection>>, Error>;
