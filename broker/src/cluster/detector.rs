@@ -30,7 +30,8 @@
 //!   for four times `silence` (it says so when its lease is over), is dead, for those who can reach it, while more than half of
 //!   all lives are reached and well (or there are two). A life that is ailing itself accuses nobody, and one that has not been well
 //!   for twice that time accuses nobody of ailing: where the store is slow for everybody, all ail by turns, and each in its good
-//!   moment would fence the others. A short lease is no reason to be hasty: it ends with one answer of the store that is late.
+//!   moment would fence the others. A short lease is no reason to be hasty: it ends with one answer of the store that is late. Nor
+//!   does that count for the accuser's own health, unless it has not reached the store for twice `silence`.
 //! - **D7** *Own pauses.* Time in which this process did not run is no silence of others. After a gap between two ticks of
 //!   more than half of `silence` everybody gets a whole new `silence`, and refusals are counted anew; until then this life
 //!   calls itself blind.
@@ -217,9 +218,11 @@ pub struct Detector {
     /// When this process began, or last found that it had not run (D7).
     awake_since: Duration,
     ticked: Duration,
-    /// This life cannot reach the store.
-    ailing: bool,
-    /// Since when it has been well; if it ails, when that was looked at last.
+    /// Of this life; until the metadata has said so, none is longer.
+    lease: Duration,
+    /// Since when this life has said that it cannot reach the store.
+    ailing_since: Option<Duration>,
+    /// Since when it has been well, but for hiccups (D6); if it is not, when that was looked at last.
     well_since: Duration,
 }
 
@@ -231,16 +234,18 @@ impl Detector {
             peers: BTreeMap::new(),
             awake_since: now,
             ticked: now,
-            ailing: false,
+            lease: Duration::MAX,
+            ailing_since: None,
             well_since: now,
         }
     }
 
-    /// The lives that the metadata lists as living, in any order, this one included or not.
+    /// The lives that the metadata lists as living, in any order; this one included, if it does.
     pub fn members(&mut self, now: Duration, lives: impl IntoIterator<Item = (Incarnation, Member)>) {
         let mut was = std::mem::take(&mut self.peers);
         for (life, member) in lives {
             if life == self.own {
+                self.lease = member.lease;
                 continue;
             }
             let peer = was.remove(&life).unwrap_or(Peer {
@@ -285,8 +290,9 @@ impl Detector {
 
     /// Whether this life reaches the store.
     pub fn set_ailing(&mut self, now: Duration, ailing: bool) {
-        self.ailing = ailing;
-        if ailing {
+        self.ailing_since = if ailing { self.ailing_since.or(Some(now)) } else { None };
+        let hiccup = (self.config.silence * 2).saturating_sub(self.lease);
+        if self.ailing_since.is_some_and(|since| now.saturating_sub(since) >= hiccup) {
             self.well_since = now;
         }
     }
@@ -311,7 +317,7 @@ impl Detector {
         let mut verdicts = BTreeMap::new();
         for (life, peer) in &self.peers {
             if let Some((since, why)) = peer.suspected_since {
-                let dead = !self.ailing
+                let dead = self.ailing_since.is_none()
                     && self.may_accuse(now, *life, since)
                     && self.everybody_agrees(now, *life, since);
                 verdicts.insert(*life, Verdict { why, dead });
@@ -407,7 +413,7 @@ impl Detector {
         let too_long = peer.member.lease.max((self.config.silence * 4).saturating_sub(peer.member.lease));
         let well = |peer: &Peer| self.is_heard(now, peer) && peer.ailing_since.is_none();
         let well = 1 + self.peers.values().filter(|peer| well(peer)).count();
-        !self.ailing
+        self.ailing_since.is_none()
             && now.saturating_sub(self.well_since) > too_long * 2
             && (lives == 2 || well * 2 > lives)
             && peer.heard.is_some_and(|heard| heard >= self.awake_since)

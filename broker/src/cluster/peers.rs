@@ -289,8 +289,9 @@ impl Watch {
                 Some((life, known, info))
             })
         };
-        let members =
-            lives().map(|(life, known, _)| (life, Member { open: known.opened, lease: known.lease }));
+        let own = image.life(shared.own).map(|known| (shared.own, known));
+        let members = lives().map(|(life, known, _)| (life, known)).chain(own);
+        let members = members.map(|(life, known)| (life, Member { open: known.opened, lease: known.lease }));
         shared.detector.lock().members(shared.now(), members);
         let mut links = shared.links.lock();
         links.retain(|life, _| image.is_live(*life));

@@ -401,6 +401,28 @@ fn d6_a_short_lease_makes_nobody_hasty() {
     assert_eq!(bench.of(2), Some((Why::Ailing, true)));
 }
 
+/// Each answer that takes longer than a second is one.
+#[test]
+fn d6_hiccups_under_a_short_lease_do_not_keep_a_life_from_accusing() {
+    let ailing_for = |moments: u64| {
+        let mut bench = Bench::settled(3);
+        let short = |broker| (life(broker), Member { open: true, lease: Duration::from_secs(1) });
+        bench.detector.members(bench.now, [short(1), short(2), short(3)]);
+        bench.beating.insert(2, Beat { ailing: true, ..beat(2, &[]) });
+        for _ in 0..6 {
+            for _ in 0..moments {
+                bench.detector.set_ailing(bench.now, true);
+                bench.pass(100);
+            }
+            bench.detector.set_ailing(bench.now, false);
+            bench.pass(4_000);
+        }
+        bench.of(2)
+    };
+    assert_eq!(ailing_for(19), Some((Why::Ailing, true)));
+    assert_eq!(ailing_for(21), Some((Why::Ailing, false)), "that is no hiccup any more");
+}
+
 #[test]
 fn d6_of_two_the_one_that_reaches_the_store_may_accuse() {
     let mut bench = Bench::settled(2);
