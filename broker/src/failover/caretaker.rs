@@ -67,8 +67,8 @@ pub struct Caretaker {
     fenced: BTreeMap<Incarnation, Fenced>,
     /// C4. Those that neither refuse nor are dead or fenced any more are forgotten.
     read_ahead: BTreeSet<Incarnation>,
-    /// C5: who was challenged from here, and was last seen to refuse then. Forgotten a pause later.
-    refused: BTreeMap<Incarnation, Duration>,
+    /// C5: who was challenged from here, and since when its address does not refuse any more. Forgotten a pause later.
+    refused: BTreeMap<Incarnation, Option<Duration>>,
     challenges: Challenges<Duration>,
     due: Option<Duration>,
 }
@@ -243,11 +243,15 @@ impl Caretaker {
     /// Who is to be challenged now (C5).
     pub fn challenges(&mut self, now: Duration, image: &Image, verdicts: &Verdicts) -> Vec<Action> {
         let pause = self.config.challenge_pause;
-        self.refused.retain(|_, last| now.saturating_sub(*last) < pause);
+        let refusing: BTreeSet<_> = verdicts.refusing().collect();
+        self.refused.retain(|of, well_since| {
+            let forgotten = well_since.is_some_and(|since| now.saturating_sub(since) >= pause);
+            *well_since = if refusing.contains(of) { None } else { well_since.or(Some(now)) };
+            !forgotten
+        });
         let mut actions = Vec::new();
-        for of in verdicts.refusing() {
-            if let Some(last) = self.refused.get_mut(&of) {
-                *last = now;
+        for of in refusing {
+            if self.refused.contains_key(&of) {
                 continue;
             }
             let Some(life) = image.life(of).filter(|life| !life.fenced) else { continue };
@@ -258,7 +262,7 @@ impl Caretaker {
                 && life.has_volume()
                 && self.rank(of, image, verdicts).0 == 0
             {
-                self.refused.insert(of, now);
+                self.refused.insert(of, None);
                 actions.push(Action::Challenge { of });
             }
         }

@@ -131,10 +131,13 @@ fn who_refuses_and_has_a_volume_is_challenged_once_by_the_first_in_rank() {
         let verdicts = if second % 9 == 0 { &refusing } else { &none };
         assert_eq!(ask(second, &history, verdicts), 0, "it comes and goes");
     }
-    assert_eq!(ask(37, &history, &refusing), 1, "it refuses again");
-    assert_eq!(ask(50, &history, &none), 0);
+    assert_eq!(ask(37, &history, &refusing), 0, "it was well for nine seconds");
+    assert_eq!(ask(70, &history, &refusing), 0, "and not at all since");
+    assert_eq!(ask(71, &history, &none), 0);
+    assert_eq!(ask(81, &history, &refusing), 1, "it refuses again");
+    assert_eq!(ask(82, &history, &none), 0);
     history.apply(Command::Fence { by: living[0], of });
-    assert_eq!(ask(60, &history, &refusing), 0, "there is nothing to save any more");
+    assert_eq!(ask(100, &history, &refusing), 0, "there is nothing to save any more");
 
     let (history, lives) = History::serving(2, "object:");
     let refusing = none.with_refusing(lives[0]);
