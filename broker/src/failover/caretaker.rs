@@ -16,7 +16,9 @@
 //!   That is a courtesy, and costs no more than an attempt where it fails: brokers that disagree about who serves, or
 //!   since when, and a start that comes when somebody has begun, run the command at the same time, which it must bear; and
 //!   who has committed nothing when its turn is over may lose the volume.
-//! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over.
+//! - **C3** Nothing is begun twice at once, and nothing is begun again before its pause is over. As many recoveries run at a time as
+//!   may; of those that are due at the same moment what was tried least comes first, so that none waits for ever behind
+//!   some that never succeed.
 //! - **C4** What the dead left in the store is read by the first few in rank as soon as its address refuses, or they take it for dead:
 //!   one of them will recover it, and all of them will open partitions from it. Once for each life, as long as that is so; nothing
 //!   depends on it.
@@ -204,7 +206,9 @@ impl Caretaker {
             self.accused.insert(of, work);
         }
         let mut was = std::mem::take(&mut self.fenced);
-        for (of, life) in image.unrecovered() {
+        let mut unrecovered: Vec<_> = image.unrecovered().collect();
+        unrecovered.sort_by_key(|(of, _)| was.get(of).map_or(0, |fenced| fenced.work.attempts));
+        for (of, life) in unrecovered {
             // Only a challenge that stands ended the renewals before the fence.
             let lease_from = self.challenges.since(of).unwrap_or(now);
             let begun = || Fenced { lease_from, trim: life.trim, moved: false, work: Work::new(now) };
