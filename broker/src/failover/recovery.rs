@@ -167,22 +167,27 @@ impl Recoverer {
                 "waiting {left:?} until nothing can be acknowledged on {} any more",
                 life.wal_uri
             );
-            if life.fenced {
-                self.recover_early(of, life.trim, until, medium).await;
+            let waited = async {
+                if life.fenced {
+                    self.recover_early(of, life.trim, until, medium).await;
+                }
+                tokio::time::sleep_until(until).await;
+            };
+            tokio::select! {
+                () = waited => {}
+                () = self.recovered_elsewhere(of) => return Ok(Recovered::Elsewhere),
             }
-            tokio::time::sleep_until(until).await;
         }
         self.recover(of, medium).await
     }
 
     /// F6. Whatever becomes of it, the recovery that counts comes behind it.
     async fn recover_early(&self, of: Incarnation, from: Position, until: Instant, medium: &dyn Medium) {
-        let ended = tokio::select! {
-            ended = recovery::recover_early(self.left(of, from), medium, until) => ended,
-            () = self.recovered_elsewhere(of) => return,
-        };
+        let ended = recovery::recover_early(self.left(of, from), medium, until).await;
         let to = self.metadata.image().life(of).map(|life| life.trim.0);
         match ended {
+            // There was nothing, or nothing that may be read early.
+            Ok(()) if to == Some(from.0) => {}
             Ok(()) => tracing::info!(
                 broker = of.broker,
                 epoch = of.epoch,
