@@ -170,26 +170,27 @@ async fn delete(shared: &Shared, client: &mut Client, topic: Passing) {
 /// A2, when all is quiet.
 pub async fn deleted_topics_are_gone(shared: &Shared, client: &mut Client) {
     let deleted = shared.state.lock().deleted.clone();
+    while client.refresh(&[]).await.is_err() {
+        sleep(PAUSE).await;
+    }
     for topic in deleted {
         let wanted = MetadataRequestTopic::default().with_name(Some(name(&topic)));
         let request =
             MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
-        let mut seen = None;
-        for _ in 0..HEARD_OF_AFTER {
-            let answer = loop {
-                match client.call_any(&request).await {
-                    Ok(answer) => break answer,
-                    Err(_) => sleep(PAUSE).await,
+        for node in client.nodes() {
+            let mut seen = None;
+            for _ in 0..HEARD_OF_AFTER {
+                if let Ok(answer) = client.call(node, &request).await {
+                    seen = Some(answer.topics[0].error_code).filter(|code| *code != UNKNOWN_TOPIC);
+                    if seen.is_none() {
+                        break;
+                    }
                 }
-            };
-            seen = Some(answer.topics[0].error_code).filter(|code| *code != UNKNOWN_TOPIC);
-            if seen.is_none() {
-                break;
+                sleep(PAUSE).await;
             }
-            sleep(PAUSE).await;
-        }
-        if let Some(code) = seen {
-            shared.finding(format!("{topic} was deleted, and is there: {code}"));
+            if let Some(code) = seen {
+                shared.finding(format!("{topic} was deleted, and is there for broker {node}: {code}"));
+            }
         }
     }
 }

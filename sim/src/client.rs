@@ -163,6 +163,11 @@ impl Client {
         }
     }
 
+    /// The brokers that were heard of.
+    pub fn nodes(&self) -> Vec<i32> {
+        self.addresses.keys().copied().collect()
+    }
+
     /// Learns who leads what.
     pub async fn refresh(&mut self, topics: &[String]) -> Result<(), Failure> {
         let wanted =

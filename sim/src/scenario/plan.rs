@@ -62,7 +62,8 @@ impl Plan {
             })
             .collect();
         // A second is the default of volumes.
-        let lease_max = if random.random() { 1_500 } else { LEASE_MAX.as_millis() };
+        let is_short = random.random();
+        let lease_max = if is_short { 1_500 } else { LEASE_MAX.as_millis() };
         let lease_ms = random.random_range(1_000..lease_max);
         let upload_ms = random.random_range(1_000..5_000);
         let mut options = vec![
@@ -82,6 +83,11 @@ impl Plan {
             "--kafka=log.retention.check.interval.ms=2000".to_owned(),
             "--kafka=message.max.bytes=131072".to_owned(),
         ];
+        if is_short {
+            // As a volume's default lease has them.
+            options.push("--metadata-hedge-after=250ms".to_owned());
+            options.push("--metadata-request-timeout=2s".to_owned());
+        }
         options.extend(members::BROKER_CONFIGS.map(|config| format!("--kafka={config}")));
         let groups = [&[][..], &[], &[2], &[3], &[1, 2]][random.random_range(0..5)].to_vec();
         let one = [Wal::File, Wal::Volume, Wal::Volume][random.random_range(0..3)];
