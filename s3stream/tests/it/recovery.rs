@@ -545,7 +545,7 @@ async fn early_recoveries_at_once_double_nothing() {
     }
 }
 
-/// Cut off at any commit, as by the end of the wait.
+/// Cut off at any commit, as where another recovery came to the end meanwhile.
 #[tokio::test(start_paused = true)]
 async fn an_early_recovery_may_be_dropped_at_any_commit() {
     for fault in [Fault::HangBefore, Fault::HangAfter, Fault::LostReply] {
