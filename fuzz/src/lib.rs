@@ -104,7 +104,8 @@ pub const TARGETS: &[Target] = &[
     target!(ottla::fuzzing::checkpoint).factor(12),
     // What operators write. A parsed TOML table has a map for each table, and errors show the text.
     target!(ottla::fuzzing::options_file).factor(64).constant(4 << 20),
-    target!(ottla::fuzzing::option_value),
+    // An error shows the text, escaped: six bytes for a control character, in a string that grows.
+    target!(ottla::fuzzing::option_value).factor(24),
     target!(ottla::fuzzing::kafka_config).constant(1 << 20),
 ];
 
