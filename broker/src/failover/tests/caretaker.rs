@@ -1,5 +1,6 @@
 //! F1 to F4: what the caretaker decides, by itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use wal::{Incarnation, Position};
@@ -263,4 +264,25 @@ fn recoveries_are_bounded_and_tried_again_until_the_life_is_forgotten() {
         now = due;
     }
     assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+}
+
+/// C3: some that never succeed keep nobody from its turn.
+#[test]
+fn of_those_that_are_due_what_was_tried_least_is_recovered_first() {
+    let (mut history, lives) = History::serving(7, "object:");
+    let own = lives[6];
+    let mut caretaker = caretaker(own);
+    let mut begun = BTreeMap::<Incarnation, u32>::new();
+    lives[..6].iter().for_each(|of| history.apply(Command::Fence { by: own, of: *of }));
+    // All pauses are over each time.
+    for now in (0..6).map(|round| round * 60 * SECOND) {
+        let actions = caretaker.look(now, &history.image, &Verdicts::default());
+        assert_eq!(actions.len(), Config::default().recoveries_max);
+        for action in actions {
+            let Action::Recover { of, .. } = action else { panic!("{action:?}") };
+            *begun.entry(of).or_default() += 1;
+            caretaker.recovery_ended(now, of);
+        }
+    }
+    assert_eq!(begun.into_values().collect::<Vec<_>>(), [4; 6]);
 }

@@ -90,6 +90,26 @@ async fn what_is_whole_is_recovered_while_the_lease_runs() {
     drop(dead);
 }
 
+/// Time that would be waited out passes at once.
+#[tokio::test]
+async fn no_lease_is_waited_out_for_what_somebody_else_has_recovered() {
+    let cluster = Cluster::new();
+    let dead = cluster.member(1, "one.wal", "here").await;
+    let (of, stream) = (dead.life, dead.write(20).await);
+    let heir = cluster.member(2, "object", "here").await;
+    heir.metadata.fence(of).await.unwrap();
+    let (waits, known) = (heir.recoverer(), tokio::time::Instant::now() + 600 * SECOND);
+    let waiting = tokio::spawn(async move { waits.recover_left(of, known, None).await });
+    let recovered = heir.recoverer().recover(of, &*dead.ours.medium).await.unwrap();
+    assert!(matches!(recovered, Recovered::Here { .. }), "{recovered:?}");
+    tokio::time::pause();
+    let waited = waiting.await.unwrap().unwrap();
+    assert!(matches!(waited, Recovered::Elsewhere), "{waited:?}");
+    assert!(tokio::time::Instant::now() < known);
+    assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
+    drop(dead);
+}
+
 /// A volume whose first walk does not come to its end.
 #[derive(Debug)]
 struct Reluctant {
