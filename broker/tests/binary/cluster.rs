@@ -81,6 +81,49 @@ fn groups_go_on_without_a_rebalance_when_a_broker_dies() {
     first.stop();
 }
 
+/// `consume --group` goes on beside a coordinator that hangs, and commits with the next one.
+#[test]
+fn a_member_leaves_a_coordinator_that_hangs_for_the_next() {
+    let brokers = Ottla::two(Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE));
+    run(&mut brokers[0].cli(&["topic", "create", "spread", "--partitions", "2"]));
+    let both = format!("{},{}", brokers[0].bootstrap(), brokers[1].bootstrap());
+    let shown = brokers[0].directory.path().join("shown");
+    let mut member = brokers[0]
+        .cli(&["consume", "spread", "--group", "g", "--follow", "--from-beginning"])
+        // Longer than this test waits for anything.
+        .args(["--bootstrap", &both, "--timeout", "3m"])
+        .stdout(std::fs::File::create(&shown).unwrap())
+        .spawn()
+        .unwrap();
+    // To each partition the next record, which comes and is committed.
+    let one_more = |broker: &Ottla, offset: &str| {
+        for partition in ["0", "1"] {
+            let record = format!("{offset} of {partition}");
+            run(&mut broker.cli(&["produce", "spread", "--partition", partition, &record]));
+            wait_for(|| {
+                let shown = std::fs::read_to_string(&shown).unwrap();
+                if shown.lines().any(|line| line == record) { Ok(()) } else { Err(shown) }
+            });
+        }
+        wait_for(|| {
+            let described = run(&mut broker.cli(&["group", "describe", "g"]));
+            let rows = described.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let rows = rows.filter(|row| row.first() == Some(&"spread") && row.get(2) == Some(&offset));
+            if rows.count() == 2 { Ok(()) } else { Err(described) }
+        });
+    };
+    one_more(&brokers[0], "1");
+    let listed = run(&mut brokers[0].cli(&["group", "list"]));
+    let (hangs, lives) = match listed.split_whitespace().last() {
+        Some("1") => (&brokers[0], &brokers[1]),
+        _ => (&brokers[1], &brokers[0]),
+    };
+    hangs.signal("STOP");
+    one_more(lives, "2");
+    member.kill().unwrap();
+    member.wait().unwrap();
+}
+
 /// A second process under an id that is in use is refused, and disturbs nobody.
 #[test]
 fn a_taken_id_is_refused() {

@@ -1,7 +1,8 @@
 //! A small Kafka client for the command line: one task, few connections, every failure explained.
 //!
 //! ```text
-//!   commands ── Client ── who leads what, who coordinates whom, retries
+//!   commands ── Client ── who leads what, retries
+//!                 ├── coordinator: who coordinates whom
 //!                 └── Connection ── frames, correlation ids, version negotiation
 //! ```
 //!
@@ -9,20 +10,23 @@
 //! no half-read connection behind.
 
 mod connection;
+mod coordinator;
 mod error;
+#[cfg(test)]
+pub mod peer;
 pub mod records;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{
-    BrokerId, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
-};
+use kafka_protocol::messages::{BrokerId, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName};
 use kafka_protocol::protocol::{Request, StrBytes};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cluster::state::{Ask, CLUSTER_STATE, ClusterState};
@@ -78,10 +82,18 @@ pub struct Topic {
 pub struct Client {
     bootstrap: Vec<String>,
     timeout: Duration,
-    /// Addresses by node id.
-    nodes: BTreeMap<i32, String>,
     /// Idle connections by address.
     idle: HashMap<String, Connection>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What is known of the cluster, by this client and those [`beside`](Client::beside) it.
+#[derive(Debug, Default)]
+struct Known {
+    /// Addresses by node id.
+    nodes: BTreeMap<i32, String>,
+    /// Addresses that did not answer in time when they were asked last.
+    silent: BTreeSet<String>,
     /// Whether a broker was ever reached: from then on an unreachable one is taken to be restarting.
     reached: bool,
 }
@@ -91,9 +103,18 @@ impl Client {
         Client {
             bootstrap: connect.bootstrap.clone(),
             timeout: connect.timeout,
-            nodes: BTreeMap::new(),
             idle: HashMap::new(),
-            reached: false,
+            known: Arc::default(),
+        }
+    }
+
+    /// Another one of the same cluster, with connections of its own: for requests that wait for no others.
+    pub fn beside(&self) -> Client {
+        Client {
+            bootstrap: self.bootstrap.clone(),
+            timeout: self.timeout,
+            idle: HashMap::new(),
+            known: self.known.clone(),
         }
     }
 
@@ -111,13 +132,13 @@ impl Client {
         Retry {
             deadline: Instant::now() + self.timeout,
             pause: Duration::from_millis(50),
-            reconnect: self.reached,
+            reconnect: self.known.lock().reached,
         }
     }
 
     /// The ids of all brokers that the last metadata named.
     pub fn nodes(&self) -> Vec<i32> {
-        self.nodes.keys().copied().collect()
+        self.known.lock().nodes.keys().copied().collect()
     }
 
     /// Asks any broker; the first bootstrap address that answers.
@@ -132,19 +153,30 @@ impl Client {
         Err(last.expect("the command line demands an address"))
     }
 
-    /// Asks any broker, and the next one if it does not answer: the request must bear a repetition.
+    /// Asks any broker, and the next one if it does not answer: the request must bear a repetition. Who did not answer in time
+    /// is asked last the next time.
     async fn ask_around<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
-        let known = self.nodes.values().filter(|address| !self.bootstrap.contains(address));
-        let addresses: Vec<String> = self.bootstrap.iter().chain(known).cloned().collect();
+        let mut addresses = self.bootstrap.clone();
+        {
+            let Known { nodes, silent, .. } = &*self.known.lock();
+            addresses.extend(nodes.values().filter(|address| !self.bootstrap.contains(address)).cloned());
+            addresses.sort_by_key(|address| silent.contains(address));
+        }
         let mut first = None;
         for address in addresses {
             let timeout = self.request_timeout();
             let asked = tokio::time::timeout(timeout, self.call_address(&address, request, timeout)).await;
-            match asked.unwrap_or_else(|_| Err(Error::Timeout { address, timeout })) {
+            match asked.unwrap_or_else(|_| Err(Error::Timeout { address: address.clone(), timeout })) {
                 Err(error @ (Error::Connect { .. } | Error::Lost { .. } | Error::Timeout { .. })) => {
+                    if matches!(error, Error::Timeout { .. }) {
+                        self.known.lock().silent.insert(address);
+                    }
                     first = first.or(Some(error));
                 }
-                other => return other,
+                other => {
+                    self.known.lock().silent.remove(&address);
+                    return other;
+                }
             }
         }
         Err(first.expect("the command line demands an address"))
@@ -152,18 +184,8 @@ impl Client {
 
     /// Asks a certain broker.
     pub async fn call<R: Request>(&mut self, node: i32, request: &R) -> Result<R::Response, Error> {
-        self.call_within(node, request, self.timeout).await
-    }
-
-    /// As [`call`](Client::call), for requests that the broker may hold back for long.
-    pub async fn call_within<R: Request>(
-        &mut self,
-        node: i32,
-        request: &R,
-        timeout: Duration,
-    ) -> Result<R::Response, Error> {
         let address = self.address(node)?;
-        self.call_address(&address, request, timeout).await
+        self.call_address(&address, request, self.timeout).await
     }
 
     async fn call_address<R: Request>(
@@ -220,14 +242,14 @@ impl Client {
             Some(connection) => Ok(connection),
             None => {
                 let connection = Connection::open(address, self.timeout).await?;
-                self.reached = true;
+                self.known.lock().reached = true;
                 Ok(connection)
             }
         }
     }
 
     fn address(&self, node: i32) -> Result<String, Error> {
-        self.nodes.get(&node).cloned().ok_or(Error::NoBroker { node })
+        self.known.lock().nodes.get(&node).cloned().ok_or(Error::NoBroker { node })
     }
 
     /// Asks for some topics or, with `None`, for all; remembers where the brokers are.
@@ -242,9 +264,8 @@ impl Client {
         });
         let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(create);
         let response = self.ask_around(&request).await?;
-        self.nodes = response
-            .brokers
-            .iter()
+        let brokers = response.brokers.iter();
+        self.known.lock().nodes = brokers
             .map(|broker| (broker.node_id.0, format!("{}:{}", broker.host.as_str(), broker.port)))
             .collect();
         Ok(response)
@@ -266,48 +287,6 @@ impl Client {
                 Err(error) => error,
             };
             retry.pause(error).await?;
-        }
-    }
-
-    /// The node that coordinates `group`.
-    pub async fn coordinator(&mut self, group: &str) -> Result<i32, Error> {
-        let mut retry = self.retry();
-        loop {
-            match self.find_coordinator(group).await {
-                Ok(node) => return Ok(node),
-                Err(error) => retry.pause(error).await?,
-            }
-        }
-    }
-
-    async fn find_coordinator(&mut self, group: &str) -> Result<i32, Error> {
-        let request = FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
-        let response = self.call_any(&request).await?;
-        let what = || format!("finding the coordinator of group {group}");
-        check(response.error_code, what, response.error_message.as_deref())?;
-        let address = format!("{}:{}", response.host.as_str(), response.port);
-        self.nodes.insert(response.node_id.0, address);
-        Ok(response.node_id.0)
-    }
-
-    /// Asks the coordinator of `group`, and asks again while it loads the group or another one takes its place, as long as
-    /// retries last: the request must bear a repetition. `read` finds the answer's error, if there is one.
-    pub async fn call_coordinator<R: Request, T>(
-        &mut self,
-        group: &str,
-        request: &R,
-        read: impl Fn(R::Response) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut retry = self.retry();
-        loop {
-            let answered = match self.find_coordinator(group).await {
-                Ok(coordinator) => self.call(coordinator, request).await.and_then(&read),
-                Err(error) => Err(error),
-            };
-            match answered {
-                Ok(answer) => return Ok(answer),
-                Err(error) => retry.pause(error).await?,
-            }
         }
     }
 
@@ -455,7 +434,7 @@ mod tests {
             Client::new(&Connect { timeout, ..connect.clone() }).request_timeout().as_secs()
         });
         assert_eq!(parts, [1, 2, 5, 10]);
-        client.nodes = BTreeMap::from([(1, address.clone()), (2, next)]);
+        client.known.lock().nodes = BTreeMap::from([(1, address.clone()), (2, next)]);
         let asked_next = async { refusing.accept().await.unwrap() };
         let (error, _) = tokio::join!(client.metadata(None, false), asked_next);
         let error = error.unwrap_err();

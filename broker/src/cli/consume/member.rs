@@ -1,6 +1,13 @@
-//! A member of a classic group: JoinGroup, SyncGroup, Heartbeat, OffsetCommit, LeaveGroup.
+//! A member of a classic group: JoinGroup, SyncGroup, Heartbeat, OffsetFetch, OffsetCommit, LeaveGroup.
+//!
+//! - **Who is asked** is the client's affair (`client::coordinator`): a coordinator that hangs, dies or moves is no error here, and no
+//!   reason to join again. The member goes on under its id and generation until a coordinator says that the group has moved on.
+//! - **Membership** outlives a wait for something else ([`Member::while_alive`]): heartbeats go out meanwhile, by a client that nothing
+//!   else uses.
+//! - **Offsets** count as committed once a coordinator has said so. Who leaves with others says that too.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use kafka_protocol::ResponseError;
@@ -12,8 +19,9 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
-    OffsetFetchRequest, SyncGroupRequest,
+    GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
+    SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::Instant;
@@ -67,26 +75,14 @@ impl Member {
         }
     }
 
-    pub fn client(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
     /// Joins, or joins again, and returns the partitions that fall to this member.
     pub async fn join(&mut self) -> Result<Vec<i32>, Error> {
-        let mut retry = self.client.retry();
         loop {
-            match self.join_once().await {
-                Ok(Some(partitions)) => {
-                    self.beat_at = Instant::now() + HEARTBEAT_INTERVAL;
-                    self.committed.clear();
-                    return Ok(partitions);
-                }
-                // The group moved on in between, or gave us our id: at once again.
-                Ok(None) => {}
-                Err(error) => {
-                    self.coordinator = None;
-                    retry.pause(error).await?;
-                }
+            // Without an answer the group moved on in between, or gave us our id: at once again.
+            if let Some(partitions) = self.join_once().await? {
+                self.beat_at = Instant::now() + HEARTBEAT_INTERVAL;
+                self.committed.clear();
+                return Ok(partitions);
             }
         }
     }
@@ -103,17 +99,22 @@ impl Member {
             .with_member_id(StrBytes::from_string(self.member_id.clone()))
             .with_protocol_type(StrBytes::from_static_str("consumer"))
             .with_protocols(vec![protocol]);
-        let response = self.ask(&request, REBALANCE_TIMEOUT).await?;
+        let what = format!("joining group {}", self.group);
+        let read = |response: JoinGroupResponse| match ResponseError::try_from_code(response.error_code) {
+            None | Some(ResponseError::MemberIdRequired | ResponseError::UnknownMemberId) => Ok(response),
+            Some(_) => check(response.error_code, || what.clone(), None).map(|()| response),
+        };
+        let response = self.ask(&request, REBALANCE_TIMEOUT, read).await?;
         match ResponseError::try_from_code(response.error_code) {
             Some(ResponseError::MemberIdRequired) => {
                 self.member_id = response.member_id.to_string();
                 return Ok(None);
             }
-            Some(ResponseError::UnknownMemberId) => {
+            Some(_) => {
                 self.member_id.clear();
                 return Ok(None);
             }
-            _ => check(response.error_code, || format!("joining group {}", self.group), None)?,
+            None => {}
         }
         self.member_id = response.member_id.to_string();
         self.generation = response.generation_id;
@@ -165,11 +166,12 @@ impl Member {
             .with_protocol_type(Some(StrBytes::from_static_str("consumer")))
             .with_protocol_name(Some(StrBytes::from_static_str(assign::RANGE)))
             .with_assignments(assignments);
-        let response = self.ask(&request, REBALANCE_TIMEOUT).await?;
+        let what = format!("joining group {}", self.group);
+        let read = |response: SyncGroupResponse| judged(response.error_code, &what).map(|()| response);
+        let response = self.ask(&request, REBALANCE_TIMEOUT, read).await?;
         if self.moved_on(response.error_code) {
             return Ok(None);
         }
-        check(response.error_code, || format!("joining group {}", self.group), None)?;
         let assignment = assign::decode_assignment(response.assignment);
         let mut assignment = assignment.map_err(|error| self.malformed(&error))?;
         Ok(Some(assignment.remove(&self.topic).unwrap_or_default()))
@@ -201,34 +203,39 @@ impl Member {
             .with_partition_indexes(partitions.to_vec());
         let request =
             OffsetFetchRequest::default().with_group_id(self.group_id()).with_topics(Some(vec![topic]));
-        let mut retry = self.client.retry();
+        let what = format!("reading the offsets of group {}", self.group);
+        let read = |response: OffsetFetchResponse| {
+            check(response.error_code, || what.clone(), None)?;
+            let mut offsets = BTreeMap::new();
+            for partition in response.topics.into_iter().flat_map(|topic| topic.partitions) {
+                check(partition.error_code, || what.clone(), None)?;
+                offsets.insert(partition.partition_index, partition.committed_offset);
+            }
+            Ok(offsets)
+        };
+        self.ask(&request, Duration::ZERO, read).await
+    }
+
+    /// Does `work`, and tells the coordinator all the while that this member lives. `None` if the group moved on before `work` was
+    /// done, which is given up then.
+    pub async fn while_alive<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Error> {
+        let mut work = pin!(work);
         loop {
-            let fetched = match self.ask(&request, Duration::ZERO).await {
-                Ok(response) => {
-                    let what = || format!("reading the offsets of group {}", self.group);
-                    check(response.error_code, what, None).and_then(|()| {
-                        let mut offsets = BTreeMap::new();
-                        for partition in response.topics.into_iter().flat_map(|topic| topic.partitions) {
-                            check(partition.error_code, what, None)?;
-                            offsets.insert(partition.partition_index, partition.committed_offset);
-                        }
-                        Ok(offsets)
-                    })
-                }
-                Err(error) => Err(error),
-            };
-            match fetched {
-                Ok(offsets) => return Ok(offsets),
-                Err(error) => {
-                    self.coordinator = None;
-                    retry.pause(error).await?;
-                }
+            if self.heartbeat().await? == Beat::Rebalance {
+                return Ok(None);
+            }
+            tokio::select! {
+                done = &mut work => return done.map(Some),
+                () = tokio::time::sleep_until(self.beat_at) => {}
             }
         }
     }
 
     /// Tells the coordinator that this member lives, if it is time.
-    pub async fn heartbeat(&mut self) -> Result<Beat, Error> {
+    async fn heartbeat(&mut self) -> Result<Beat, Error> {
         if Instant::now() < self.beat_at {
             return Ok(Beat::Fine);
         }
@@ -236,8 +243,11 @@ impl Member {
             .with_group_id(self.group_id())
             .with_generation_id(self.generation)
             .with_member_id(StrBytes::from_string(self.member_id.clone()));
-        let answer = self.ask(&request, Duration::ZERO).await.map(|response| response.error_code);
-        self.judge(answer, "heartbeat")
+        let what = format!("group {}: heartbeat", self.group);
+        let read =
+            |response: HeartbeatResponse| judged(response.error_code, &what).map(|()| response.error_code);
+        let code = self.ask(&request, Duration::ZERO, read).await?;
+        Ok(self.beat(code))
     }
 
     /// Commits the positions that changed.
@@ -252,8 +262,11 @@ impl Member {
                     .with_committed_metadata(Some(StrBytes::default()))
             })
             .collect();
-        if changed.is_empty() || self.generation < 0 {
+        if changed.is_empty() {
             return Ok(Beat::Fine);
+        }
+        if self.generation < 0 {
+            return Ok(Beat::Rebalance);
         }
         let topic =
             OffsetCommitRequestTopic::default().with_name(topic_name(&self.topic)).with_partitions(changed);
@@ -262,94 +275,82 @@ impl Member {
             .with_generation_id_or_member_epoch(self.generation)
             .with_member_id(StrBytes::from_string(self.member_id.clone()))
             .with_topics(vec![topic]);
-        let answer = self.ask(&request, Duration::ZERO).await.map(|response| {
+        let what = format!("group {}: committing offsets", self.group);
+        let read = |response: OffsetCommitResponse| {
             let codes = response.topics.iter().flat_map(|topic| &topic.partitions);
-            codes.map(|partition| partition.error_code).find(|code| *code != 0).unwrap_or(0)
-        });
-        let beat = self.judge(answer, "committing offsets")?;
+            let code = codes.map(|partition| partition.error_code).find(|code| *code != 0).unwrap_or(0);
+            judged(code, &what).map(|()| code)
+        };
+        let code = self.ask(&request, Duration::ZERO, read).await?;
+        let beat = self.beat(code);
         if beat == Beat::Fine {
             self.committed = positions.clone();
         }
         Ok(beat)
     }
 
-    /// Commits and leaves, so that the others need not wait for the session to time out.
-    pub async fn leave(mut self, positions: &BTreeMap<i32, i64>) -> Result<(), Error> {
-        if self.member_id.is_empty() {
-            return Ok(());
-        }
-        let goodbye = async {
-            let committed = self.commit(positions).await;
+    /// Commits and leaves, so that the others need not wait for the session to time out. Whoever is in a `hurry` lets the commit
+    /// take [`LEAVE_TIMEOUT`] from then on.
+    pub async fn leave(
+        mut self,
+        positions: &BTreeMap<i32, i64>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let late = async {
+            hurry.await;
+            tokio::time::sleep(LEAVE_TIMEOUT).await;
+        };
+        let committed = tokio::select! {
+            committed = self.commit(positions) => committed,
+            () = late => return Err(Error::Usage(format!(
+                "the coordinator did not take the last offsets within {LEAVE_TIMEOUT:?}: some records will be read again"
+            ))),
+        };
+        if !self.member_id.is_empty() {
             let member = MemberIdentity::default()
                 .with_member_id(StrBytes::from_string(self.member_id.clone()))
                 .with_reason(Some(StrBytes::from_static_str("done")));
             let request =
                 LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
             // Best effort: the session ends anyhow.
-            let _ = self.ask(&request, Duration::ZERO).await;
-            committed
-        };
-        match tokio::time::timeout(LEAVE_TIMEOUT, goodbye).await {
-            Ok(Ok(Beat::Fine)) => Ok(()),
-            Ok(Ok(Beat::Rebalance)) => Err(Error::Usage(
+            let leaving = self.ask(&request, Duration::ZERO, |_| Ok(()));
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
+        }
+        match committed? {
+            Beat::Fine => Ok(()),
+            Beat::Rebalance => Err(Error::Usage(
                 "the group changed before the last offsets were committed: some records will be read again"
                     .to_owned(),
             )),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::Usage(format!(
-                "the coordinator did not take the last offsets within {LEAVE_TIMEOUT:?}: some records will be read again"
-            ))),
         }
     }
 
-    /// What an answer to a heartbeat or commit means for membership.
-    fn judge(&mut self, answer: Result<i16, Error>, what: &str) -> Result<Beat, Error> {
-        let answer = answer.and_then(|code| {
-            if self.moved_on(code) {
-                return Ok(Beat::Rebalance);
-            }
-            check(code, || format!("group {}: {what}", self.group), None).map(|()| Beat::Fine)
-        });
-        match answer {
-            Ok(Beat::Fine) => {
-                self.beat_at = Instant::now() + HEARTBEAT_INTERVAL;
-                Ok(Beat::Fine)
-            }
-            Ok(Beat::Rebalance) => Ok(Beat::Rebalance),
-            // The coordinator moved or restarts; joining again finds it.
-            Err(error) if error.is_retriable() || error.is_unreachable() => {
-                self.coordinator = None;
-                Ok(Beat::Rebalance)
-            }
-            Err(error) => Err(error),
+    /// What the code of an answer to a heartbeat or commit means for membership.
+    fn beat(&mut self, code: i16) -> Beat {
+        if self.moved_on(code) {
+            return Beat::Rebalance;
         }
+        self.beat_at = Instant::now() + HEARTBEAT_INTERVAL;
+        Beat::Fine
     }
 
-    /// Whether `code` says that the group has another generation by now, or has given this member up.
+    /// Whether `code` is one of those that [`judged`] lets pass, of which some end the membership.
     fn moved_on(&mut self, code: i16) -> bool {
-        match ResponseError::try_from_code(code) {
-            Some(ResponseError::RebalanceInProgress | ResponseError::IllegalGeneration) => true,
-            Some(ResponseError::UnknownMemberId) => {
-                self.member_id.clear();
-                self.generation = -1;
-                true
-            }
-            _ => false,
+        if ResponseError::try_from_code(code) == Some(ResponseError::UnknownMemberId) {
+            self.member_id.clear();
+            self.generation = -1;
         }
+        code != 0
     }
 
     /// `held`: how long the coordinator may rightly wait before it answers.
-    async fn ask<R: Request>(&mut self, request: &R, held: Duration) -> Result<R::Response, Error> {
-        let coordinator = match self.coordinator {
-            Some(node) => node,
-            None => {
-                let node = self.client.coordinator(&self.group).await?;
-                self.coordinator = Some(node);
-                node
-            }
-        };
-        let timeout = self.client.timeout() + held;
-        self.client.call_within(coordinator, request, timeout).await
+    async fn ask<R: Request, T>(
+        &mut self,
+        request: &R,
+        held: Duration,
+        read: impl Fn(R::Response) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.client.call_known_coordinator(&self.group, &mut self.coordinator, request, held, read).await
     }
 
     fn group_id(&self) -> GroupId {
@@ -358,5 +359,63 @@ impl Member {
 
     fn malformed(&self, error: &anyhow::Error) -> Error {
         Error::Malformed { address: format!("group {}", self.group), detail: error.to_string() }
+    }
+}
+
+/// An error, unless `code` is none, or says that the group has another generation by now, has given this member up, or reads
+/// something that is gone: then it is for the member to join again.
+fn judged(code: i16, what: &str) -> Result<(), Error> {
+    match ResponseError::try_from_code(code) {
+        Some(
+            ResponseError::RebalanceInProgress
+            | ResponseError::IllegalGeneration
+            | ResponseError::UnknownMemberId
+            | ResponseError::UnknownTopicOrPartition,
+        ) => Ok(()),
+        _ => check(code, || what.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::{RequestKind, ResponseKind};
+
+    use super::*;
+    use crate::cli::client::Connect;
+    use crate::cli::client::peer::{Peer, coordinator};
+
+    fn member(bootstrap: String) -> Member {
+        let connect = Connect { bootstrap: vec![bootstrap], timeout: Duration::from_secs(60) };
+        Member::new(Client::new(&connect), "g", "t")
+    }
+
+    #[tokio::test]
+    async fn heartbeats_go_out_during_a_wait_and_end_it_when_the_group_moves_on() {
+        let rebalance =
+            HeartbeatResponse::default().with_error_code(ResponseError::RebalanceInProgress.code());
+        let rebalance = ResponseKind::Heartbeat(rebalance);
+        let coordinates = Peer::start(move |_| std::future::ready(rebalance.clone())).await;
+        let found = coordinator(1, &coordinates.address);
+        let bootstrap = Peer::start(move |_| std::future::ready(found.clone())).await;
+        let mut member = member(bootstrap.address);
+        (member.member_id, member.generation) = ("one".to_owned(), 7);
+        member.beat_at = Instant::now() + Duration::from_millis(20);
+        let done = member.while_alive(std::future::pending::<Result<(), Error>>()).await.unwrap();
+        assert_eq!(done, None);
+        let asked = coordinates.asked();
+        let [RequestKind::Heartbeat(beat)] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!((beat.member_id.as_str(), beat.generation_id), ("one", 7));
+        assert_eq!((&member.member_id[..], member.generation), ("one", 7), "it joins again as who it is");
+    }
+
+    #[tokio::test]
+    async fn who_leaves_with_offsets_that_nobody_took_says_so() {
+        let nobody = "127.0.0.1:1".to_owned();
+        let positions = BTreeMap::from([(0, 5)]);
+        let error = member(nobody.clone()).leave(&positions, std::future::pending()).await.unwrap_err();
+        assert!(error.to_string().contains("will be read again"), "{error}");
+        let mut took = member(nobody);
+        took.committed = positions.clone();
+        took.leave(&positions, std::future::pending()).await.unwrap();
     }
 }

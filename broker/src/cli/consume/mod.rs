@@ -113,8 +113,8 @@ pub async fn run(arguments: Consume) -> anyhow::Result<()> {
             alone(client, topic, positions, arguments.offset.is_some(), session, stop).await
         }
         Some(group) => {
-            let member = Member::new(client, group, &topic.name);
-            in_group(member, topic, from_beginning, session, stop).await
+            let member = Member::new(client.beside(), group, &topic.name);
+            in_group(member, client, topic, from_beginning, session, stop).await
         }
     }
 }
@@ -186,6 +186,7 @@ async fn alone<W: Write>(
 
 async fn in_group<W: Write>(
     mut member: Member,
+    mut client: Client,
     topic: Topic,
     from_beginning: bool,
     mut session: Session<W>,
@@ -193,13 +194,22 @@ async fn in_group<W: Write>(
 ) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(stop);
     let mut fetcher = Fetcher::new(topic.clone(), BTreeMap::new(), false);
-    let outcome = tokio::select! {
-        () = &mut stop => Ok(()),
-        outcome = follow_group(&mut member, &topic, from_beginning, &mut session, &mut fetcher) => outcome,
+    let (outcome, patient) = tokio::select! {
+        () = &mut stop => (Ok(()), false),
+        outcome = follow_group(&mut member, &mut client, &topic, from_beginning, &mut session, &mut fetcher) => {
+            let patient = outcome.is_ok();
+            (outcome, patient)
+        }
     };
     // Also after a failure, but then the failure is what counts.
     let written = session.out.flush();
-    let left = member.leave(fetcher.positions()).await;
+    // Whoever came to the end of what there is to read waits for its offsets, unless somebody wants it to stop.
+    let hurry = async {
+        if patient {
+            stop.await;
+        }
+    };
+    let left = member.leave(fetcher.positions(), hurry).await;
     outcome?;
     written?;
     Ok(left?)
@@ -209,6 +219,7 @@ async fn in_group<W: Write>(
 /// what was printed.
 async fn follow_group<W: Write>(
     member: &mut Member,
+    client: &mut Client,
     topic: &Topic,
     from_beginning: bool,
     session: &mut Session<W>,
@@ -221,23 +232,25 @@ async fn follow_group<W: Write>(
             return Ok(());
         }
         let positions = member.positions(&partitions, if from_beginning { EARLIEST } else { LATEST }).await?;
-        session.mark_ends(member.client(), partitions.iter().copied()).await?;
+        session.mark_ends(client, partitions.iter().copied()).await?;
         *fetcher = Fetcher::new(topic.clone(), positions, false);
         let mut commit_at = Instant::now() + COMMIT_INTERVAL;
         loop {
             if session.is_done(fetcher.positions()) {
                 return Ok(());
             }
-            if member.heartbeat().await? == Beat::Rebalance {
+            let wanted = session.wanted(fetcher.positions());
+            let poll = async {
+                if wanted.is_empty() {
+                    tokio::time::sleep(FETCH_WAIT).await;
+                    return Ok(Vec::new());
+                }
+                fetcher.poll(client, &wanted, FETCH_WAIT).await
+            };
+            let Some(polled) = member.while_alive(poll).await? else {
                 member.commit(fetcher.positions()).await?;
                 break;
-            }
-            let wanted = session.wanted(fetcher.positions());
-            if wanted.is_empty() {
-                tokio::time::sleep(FETCH_WAIT).await;
-                continue;
-            }
-            let polled = fetcher.poll(member.client(), &wanted, FETCH_WAIT).await?;
+            };
             session.print(polled, fetcher)?;
             if Instant::now() >= commit_at {
                 if member.commit(fetcher.positions()).await? == Beat::Rebalance {
