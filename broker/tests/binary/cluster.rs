@@ -7,7 +7,7 @@ use faults::{Fault, Operation, Rule};
 
 use crate::faults::store::behind_a_proxy;
 use crate::load::Load;
-use crate::process::{Ottla, Storage, installed, run, source, wait_for};
+use crate::process::{Ottla, Storage, installed, run, source, wait_for, wait_until};
 
 /// Long enough that a slow machine does not end it, short enough to be waited out.
 const LEASE: &str = "4s";
@@ -85,41 +85,47 @@ fn groups_go_on_without_a_rebalance_when_a_broker_dies() {
 #[test]
 fn a_member_leaves_a_coordinator_that_hangs_for_the_next() {
     let brokers = Ottla::two(Ottla::new(Storage::BucketObject).with_variable("OTTLA_LEASE", LEASE));
-    run(&mut brokers[0].cli(&["topic", "create", "spread", "--partitions", "2"]));
-    let both = format!("{},{}", brokers[0].bootstrap(), brokers[1].bootstrap());
-    let shown = brokers[0].directory.path().join("shown");
-    let mut member = brokers[0]
-        .cli(&["consume", "spread", "--group", "g", "--follow", "--from-beginning"])
+    run(&mut brokers[0].cli(&["produce", "other", "a record"]));
+    run(&mut brokers[0].cli(&["consume", "other", "--group", "g"]));
+    let (hangs, lives, id) = match run(&mut brokers[0].cli(&["group", "list"])).split_whitespace().last() {
+        Some("1") => (&brokers[0], &brokers[1], "2"),
+        _ => (&brokers[1], &brokers[0], "1"),
+    };
+    // The first that the other one leads: only the group is to be affected.
+    let led_by_it = |topic: &&str| {
+        run(&mut hangs.cli(&["produce", topic, "first"]));
+        let described = wait_for(|| {
+            let output = lives.cli(&["topic", "describe", topic]).output().unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        });
+        described.lines().last().and_then(|row| row.split_whitespace().nth(1)) == Some(id)
+    };
+    let topic = ["a", "b", "c", "d"].into_iter().find(led_by_it).expect("each leads some");
+    let both = format!("{},{}", hangs.bootstrap(), lives.bootstrap());
+    let shown = lives.directory.path().join("shown");
+    let mut member = lives
+        .cli(&["consume", topic, "--group", "g", "--follow", "--from-beginning"])
         // Longer than this test waits for anything.
         .args(["--bootstrap", &both, "--timeout", "3m"])
         .stdout(std::fs::File::create(&shown).unwrap())
         .spawn()
         .unwrap();
-    // To each partition the next record, which comes and is committed.
-    let one_more = |broker: &Ottla, offset: &str| {
-        for partition in ["0", "1"] {
-            let record = format!("{offset} of {partition}");
-            run(&mut broker.cli(&["produce", "spread", "--partition", partition, &record]));
-            wait_for(|| {
-                let shown = std::fs::read_to_string(&shown).unwrap();
-                if shown.lines().any(|line| line == record) { Ok(()) } else { Err(shown) }
-            });
-        }
-        wait_for(|| {
-            let described = run(&mut broker.cli(&["group", "describe", "g"]));
-            let rows = described.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-            let rows = rows.filter(|row| row.first() == Some(&"spread") && row.get(2) == Some(&offset));
-            if rows.count() == 2 { Ok(()) } else { Err(described) }
+    let comes = |record: &str| {
+        wait_until(&format!("the {record} record did not come"), || {
+            std::fs::read_to_string(&shown).unwrap().lines().any(|line| line == record)
         });
     };
-    one_more(&brokers[0], "1");
-    let listed = run(&mut brokers[0].cli(&["group", "list"]));
-    let (hangs, lives) = match listed.split_whitespace().last() {
-        Some("1") => (&brokers[0], &brokers[1]),
-        _ => (&brokers[1], &brokers[0]),
-    };
+    comes("first");
     hangs.signal("STOP");
-    one_more(lives, "2");
+    run(&mut lives.cli(&["produce", topic, "second"]));
+    comes("second");
+    wait_for(|| {
+        let described = run(&mut lives.cli(&["group", "describe", "g"]));
+        let mut rows = described.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let committed = rows.any(|row| row.starts_with(&[topic, "0", "2"]));
+        if committed { Ok(()) } else { Err(described) }
+    });
     member.kill().unwrap();
     member.wait().unwrap();
 }
