@@ -183,6 +183,7 @@ mod tests {
         let join = JoinGroupRequest::default();
         let joined = client.call_known_coordinator("g", &mut known, &join, TIMEOUT, read);
         assert_eq!(joined.await.unwrap(), 7);
-        assert_eq!((known, holds.asked().len(), other.asked().len()), (Some(1), 1, 2));
+        assert_eq!((known, holds.asked().len()), (Some(1), 1));
+        assert!(other.asked().len() >= 2, "it was looked up");
     }
 }
