@@ -3,18 +3,18 @@
 //! ```text
 //!   request ──► coordinator ──► answer
 //!      ▲             │ no answer for a moment: who coordinates? (asked of others first)
-//!      │             ├── the same ──► waits on
-//!      └─────────────┴── another one, or nobody can say: the request is sent again, to the next
+//!      │             ├── the same, or nobody can say ──► waits on
+//!      └─────────────┴── another one: the request is sent again, to that one
 //! ```
 //!
 //! - **K1** What a coordinator holds back rightly, and for how long, cannot be told from outside: a JoinGroup waits for all members, a
-//!   commit for the store. So a request is given up early only if the coordinator is another by now or nobody says who, and a living
-//!   one gets no request twice because it is slow.
+//!   commit for the store. So a request is given up early only if the coordinator is another by now, and a living one gets no request
+//!   twice because it is slow. An answer that comes while others are asked is taken.
 //! - **K2** A broker that hangs costs each request [`LOOKUP_INTERVAL`] and a lookup. Others are asked first from then on.
 //! - **K3** Everything ends: an attempt after the client's time-out and what may be held back, attempts when nobody has said for the
 //!   client's time-out that the coordinator is the right one.
 //! - **K4** A request that is sent again is the same, with the same member and generation: what it did the first time is in the group's
-//!   log, and so known to the next coordinator.
+//!   log, and so known to the next coordinator, or is nothing, where a group was being joined.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -97,12 +97,19 @@ impl Client {
                 break answered?;
             }
             self.known.lock().silent.insert(address.clone());
-            if self.find_coordinator(group).await.ok() != Some(node) {
-                return Err(Error::Timeout { address: address.clone(), timeout: interval });
+            let found = tokio::select! {
+                biased;
+                answered = &mut call => break answered?,
+                found = self.find_coordinator(group) => found,
+            };
+            match found {
+                Ok(next) if next == node => retry.deadline = end.min(Instant::now() + self.timeout),
+                Ok(_) => return Err(Error::Timeout { address: address.clone(), timeout: interval }),
+                Err(error) if Instant::now() >= retry.deadline => return Err(error),
+                // Nobody says that it is another one.
+                Err(_) => {}
             }
-            retry.deadline = end.min(Instant::now() + self.timeout);
         };
-        self.known.lock().silent.remove(&address);
         self.put_back(connection);
         Ok(response)
     }
@@ -122,14 +129,21 @@ impl Client {
 mod tests {
     use std::sync::Arc;
 
+    use kafka_protocol::ResponseError;
     use kafka_protocol::messages::{
-        HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, RequestKind, ResponseKind,
+        FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse,
+        RequestKind, ResponseKind,
     };
     use tokio::sync::Semaphore;
 
     use super::*;
     use crate::cli::client::Connect;
     use crate::cli::client::peer::{Peer, coordinator};
+
+    fn nobody_coordinates() -> ResponseKind {
+        let code = ResponseError::CoordinatorNotAvailable.code();
+        ResponseKind::FindCoordinator(FindCoordinatorResponse::default().with_error_code(code))
+    }
 
     /// Far beyond what anything takes here.
     const TIMEOUT: Duration = Duration::from_secs(60);
@@ -159,7 +173,7 @@ mod tests {
         assert_eq!(heir.asked(), [sent]);
     }
 
-    /// K1: as long as it coordinates the group, a coordinator may take its time, and hears everything once.
+    /// K1: as long as nobody says that another one coordinates the group, a coordinator may take its time, and hears everything once.
     #[tokio::test]
     async fn a_coordinator_that_holds_an_answer_back_is_waited_for() {
         let looked_up = Arc::new(Semaphore::new(0));
@@ -175,7 +189,8 @@ mod tests {
         let found = coordinator(1, &holds.address);
         let other = Peer::start(move |_| {
             looked_up.add_permits(1);
-            std::future::ready(found.clone())
+            let knows = looked_up.available_permits() > 1;
+            std::future::ready(if knows { found.clone() } else { nobody_coordinates() })
         });
         let other = other.await;
         let (mut client, mut known) = (client(&[&holds, &other]), Some(1));

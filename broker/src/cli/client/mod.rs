@@ -173,10 +173,7 @@ impl Client {
                     }
                     first = first.or(Some(error));
                 }
-                other => {
-                    self.known.lock().silent.remove(&address);
-                    return other;
-                }
+                other => return other,
             }
         }
         Err(first.expect("the command line demands an address"))
@@ -234,6 +231,7 @@ impl Client {
     }
 
     pub fn put_back(&mut self, connection: Connection) {
+        self.known.lock().silent.remove(connection.address());
         self.idle.insert(connection.address().to_owned(), connection);
     }
 

@@ -20,8 +20,8 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
-    SyncGroupResponse,
+    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
+    SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::Instant;
@@ -246,8 +246,8 @@ impl Member {
         let what = format!("group {}: heartbeat", self.group);
         let read =
             |response: HeartbeatResponse| judged(response.error_code, &what).map(|()| response.error_code);
-        let code = self.ask(&request, Duration::ZERO, read).await?;
-        Ok(self.beat(code))
+        let code = self.ask(&request, Duration::ZERO, read).await;
+        or_joins_again(code.map(|code| self.beat(code)))
     }
 
     /// Commits the positions that changed.
@@ -313,7 +313,9 @@ impl Member {
             let request =
                 LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
             // Best effort: the session ends anyhow.
-            let leaving = self.ask(&request, Duration::ZERO, |_| Ok(()));
+            let read =
+                |response: LeaveGroupResponse| check(response.error_code, || "leaving".to_owned(), None);
+            let leaving = self.ask(&request, Duration::ZERO, read);
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
         }
         match committed? {
@@ -362,6 +364,14 @@ impl Member {
     }
 }
 
+/// Who could not be asked may be reached anew: joining again finds it, and gives up where that fails too.
+pub fn or_joins_again(beat: Result<Beat, Error>) -> Result<Beat, Error> {
+    match beat {
+        Err(error) if error.is_retriable() || error.is_unreachable() => Ok(Beat::Rebalance),
+        beat => beat,
+    }
+}
+
 /// An error, unless `code` is none, or says that the group has another generation by now, has given this member up, or reads
 /// something that is gone: then it is for the member to join again.
 fn judged(code: i16, what: &str) -> Result<(), Error> {
@@ -406,6 +416,16 @@ mod tests {
         let [RequestKind::Heartbeat(beat)] = &asked[..] else { panic!("{asked:?}") };
         assert_eq!((beat.member_id.as_str(), beat.generation_id), ("one", 7));
         assert_eq!((&member.member_id[..], member.generation), ("one", 7), "it joins again as who it is");
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_cannot_be_asked_is_looked_for_by_joining_again() {
+        let mut member = member("127.0.0.1:1".to_owned());
+        (member.member_id, member.generation) = ("one".to_owned(), 7);
+        assert_eq!(member.heartbeat().await.unwrap(), Beat::Rebalance);
+        let committed = member.commit(&BTreeMap::from([(0, 5)])).await;
+        assert_eq!(or_joins_again(committed).unwrap(), Beat::Rebalance);
+        assert_eq!(member.member_id, "one");
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use super::client::{Client, Connect, EARLIEST, LATEST, Topic, no_partition};
 use super::output;
 pub use assign::decode_assignment;
 use fetch::{Fetcher, Polled};
-use member::{Beat, Member};
+use member::{Beat, Member, or_joins_again};
 use print::Format;
 
 /// How long a broker may hold a fetch back when there is nothing.
@@ -227,6 +227,8 @@ async fn follow_group<W: Write>(
 ) -> anyhow::Result<()> {
     loop {
         let partitions = member.join().await?;
+        // What was read of partitions that somebody else has now is that one's to commit.
+        *fetcher = Fetcher::new(topic.clone(), BTreeMap::new(), false);
         if partitions.is_empty() && session.ends.is_some() {
             eprintln!("the group's other members have all partitions; nothing to read here");
             return Ok(());
@@ -248,12 +250,12 @@ async fn follow_group<W: Write>(
                 fetcher.poll(client, &wanted, FETCH_WAIT).await
             };
             let Some(polled) = member.while_alive(poll).await? else {
-                member.commit(fetcher.positions()).await?;
+                or_joins_again(member.commit(fetcher.positions()).await)?;
                 break;
             };
             session.print(polled, fetcher)?;
             if Instant::now() >= commit_at {
-                if member.commit(fetcher.positions()).await? == Beat::Rebalance {
+                if or_joins_again(member.commit(fetcher.positions()).await)? == Beat::Rebalance {
                     break;
                 }
                 commit_at = Instant::now() + COMMIT_INTERVAL;
