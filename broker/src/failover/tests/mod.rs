@@ -21,7 +21,7 @@ use crate::cluster::{Verdict, Verdicts, Why};
 use crate::media::{Media, Ours, check_ours};
 use crate::metadata::apply::At;
 use crate::metadata::command::{Command, FORMAT_VERSION, Registration};
-use crate::metadata::image::{Image, Listener};
+use crate::metadata::image::{Image, Listener, lease_and_margin};
 use crate::metadata::{Metadata, Registering, TopicSpec, cluster_id};
 use crate::options::{Options, arguments, gather};
 use crate::store::{self, Stores};
@@ -172,6 +172,18 @@ impl Member {
     fn fail_over(&self) -> (Failover, watch::Sender<Arc<Verdicts>>) {
         let (sender, verdicts) = watch::channel(Arc::default());
         (Failover::start(Config::default(), self.recoverer(), verdicts, None), sender)
+    }
+
+    /// Takes `of`, which may still write, for dead, and leads the 20 records of `stream` when its lease is over, and not before.
+    /// Time is tokio's, paused.
+    async fn waits_out_the_lease_of(&self, of: Incarnation, stream: StreamId) {
+        let (failover, verdicts) = self.fail_over();
+        let accused = tokio::time::Instant::now();
+        verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
+        assert_eq!(self.outcome(of, stream).await, (Some(self.life.broker), 20));
+        let lease = Duration::from_secs(3);
+        assert!(accused.elapsed() >= lease_and_margin(lease), "after {:?}", accused.elapsed());
+        failover.shutdown().await;
     }
 
     async fn append(&self, stream: StreamId, base: u64) {

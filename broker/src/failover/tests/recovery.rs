@@ -51,13 +51,7 @@ async fn a_volume_that_is_still_held_is_recovered_only_after_the_lease() {
     let dead = cluster.member(1, "one.wal", "here").await;
     let (of, stream) = (dead.life, dead.write(20).await);
     let heir = cluster.member(2, "object", "here").await;
-    let (failover, verdicts) = heir.fail_over();
-    let fenced = tokio::time::Instant::now();
-    verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
-    assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
-    let lease = Duration::from_secs(3);
-    assert!(fenced.elapsed() >= lease_and_margin(lease), "after {:?}", fenced.elapsed());
-    failover.shutdown().await;
+    heir.waits_out_the_lease_of(of, stream).await;
     drop(dead);
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use wal::{AckRight, Incarnation, Position, Vacated, Wal};
 
-use super::{Cluster, DEAD, Member};
-use crate::cluster::Verdicts;
+use super::{Cluster, Member};
 use crate::media::{Judged, LastWriter, Media, Ours, check_ours};
-use crate::metadata::image::{Listener, lease_and_margin};
+use crate::metadata::image::Listener;
 use crate::metadata::{Metadata, Registering, cluster_id};
 
 /// M2, M3: when nobody else can write to a volume, and when that is not known.
@@ -189,13 +188,7 @@ async fn a_shared_volume_is_read_after_the_lease_and_formatted_by_nobody_while_i
     let (of, stream) = (zombie.life, zombie.write(20).await);
     let hook = format!("--wal-attach=echo {there}");
     let heir = cluster.member_with(2, "object", "b/2", &[&hook]).await;
-    let (failover, verdicts) = heir.fail_over();
-    let fenced = tokio::time::Instant::now();
-    verdicts.send_replace(Arc::new(Verdicts::default().with(of, DEAD)));
-    assert_eq!(heir.outcome(of, stream).await, (Some(2), 20));
-    let lease = Duration::from_secs(3);
-    assert!(fenced.elapsed() >= lease_and_margin(lease), "after {:?}", fenced.elapsed());
-    failover.shutdown().await;
+    heir.waits_out_the_lease_of(of, stream).await;
 
     // The guard: nothing on this machine holds a lock of that device.
     let taker_on = |machine: &str, more: &[&str]| {
