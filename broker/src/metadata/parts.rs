@@ -40,13 +40,14 @@ impl Parts {
 
     pub(super) fn insert_mut(&mut self, base: u64, part: Part) {
         self.remove_mut(&base);
-        self.bytes += part.bytes;
+        // What nonsense adds it takes away again.
+        self.bytes = self.bytes.wrapping_add(part.bytes);
         self.by_base.insert_mut(base, part);
     }
 
     pub(super) fn remove_mut(&mut self, base: &u64) -> bool {
         let Some(part) = self.by_base.get(base) else { return false };
-        self.bytes -= part.bytes;
+        self.bytes = self.bytes.wrapping_sub(part.bytes);
         self.by_base.remove_mut(base)
     }
 }
