@@ -228,6 +228,19 @@ impl<'a> Reader<'a> {
         Ok(elements)
     }
 
+    /// A [`list`](Reader::list) of keys and values. Keys ascend, as they were written: of two that are equal one would be lost.
+    pub fn map<K: Ord, V>(
+        &mut self,
+        entry_bytes_min: usize,
+        read: impl FnMut(&mut Self) -> Result<(K, V), Malformed>,
+    ) -> Result<Vec<(K, V)>, Malformed> {
+        let entries = self.list(entry_bytes_min, read)?;
+        if !entries.is_sorted_by(|one, next| one.0 < next.0) {
+            return Err(self.malformed("a map whose keys do not ascend"));
+        }
+        Ok(entries)
+    }
+
     /// Bytes that were not read yet.
     pub fn left(&self) -> usize {
         self.all.len() - self.at

@@ -103,40 +103,40 @@ impl Image {
         if image.cluster.as_ref().is_some_and(|cluster| cluster.format > FORMAT_VERSION) {
             return Err(from.malformed("a snapshot of a newer format"));
         }
-        for (id, broker) in read_map(&mut from, 23, |from| Ok((from.u32()?, read_broker(from)?)))? {
+        for (id, broker) in from.map(23, |from| Ok((from.u32()?, read_broker(from)?)))? {
             image.brokers.insert_mut(id, broker);
         }
         for (incarnation, life) in
-            read_map(&mut from, 45, |from| Ok((from.incarnation()?, read_life(from, version)?)))?
+            from.map(45, |from| Ok((from.incarnation()?, read_life(from, version)?)))?
         {
             image.lives.insert_mut(incarnation, life);
         }
         let by_id = |topic: Topic| (topic.id, topic);
-        for (_, topic) in read_map(&mut from, 34, |from| read_topic(from, version).map(by_id))? {
+        for (_, topic) in from.map(34, |from| read_topic(from, version).map(by_id))? {
             image.put_topic(Arc::new(topic));
         }
-        for (id, stream) in read_map(&mut from, 41, |from| Ok((StreamId(from.u64()?), read_stream(from)?)))? {
+        for (id, stream) in from.map(41, |from| Ok((StreamId(from.u64()?), read_stream(from)?)))? {
             image.streams.insert_mut(id, stream);
         }
-        for (id, object) in read_map(&mut from, 33, |from| {
-            Ok((from.object()?, Object { size_bytes: from.u64()?, parts: from.u32()? }))
-        })? {
+        for (id, object) in
+            from.map(33, |from| Ok((from.object()?, Object { size_bytes: from.u64()?, parts: from.u32()? })))?
+        {
             image.objects.insert_mut(id, object);
         }
-        for (id, garbage) in read_map(&mut from, 45, |from| {
+        for (id, garbage) in from.map(45, |from| {
             let id = from.object()?;
             Ok((id, Garbage { size_bytes: from.u64()?, since_ms: from.i64()?, since: from.u64()? }))
         })? {
             image.garbage.insert_mut(id, garbage);
         }
         for (broker, configs) in
-            read_map(&mut from, 5, |from| Ok((from.option(|from| from.u32())?, read_configs(from)?)))?
+            from.map(5, |from| Ok((from.option(|from| from.u32())?, read_configs(from)?)))?
         {
             image.configs.insert_mut(broker, configs.into());
         }
         if version > SNAPSHOT_VERSION_3 {
             for (id, claims) in
-                read_map(&mut from, 20, |from| Ok((from.uuid()?, from.list(CLAIM_BYTES_MIN, read_claim)?)))?
+                from.map(20, |from| Ok((from.uuid()?, from.list(CLAIM_BYTES_MIN, read_claim)?)))?
             {
                 image.volumes.insert_mut(id, claims.into());
             }
@@ -254,19 +254,6 @@ impl Image {
             topic.name, partition.leader
         ))
     }
-}
-
-/// Keys ascend, as they were written: of two that are equal one would be lost.
-fn read_map<K: Ord, V>(
-    from: &mut Reader<'_>,
-    entry_bytes_min: usize,
-    read: impl FnMut(&mut Reader<'_>) -> Result<(K, V), Malformed>,
-) -> Result<Vec<(K, V)>, Malformed> {
-    let entries = from.list(entry_bytes_min, read)?;
-    if !entries.is_sorted_by(|one, next| one.0 < next.0) {
-        return Err(from.malformed("a map whose keys do not ascend"));
-    }
-    Ok(entries)
 }
 
 fn read_cluster(from: &mut Reader<'_>) -> Result<Cluster, Malformed> {
@@ -411,7 +398,7 @@ fn read_stream(from: &mut Reader<'_>) -> Result<Stream, Malformed> {
         epochs: Arc::new(from.list(16, |from| Ok(EpochStart { epoch: from.u64()?, start: from.u64()? }))?),
         parts: Parts::new(),
     };
-    let parts = read_map(from, 61, |from| {
+    let parts = from.map(61, |from| {
         let base = from.u64()?;
         let part = Part {
             end: from.u64()?,
