@@ -285,20 +285,18 @@ impl Watch {
         let lives = || {
             image.live_brokers().filter_map(|(id, info)| {
                 let life = Incarnation { broker: id, epoch: info.epoch };
-                let known = image.life(life).filter(|_| life != shared.own)?;
-                Some((life, known, info))
+                Some((life, image.life(life)?, info))
             })
         };
-        let own = image.life(shared.own).map(|known| (shared.own, known));
-        let members = lives().map(|(life, known, _)| (life, known)).chain(own);
-        let members = members.map(|(life, known)| (life, Member { open: known.opened, lease: known.lease }));
+        let members =
+            lives().map(|(life, known, _)| (life, Member { open: known.opened, lease: known.lease }));
         shared.detector.lock().members(shared.now(), members);
         let mut links = shared.links.lock();
         links.retain(|life, _| image.is_live(*life));
         shared.metadata.skews.keep(|life| image.is_live(life));
         shared.metadata.note_departures(&image);
         shared.expect(|handing| handing.retain(|life| links.contains_key(life)));
-        for (life, _, info) in lives() {
+        for (life, _, info) in lives().filter(|(life, ..)| *life != shared.own) {
             links.entry(life).or_insert_with(|| {
                 let running = closing.child_token();
                 let link = Link {
