@@ -185,7 +185,8 @@ async fn behaviour_113_without_an_authorizer_security_is_disabled() {
     }
 }
 
-async fn reassign(client: &mut Client, topic: &str, partition: i32, replicas: Option<&[i32]>) -> i16 {
+/// The error code.
+pub async fn reassign(client: &mut Client, topic: &str, partition: i32, replicas: Option<&[i32]>) -> i16 {
     let replicas = replicas.map(|ids| ids.iter().map(|id| BrokerId(*id)).collect());
     let partition = ReassignablePartition::default().with_partition_index(partition).with_replicas(replicas);
     let topic = ReassignableTopic::default().with_name(name(topic)).with_partitions(vec![partition]);
@@ -193,6 +194,20 @@ async fn reassign(client: &mut Client, topic: &str, partition: i32, replicas: Op
     let answered = client.call(1, &request).await;
     assert_eq!(answered.error_code, 0);
     answered.responses[0].partitions[0].error_code
+}
+
+/// Of these topics and partitions, or of all.
+pub async fn reassignments(
+    client: &mut Client,
+    topics: Option<Vec<(&str, Vec<i32>)>>,
+) -> ListPartitionReassignmentsResponse {
+    let wanted = topics.map(|topics| {
+        let topic = |(topic, indexes)| {
+            ListPartitionReassignmentsTopics::default().with_name(name(topic)).with_partition_indexes(indexes)
+        };
+        topics.into_iter().map(topic).collect()
+    });
+    client.call(0, &ListPartitionReassignmentsRequest::default().with_topics(wanted)).await
 }
 
 #[tokio::test]
@@ -209,15 +224,7 @@ async fn behaviour_115_partitions_are_where_they_are() {
         assert_eq!(reassign(&mut client, topic, partition, Some(&[1])).await, 3);
     }
     for topics in [None, Some(vec![("t", vec![0]), ("absent", vec![0])])] {
-        let wanted = topics.map(|topics| {
-            let topic = |(topic, indexes)| {
-                ListPartitionReassignmentsTopics::default()
-                    .with_name(name(topic))
-                    .with_partition_indexes(indexes)
-            };
-            topics.into_iter().map(topic).collect()
-        });
-        let listed = client.call(0, &ListPartitionReassignmentsRequest::default().with_topics(wanted)).await;
+        let listed = reassignments(&mut client, topics).await;
         assert_eq!((listed.error_code, listed.topics.len()), (0, 0));
     }
 }

@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-use kafka_protocol::messages::alter_partition_reassignments_request::{
-    ReassignablePartition, ReassignableTopic,
-};
-use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
-use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId, ListPartitionReassignmentsRequest,
-};
+use kafka_protocol::messages::BrokerId;
 use ottla::cluster::state::{Ask, CLUSTER_STATE, ClusterState, Standing};
 use ottla::cluster::wire;
 
 use super::{Cluster, batch};
-use crate::support::{Client, name, within};
+use crate::admin::{reassign, reassignments};
+use crate::support::{Client, within};
 
 /// Behaviour 115, in a cluster.
 #[tokio::test]
@@ -21,38 +16,20 @@ async fn behaviour_115_partitions_are_reassigned_by_any_broker_and_led_by_the_fi
     let cluster = Cluster::start(3).await;
     let topic = cluster.topic("aimed", &[1, 1]).await;
     let mut client = cluster.connect(3).await;
-    let mut reassign = async |index: i32, replicas: Option<&[i32]>| {
-        let replicas = replicas.map(|ids| ids.iter().map(|id| BrokerId(*id)).collect());
-        let partition = ReassignablePartition::default().with_partition_index(index).with_replicas(replicas);
-        let topic = ReassignableTopic::default().with_name(name("aimed")).with_partitions(vec![partition]);
-        let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
-        let answered = client.call(1, &request).await;
-        assert_eq!(answered.error_code, 0);
-        answered.responses[0].partitions[0].error_code
-    };
-    assert_eq!(reassign(0, Some(&[2, 1, 3])).await, 0);
+    assert_eq!(reassign(&mut client, "aimed", 0, Some(&[2, 1, 3])).await, 0);
     within(async {
         while cluster.leader(&topic, 0) != 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })
     .await;
-    assert_eq!(reassign(0, None).await, 85, "it has moved");
-    assert_eq!(reassign(0, Some(&[4])).await, 39);
+    assert_eq!(reassign(&mut client, "aimed", 0, None).await, 85, "it has moved");
+    assert_eq!(reassign(&mut client, "aimed", 0, Some(&[4])).await, 39);
     // One that cannot move now is listed, and can be told to stay.
     cluster.movers.iter().for_each(|mover| mover.stop());
-    assert_eq!(reassign(1, Some(&[3])).await, 0);
+    assert_eq!(reassign(&mut client, "aimed", 1, Some(&[3])).await, 0);
     for topics in [None, Some(vec![("aimed", vec![1, 0])])] {
-        let wanted = topics.map(|topics| {
-            let topic = |(topic, indexes)| {
-                ListPartitionReassignmentsTopics::default()
-                    .with_name(name(topic))
-                    .with_partition_indexes(indexes)
-            };
-            topics.into_iter().map(topic).collect()
-        });
-        let request = ListPartitionReassignmentsRequest::default().with_topics(wanted);
-        let listed = cluster.connect(3).await.call(0, &request).await;
+        let listed = reassignments(&mut client, topics).await;
         let partitions = &listed.topics[0].partitions;
         assert_eq!((listed.topics.len(), partitions.len(), partitions[0].partition_index), (1, 1, 1));
         assert_eq!(
@@ -60,8 +37,8 @@ async fn behaviour_115_partitions_are_reassigned_by_any_broker_and_led_by_the_fi
             (&[BrokerId(3)][..], &[BrokerId(1)][..])
         );
     }
-    assert_eq!(reassign(1, None).await, 0);
-    assert_eq!(reassign(1, None).await, 85);
+    assert_eq!(reassign(&mut client, "aimed", 1, None).await, 0);
+    assert_eq!(reassign(&mut client, "aimed", 1, None).await, 85);
     assert_eq!(cluster.leader(&topic, 1), 1);
     cluster.stop().await;
 }
